@@ -1,0 +1,289 @@
+#include "actors/decode_worker.hpp"
+
+#include "actors/bytes.hpp"
+#include "actors/error_bridge.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace rollcast {
+namespace {
+
+using self_ptr = decode_worker_actor::stateful_pointer<decode_worker_state>;
+
+void note_idle(self_ptr self) {
+  self->state.parts.pulse->idle.store(self->state.responses.empty(), std::memory_order_relaxed);
+}
+
+void keep_stepping(self_ptr self) {
+  auto& st = self->state;
+  if (st.stepping || !st.parts.device->has_work())
+    return;
+  st.stepping = true;
+  self->send(self, atom::step_v);
+}
+
+// -- chunks -------------------------------------------------------------------
+
+void drop(self_ptr self, response_id response, std::uint32_t attempt) {
+  auto& st = self->state;
+  const auto it = st.responses.find(response);
+  if (it == st.responses.end() || it->second.attempt > attempt)
+    return;
+  if (it->second.pull != 0)
+    st.parts.exchange->cancel(it->second.pull);
+  st.parts.device->release(response);
+  st.responses.erase(it);
+  note_idle(self);
+}
+
+result<void> admit(self_ptr self, chunk_assignment a) {
+  chunk_request request;
+  request.response = a.response;
+  request.tokens = from_bytes<token_id>(a.tokens);
+  request.prompt_tokens = a.prompt_tokens;
+  request.sampling = std::move(a.sampling);
+  request.generate_max = a.generate_max;
+  request.reserve = a.reserve;
+  auto admitted = self->state.parts.device->admit(std::move(request));
+  if (admitted)
+    keep_stepping(self);
+  else
+    drop(self, a.response, a.attempt); // the scheduler takes it that nothing is left here
+  return admitted;
+}
+
+void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignment& a) {
+  h.waiting = a;
+  const auto me = caf::actor_cast<decode_worker_actor>(self);
+  h.pull = self->state.parts.exchange->pull(
+    a.pull_endpoint, {a.pull_from, a.response}, from_bytes<token_id>(a.tokens),
+    [me, response = a.response, attempt = a.attempt](result<kv_image> image) {
+      auto shared = std::make_shared<result<kv_image>>(std::move(image));
+      caf::anon_send(me, pull_outcome{response, attempt, std::move(shared)});
+    });
+}
+
+caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
+  auto& st = self->state;
+  if (a.worker != st.id)
+    return to_caf(errc::stale_epoch, "chunk for worker " + std::to_string(a.worker.value)
+                                       + ", this is worker " + std::to_string(st.id.value));
+  auto& h = st.responses[a.response];
+  if (h.attempt >= a.attempt)
+    return caf::ok_atom_v; // a doubled dispatch is answered like the first
+  h.attempt = a.attempt;
+  h.position = static_cast<std::uint32_t>(a.tokens.size() / sizeof(token_id)) - a.prompt_tokens;
+  note_idle(self);
+  if (!a.pull_endpoint.empty() && !st.parts.device->parked(a.response)) {
+    start_pull(self, h, a);
+    return caf::ok_atom_v;
+  }
+  if (auto admitted = admit(self, a); !admitted)
+    return to_caf(admitted.error());
+  return caf::ok_atom_v;
+}
+
+void end_pull(self_ptr self, const pull_outcome& outcome) {
+  auto& st = self->state;
+  const auto it = st.responses.find(outcome.response);
+  if (it == st.responses.end() || it->second.attempt != outcome.attempt || it->second.pull == 0)
+    return; // released or lost meanwhile
+  it->second.pull = 0;
+  auto assignment = std::move(it->second.waiting);
+  auto& image = *outcome.image;
+  auto imported =
+    image ? st.parts.device->import_kv(image->manifest, image->bytes) : result<void>{fail(image)};
+  if (imported)
+    self->send(st.scheduler, atom::moved_v, st.id, outcome.response, outcome.attempt,
+               image->manifest.bytes);
+  else
+    spdlog::warn("response {}: KV not taken over from {}, computing it again: {}",
+                 outcome.response.value, assignment.pull_endpoint, imported.error().detail);
+  if (auto admitted = admit(self, std::move(assignment)); !admitted)
+    self->send(st.scheduler, atom::failed_v, st.id, outcome.response, outcome.attempt,
+               admitted.error().detail);
+}
+
+void report(self_ptr self, const chunk_report& r) {
+  auto& st = self->state;
+  const auto it = st.responses.find(r.response);
+  if (it == st.responses.end())
+    return;
+  chunk_outcome outcome;
+  outcome.worker = st.id;
+  outcome.response = r.response;
+  outcome.attempt = it->second.attempt;
+  outcome.position = it->second.position;
+  outcome.tokens = to_bytes(r.tokens);
+  outcome.logprobs = to_bytes(r.logprobs);
+  const bool kept_all = std::all_of(r.kept_masses.begin(), r.kept_masses.end(),
+                                    [](float mass) { return mass == 1.0f; });
+  if (!kept_all)
+    outcome.kept_masses = to_bytes(r.kept_masses);
+  outcome.why = static_cast<std::uint8_t>(r.why);
+  outcome.kv_parked = r.why == chunk_end::budget && st.parts.device->parked(r.response);
+  outcome.stats = st.parts.device->stats();
+  if (!outcome.kv_parked)
+    st.responses.erase(it);
+  self->send(st.scheduler, atom::report_v, std::move(outcome));
+}
+
+void step(self_ptr self) {
+  auto& st = self->state;
+  st.stepping = false;
+  if (!st.parts.device->has_work())
+    return;
+  const auto before = st.parts.device->stats();
+  const auto ended = st.parts.device->step();
+  const auto& after = st.parts.device->stats();
+  st.parts.metrics->step_seconds.observe(static_cast<double>(after.busy_ns - before.busy_ns)
+                                         * 1e-9);
+  st.parts.metrics->batch_rows.observe(static_cast<double>(after.rows - before.rows));
+  for (const auto& r : ended)
+    report(self, r);
+  note_idle(self);
+  keep_stepping(self);
+}
+
+void offer_kv(self_ptr self, const export_query& query) {
+  auto& st = self->state;
+  if (query.what.holder != st.id)
+    return st.parts.exchange->answer(
+      query.ticket,
+      fail(errc::peer_lost, "worker " + std::to_string(query.what.holder.value)
+                              + " is no more, this is worker " + std::to_string(st.id.value)));
+  auto image = std::make_shared<kv_image>();
+  auto manifest = st.parts.device->export_kv(query.what.response, image->bytes);
+  if (!manifest)
+    return st.parts.exchange->answer(query.ticket, fail(manifest));
+  image->manifest = *manifest;
+  st.parts.exchange->answer(query.ticket, std::shared_ptr<const kv_image>{std::move(image)});
+}
+
+// -- the link to the scheduler ------------------------------------------------
+
+/// Forgets all work: whatever the scheduler gives out next, it gives to a new incarnation.
+void lose_scheduler(self_ptr self, error why) {
+  auto& st = self->state;
+  if (!st.scheduler)
+    return;
+  self->demonitor(st.scheduler.address());
+  st.scheduler = nullptr;
+  st.id = {};
+  st.beat_pending = false;
+  while (!st.responses.empty())
+    drop(self, st.responses.begin()->first, UINT32_MAX);
+  spdlog::warn("lost the scheduler: {}", why.detail);
+  st.parts.pulse->set_link(link_state::down, std::move(why));
+}
+
+void drain(self_ptr self) {
+  auto& st = self->state;
+  st.draining = true;
+  if (!st.scheduler || st.id == worker_id{})
+    return; // told as soon as it is registered, or never
+  self->request(st.scheduler, st.options.request_timeout, atom::drain_v, st.id)
+    .then([self](caf::ok_atom) { self->state.parts.pulse->drained = true; },
+          [self, id = st.id](const caf::error& why) {
+            if (self->state.id == id)
+              lose_scheduler(self, {errc::peer_lost, detail_of(why), {}});
+          });
+}
+
+void register_with(self_ptr self, const registry_actor& scheduler) {
+  auto& st = self->state;
+  lose_scheduler(self, {errc::peer_lost, "a new link takes the old one's place", {}});
+  st.scheduler = scheduler;
+  st.parts.pulse->set_link(link_state::registering);
+  self->monitor(scheduler);
+  auto hello = st.options.hello;
+  hello.stats = st.parts.device->stats();
+  self->request(scheduler, st.options.request_timeout, atom::hello_v, std::move(hello))
+    .then(
+      [self, scheduler](worker_id id) {
+        if (self->state.scheduler != scheduler)
+          return;
+        self->state.id = id;
+        spdlog::info("registered as worker {}", id.value);
+        self->state.parts.pulse->set_link(link_state::up);
+        if (self->state.draining)
+          drain(self);
+      },
+      [self, scheduler](const caf::error& why) {
+        auto& state = self->state;
+        if (state.scheduler != scheduler)
+          return;
+        if (!answered_by_peer(why))
+          return lose_scheduler(self, {errc::peer_lost, detail_of(why), {}});
+        self->demonitor(state.scheduler.address());
+        state.scheduler = nullptr;
+        state.parts.pulse->set_link(link_state::refused, error{code_of(why), detail_of(why), {}});
+      });
+}
+
+void show_figures(self_ptr self) {
+  const auto& device = *self->state.parts.device;
+  auto& m = *self->state.parts.metrics;
+  const auto kv = device.kv();
+  m.requests_running.set(device.running());
+  m.requests_waiting.set(device.waiting());
+  m.kv_blocks.free.set(kv.free);
+  m.kv_blocks.running.set(kv.running);
+  m.kv_blocks.parked.set(kv.parked);
+  const auto& stats = device.stats();
+  m.prompt_tokens.raise_to(stats.prompt_tokens);
+  m.generated_tokens.raise_to(stats.generated_tokens);
+  m.recomputed_tokens.raise_to(stats.recomputed_tokens);
+  m.preemptions.raise_to(stats.preemptions);
+}
+
+void beat(self_ptr self) {
+  auto& st = self->state;
+  self->delayed_send(self, st.options.beat_interval, caf::tick_atom_v);
+  st.parts.pulse->beat_ns.store(steady_ns(), std::memory_order_relaxed);
+  show_figures(self);
+  if (!st.scheduler || st.id == worker_id{} || st.beat_pending)
+    return;
+  st.beat_pending = true;
+  const auto& device = *st.parts.device;
+  self
+    ->request(st.scheduler, st.options.request_timeout, atom::beat_v,
+              worker_beat{st.id, device.stats(), device.running(), device.waiting(), device.kv()})
+    .then([self](caf::ok_atom) { self->state.beat_pending = false; },
+          [self, id = st.id](const caf::error& why) {
+            if (self->state.id == id)
+              lose_scheduler(self, {errc::peer_lost, detail_of(why), {}});
+          });
+}
+
+} // namespace
+
+decode_worker_actor::behavior_type decode_worker(self_ptr self, decode_worker_parts parts,
+                                                 decode_worker_options options) {
+  self->state.parts = std::move(parts);
+  self->state.options = std::move(options);
+  self->set_down_handler([self](const caf::down_msg& down) {
+    if (self->state.scheduler && self->state.scheduler.address() == down.source)
+      lose_scheduler(self,
+                     {errc::peer_lost, "connection lost: " + caf::to_string(down.reason), {}});
+  });
+  self->send(self, caf::tick_atom_v);
+  return {
+    [self](atom::decode, const chunk_assignment& a) { return take_chunk(self, a); },
+    [self](atom::release, worker_id worker, response_id response, std::uint32_t attempt) {
+      if (worker == self->state.id)
+        drop(self, response, attempt);
+    },
+    [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
+    [self](atom::drain) { drain(self); },
+    [self](atom::step) { step(self); },
+    [self](caf::tick_atom) { beat(self); },
+    [self](const export_query& query) { offer_kv(self, query); },
+    [self](const pull_outcome& outcome) { end_pull(self, outcome); },
+  };
+}
+
+} // namespace rollcast

@@ -1,0 +1,62 @@
+#pragma once
+
+#include "actors/probe.hpp"
+#include "actors/protocol.hpp"
+#include "cluster/telemetry/metrics.hpp"
+#include "cluster/transport/kv_exchange.hpp"
+#include "engine/step/engine.hpp"
+
+#include <caf/all.hpp>
+
+#include <map>
+#include <memory>
+
+namespace rollcast {
+
+struct decode_worker_options {
+  worker_hello hello; ///< Sent at registration; counters are filled in then.
+  caf::timespan beat_interval = std::chrono::milliseconds{200};
+  caf::timespan request_timeout = std::chrono::seconds{5}; ///< For the scheduler to answer.
+};
+
+/// What the DECODE WORKER works with. The exchange and the engine outlive the actor.
+struct decode_worker_parts {
+  std::shared_ptr<engine> device;
+  kv_exchange* exchange = nullptr;
+  std::shared_ptr<worker_metrics> metrics;
+  std::shared_ptr<worker_pulse> pulse;
+};
+
+/// State of the DECODE WORKER actor.
+struct decode_worker_state {
+  /// A response that this worker has anything of.
+  struct held {
+    std::uint32_t attempt = 0;
+    std::uint32_t position = 0; ///< Tokens it had before the chunk.
+    std::uint64_t pull = 0;     ///< The pull under way, or 0.
+    chunk_assignment waiting;   ///< What to run once the pull has ended.
+  };
+
+  decode_worker_parts parts;
+  decode_worker_options options;
+  registry_actor scheduler; ///< Null while the link is down.
+  worker_id id;             ///< 0 until registered.
+  std::map<response_id, held> responses;
+  bool stepping = false;     ///< A `step` message is on its way.
+  bool beat_pending = false; ///< A beat is not answered yet.
+  bool draining = false;
+
+  static inline const char* name = "decode_worker";
+};
+
+/// Owns one engine: admits chunks, steps the engine by sending itself `step` so that the mailbox is
+/// served between two steps, reports chunk ends, exports and imports KV. Spawn it detached: a step
+/// takes as long as it takes.
+decode_worker_actor::behavior_type
+decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
+              decode_worker_parts parts, decode_worker_options options);
+
+} // namespace rollcast
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::decode_worker_parts)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::decode_worker_options)

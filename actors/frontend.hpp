@@ -1,0 +1,53 @@
+#pragma once
+
+#include "actors/controller_link.hpp"
+#include "actors/protocol.hpp"
+#include "cluster/telemetry/metrics.hpp"
+#include "engine/base/error.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace rollcast {
+
+struct frontend_options {
+  std::string bind = "tcp://127.0.0.1:7450"; ///< ZeroMQ endpoint; port `*` or 0 takes any.
+  int messages_per_peer_max = 4096;          ///< Queued for a peer that does not read; more drop.
+  std::size_t requests_waiting_max = 1024;   ///< Given to the scheduler and not answered yet.
+};
+
+/// The controllers' door: one thread that owns a ZeroMQ ROUTER. Decodes requests and hands them on,
+/// encodes and sends what the scheduler says. Whatever arrives, the answer is an event or an Error
+/// and a counter; a peer that does not read loses its own messages and holds up nobody.
+class frontend final : public controller_link {
+public:
+  /// Where requests and news of lost peers go; called on the frontend's thread, must not block.
+  struct handlers {
+    std::function<void(controller_request)> request;
+    std::function<void(std::string)> gone;
+  };
+
+  /// Binds. Fails with `address_in_use` or `bad_config` (detail: endpoint). Nothing is served
+  /// before `start`.
+  static result<std::shared_ptr<frontend>> open(frontend_options options,
+                                                std::shared_ptr<scheduler_metrics> metrics);
+  /// Starts the thread. Once.
+  void start(handlers to);
+  /// Stops the thread and closes the socket; what is queued gets a moment to leave.
+  void stop();
+  ~frontend() override;
+
+  /// The endpoint with the port that was bound.
+  const std::string& endpoint() const noexcept;
+
+  void send(const std::string& peer, wire::event_envelope what) override;
+
+private:
+  class loop;
+  explicit frontend(std::unique_ptr<loop> l) noexcept;
+  std::unique_ptr<loop> loop_;
+};
+
+} // namespace rollcast

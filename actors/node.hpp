@@ -1,0 +1,86 @@
+#pragma once
+
+#include "actors/frontend.hpp"
+#include "actors/scheduler.hpp"
+#include "cluster/transport/kv_exchange.hpp"
+#include "engine/backend/backend.hpp"
+#include "engine/base/error.hpp"
+#include "engine/step/engine.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+namespace rollcast {
+
+/// How nodes notice that a peer is gone without a word: a partition, a stopped process. A killed
+/// one is noticed at once.
+struct liveness_options {
+  std::chrono::milliseconds heartbeat_interval_ms{500};
+  std::chrono::milliseconds heartbeat_timeout_ms{2'500};
+};
+
+struct scheduler_node_options {
+  frontend_options frontend;
+  std::string cluster_address = "127.0.0.1"; ///< Where workers connect to; "" is every address.
+  std::uint16_t cluster_port = 7451;         ///< 0 takes any free port.
+  std::string metrics_address = "127.0.0.1";
+  std::optional<std::uint16_t> metrics_port = 7452; ///< None: no HTTP; 0 takes any free port.
+  liveness_options liveness;
+  scheduler_options scheduler;
+};
+
+/// What a scheduler has bound.
+struct scheduler_ports {
+  std::string frontend_endpoint; ///< For controllers: "tcp://127.0.0.1:7450".
+  std::uint16_t cluster_port = 0;
+  std::optional<std::uint16_t> metrics_port;
+};
+
+/// Runs a scheduler until `stop` is requested, then returns. Calls `ready` once everything is
+/// bound. Logs through spdlog and prints nothing. Fails with `address_in_use` or `bad_config`.
+/// One node a process at most per port; several nodes may share a process, each on its own thread.
+result<void> run_scheduler(const scheduler_node_options& options, std::stop_token stop,
+                           const std::function<void(const scheduler_ports&)>& ready = {});
+
+struct worker_node_options {
+  std::string name = "worker";
+  std::string model; ///< Name of the model, for people.
+  std::string scheduler_host = "127.0.0.1";
+  std::uint16_t scheduler_port = 7451;
+  kv_exchange_options kv;
+  std::string metrics_address = "127.0.0.1";
+  std::optional<std::uint16_t> metrics_port; ///< None: no HTTP; 0 takes any free port.
+  liveness_options liveness;
+  engine_limits engine;
+  std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
+  std::uint64_t weight_epoch = 0;
+  std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.
+  std::chrono::milliseconds drain_ms_max{30'000}; ///< For running chunks to end after `stop`.
+};
+
+/// What a worker has bound.
+struct worker_ports {
+  std::string data_endpoint;
+  std::optional<std::uint16_t> metrics_port;
+};
+
+/// Runs a worker over a device that has weights and KV blocks. It connects, registers, works, and
+/// connects anew whenever it loses its scheduler. On `stop` it drains: takes no new chunks, ends
+/// those it has, lets peers fetch its KV, and returns. Calls `ready` once its ports are bound (it
+/// may not be registered yet).
+///
+/// Fails with `peer_lost` (no scheduler for `give_up_ms`), `numerics_mismatch` (the cluster has
+/// another model or profile), `address_in_use`, or `bad_config`.
+result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
+                        std::stop_token stop,
+                        const std::function<void(const worker_ports&)>& ready = {});
+
+/// Exit code of a process that ended so: 3 for a lost cluster, else 2 (bad usage or input).
+int exit_code_of(const error& why) noexcept;
+
+} // namespace rollcast

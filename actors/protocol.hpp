@@ -1,0 +1,234 @@
+#pragma once
+
+#include "cluster/transport/kv_exchange.hpp"
+#include "cluster/wire/messages.hpp"
+#include "engine/base/hash.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/step/request.hpp"
+
+#include <caf/all.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace rollcast {
+
+// -- what messages carry ------------------------------------------------------
+
+/// Who a worker is and what it can hold, as it says when it registers.
+struct worker_hello {
+  std::string name;
+  std::string host;
+  std::uint64_t pid = 0;
+  std::string data_endpoint; ///< Where peers pull KV from it.
+  std::string model;
+  std::string numerics;
+  content_hash numerics_hash = {};
+  content_hash weights_hash = {};
+  std::uint64_t weight_epoch = 0;
+  std::uint32_t kv_blocks = 0;
+  std::uint32_t block_tokens = 0;
+  std::uint32_t slots = 0; ///< Responses it may hold running or queued at once.
+  std::uint32_t kv_bytes_per_token = 0;
+  std::uint32_t context_max = 0;
+  std::uint32_t vocabulary = 0;
+  std::string eos_token_ids; ///< int32, little-endian.
+  engine_stats stats = {};   ///< Where its counters stand.
+};
+
+/// A chunk, as a worker receives it. Carries the whole response so far, so that any worker can run
+/// it with nothing but this.
+struct chunk_assignment {
+  worker_id worker = {}; ///< The incarnation it is meant for.
+  response_id response = {};
+  std::uint32_t attempt = 0;
+  std::string tokens; ///< int32, little-endian: the prompt, then what was generated.
+  std::uint32_t prompt_tokens = 0;
+  sampling_params sampling = {};
+  std::uint32_t generate_max = 0;
+  bool reserve = true;       ///< Take the whole chunk's KV blocks at once.
+  std::string pull_endpoint; ///< Not empty: fetch the KV from there first.
+  worker_id pull_from = {};  ///< The incarnation that has it.
+};
+
+/// What became of a chunk.
+struct chunk_outcome {
+  worker_id worker = {};
+  response_id response = {};
+  std::uint32_t attempt = 0;
+  std::uint32_t position = 0; ///< Tokens that the response had before this chunk.
+  std::string tokens;         ///< int32, little-endian: the new ones.
+  std::string logprobs;       ///< float32, one a token.
+  std::string kept_masses;    ///< float32, one a token; empty when all are 1.
+  std::uint8_t why = 0;       ///< A `chunk_end`.
+  bool kv_parked = false;     ///< Its KV stays on the worker.
+  engine_stats stats = {};
+};
+
+/// A sign of life with figures.
+struct worker_beat {
+  worker_id worker = {};
+  engine_stats stats = {};
+  std::uint32_t running = 0;
+  std::uint32_t waiting = 0;
+  kv_usage kv = {};
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, engine_stats& x) {
+  return f(caf::meta::type_name("engine_stats"), x.steps, x.rows, x.prompt_tokens,
+           x.recomputed_tokens, x.generated_tokens, x.preemptions, x.busy_ns);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, kv_usage& x) {
+  return f(caf::meta::type_name("kv_usage"), x.total, x.free, x.running, x.parked);
+}
+
+/// Floats travel as their bits: what a response is a function of must arrive exactly.
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, sampling_params& x) {
+  auto temperature = std::bit_cast<std::uint32_t>(x.temperature);
+  auto top_p = std::bit_cast<std::uint32_t>(x.top_p);
+  auto min_p = std::bit_cast<std::uint32_t>(x.min_p);
+  auto load = [&]() -> caf::error {
+    x.temperature = std::bit_cast<float>(temperature);
+    x.top_p = std::bit_cast<float>(top_p);
+    x.min_p = std::bit_cast<float>(min_p);
+    return caf::none;
+  };
+  return f(caf::meta::type_name("sampling_params"), temperature, top_p, x.top_k, min_p,
+           x.max_new_tokens, x.min_new_tokens, x.seed, x.ignore_eos, x.stop_token_ids,
+           caf::meta::load_callback(load));
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
+  return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint, x.model,
+           x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch, x.kv_blocks, x.block_tokens,
+           x.slots, x.kv_bytes_per_token, x.context_max, x.vocabulary, x.eos_token_ids, x.stats);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, chunk_assignment& x) {
+  return f(caf::meta::type_name("chunk_assignment"), x.worker, x.response, x.attempt, x.tokens,
+           x.prompt_tokens, x.sampling, x.generate_max, x.reserve, x.pull_endpoint, x.pull_from);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, chunk_outcome& x) {
+  return f(caf::meta::type_name("chunk_outcome"), x.worker, x.response, x.attempt, x.position,
+           x.tokens, x.logprobs, x.kept_masses, x.why, x.kv_parked, x.stats);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, worker_beat& x) {
+  return f(caf::meta::type_name("worker_beat"), x.worker, x.stats, x.running, x.waiting, x.kv);
+}
+
+// -- what never leaves the process --------------------------------------------
+
+/// A controller's request, from the socket thread.
+struct controller_request {
+  std::string peer; ///< ZeroMQ routing id: where the answer goes.
+  std::shared_ptr<const wire::request_envelope> envelope;
+};
+
+/// A peer wants KV, from the KV exchange's thread.
+struct export_query {
+  kv_request what;
+  kv_ticket ticket;
+};
+
+/// A pull has ended, from the KV exchange's thread.
+struct pull_outcome {
+  response_id response = {};
+  std::uint32_t attempt = 0;
+  std::shared_ptr<result<kv_image>> image;
+};
+
+} // namespace rollcast
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::controller_request)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::export_query)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::pull_outcome)
+
+CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
+
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_assignment))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_outcome))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::response_id))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_beat))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_hello))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_id))
+
+  CAF_ADD_ATOM(rollcast, rollcast::atom, beat, "beat")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, decode, "decode")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, drain, "drain")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, failed, "failed")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, gone, "gone")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, hello, "hello")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, join, "linkup")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, moved, "moved")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, plan, "plan")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, release, "release")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, report, "report")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, step, "step")
+
+CAF_END_TYPE_ID_BLOCK(rollcast)
+
+namespace rollcast {
+
+// -- interfaces ---------------------------------------------------------------
+
+/// What a worker may say to the scheduler. Published on the network.
+using registry_actor = caf::typed_actor<
+  // Registers the sender as a worker and monitors it. Answers the id of this incarnation; fails
+  // with `numerics_mismatch` (profile, weights or context differ from the cluster's) or
+  // `queue_full`.
+  caf::replies_to<atom::hello, worker_hello>::with<worker_id>,
+  // A chunk has ended. Believed only from the chunk's holder, at the edge that the scheduler knows.
+  caf::reacts_to<atom::report, chunk_outcome>,
+  // A pull succeeded (response, attempt, bytes): the source may let go.
+  caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t>,
+  // A chunk that was accepted could not be started after all (response, attempt, why).
+  caf::reacts_to<atom::failed, worker_id, response_id, std::uint32_t, std::string>,
+  // Sign of life. Fails with `peer_lost` if the incarnation is not registered: register anew.
+  caf::replies_to<atom::beat, worker_beat>::with<caf::ok_atom>,
+  // The worker wants no new chunks; none is sent after the answer. Fails like `beat`.
+  caf::replies_to<atom::drain, worker_id>::with<caf::ok_atom>>;
+
+/// Owns the placement of every chunk, the batches and their results.
+using scheduler_actor = registry_actor::extend<
+  // A controller's request; answered through the controller link, never by a message.
+  caf::reacts_to<controller_request>,
+  // A controller's connection has gone; its results wait until somebody resumes.
+  caf::reacts_to<atom::gone, std::string>,
+  // INTERNAL: acts on what the policy has to say, once for all messages that were waiting.
+  caf::reacts_to<atom::plan>,
+  // INTERNAL: figures and health.
+  caf::reacts_to<caf::tick_atom>>;
+
+/// Runs chunks on one device.
+using decode_worker_actor = caf::typed_actor<
+  // Takes a chunk on; its end is told by `report`. Fails with `stale_epoch` (meant for another
+  // incarnation), `out_of_kv_blocks`, `bad_prompt` or `bad_sampling`.
+  caf::replies_to<atom::decode, chunk_assignment>::with<caf::ok_atom>,
+  // Drops the response in any state, if the attempt held is not above the one named.
+  caf::reacts_to<atom::release, worker_id, response_id, std::uint32_t>,
+  // A link to a scheduler is there: registers with it.
+  caf::reacts_to<atom::join, registry_actor>,
+  // Takes no new work; tells the scheduler. The node watches `worker_pulse` for the end.
+  caf::reacts_to<atom::drain>,
+  // INTERNAL: runs one step of the engine and asks for the next.
+  caf::reacts_to<atom::step>,
+  // INTERNAL: sends the beat.
+  caf::reacts_to<caf::tick_atom>,
+  // Exports parked KV for a peer, between two steps.
+  caf::reacts_to<export_query>,
+  // Imports KV that was pulled, or computes it.
+  caf::reacts_to<pull_outcome>>;
+
+} // namespace rollcast

@@ -1,0 +1,250 @@
+#include "actors/scheduler.hpp"
+
+#include "actors/error_bridge.hpp"
+#include "actors/scheduler_shell.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace rollcast {
+namespace shell {
+
+std::uint64_t now_ns(self_ptr self) {
+  return static_cast<std::uint64_t>(
+    std::chrono::duration_cast<std::chrono::nanoseconds>(self->clock().now().time_since_epoch())
+      .count());
+}
+
+void plan_soon(self_ptr self) {
+  if (self->state.plan_pending)
+    return;
+  self->state.plan_pending = true;
+  self->send(self, atom::plan_v);
+}
+
+// -- workers ------------------------------------------------------------------
+
+namespace {
+
+void count_workers(self_ptr self) {
+  const auto& st = self->state;
+  const auto draining = std::count_if(st.workers.begin(), st.workers.end(),
+                                      [](const auto& entry) { return entry.second.draining; });
+  const auto ready = st.workers.size() - static_cast<std::size_t>(draining);
+  st.parts.metrics->workers.ready.set(static_cast<double>(ready));
+  st.parts.metrics->workers.draining.set(static_cast<double>(draining));
+  st.parts.pulse->ready_workers.store(static_cast<std::uint32_t>(ready));
+}
+
+bool any_batch_lives(const batch_book& book) {
+  return std::any_of(book.batches().begin(), book.batches().end(),
+                     [](const auto& entry) { return entry.second.phase == batch_phase::running; });
+}
+
+/// Checks a worker against what the cluster is. The first worker decides what that is.
+result<void> check_member(const scheduler_state& st, const worker_hello& hello) {
+  if (hello.kv_blocks == 0 || hello.block_tokens == 0 || hello.slots == 0 || hello.context_max == 0
+      || hello.vocabulary == 0)
+    return fail(errc::bad_config, "worker '" + hello.name + "' offers "
+                                    + std::to_string(hello.kv_blocks) + " KV blocks of "
+                                    + std::to_string(hello.block_tokens) + " tokens, "
+                                    + std::to_string(hello.slots) + " slots, context "
+                                    + std::to_string(hello.context_max) + ", vocabulary "
+                                    + std::to_string(hello.vocabulary) + "; none may be 0");
+  if (!st.identity)
+    return {};
+  const auto& ours = *st.identity;
+  const auto differs = [&](const std::string& what, const std::string& theirs,
+                           const std::string& cluster) {
+    return fail(errc::numerics_mismatch, "worker '" + hello.name + "' has " + what + " " + theirs
+                                           + ", the cluster has " + cluster
+                                           + "; start it with the cluster's model and profile");
+  };
+  if (hello.numerics_hash != ours.numerics_hash)
+    return differs("numerics profile", hello.numerics + " " + to_string(hello.numerics_hash),
+                   ours.model.numerics_profile + " " + to_string(ours.numerics_hash));
+  if (hello.weights_hash != ours.weights_hash || hello.weight_epoch != ours.model.weight_version)
+    return differs(
+      "weights", to_string(hello.weights_hash) + " at epoch " + std::to_string(hello.weight_epoch),
+      to_string(ours.weights_hash) + " at epoch " + std::to_string(ours.model.weight_version));
+  if (hello.context_max != ours.model.context_max || hello.vocabulary != ours.model.vocabulary)
+    return differs("context and vocabulary",
+                   std::to_string(hello.context_max) + " and " + std::to_string(hello.vocabulary),
+                   std::to_string(ours.model.context_max) + " and "
+                     + std::to_string(ours.model.vocabulary));
+  if (hello.eos_token_ids != ours.eos_token_ids)
+    return differs("end-of-sequence ids", "of its own", "others");
+  return {};
+}
+
+void adopt_identity(scheduler_state& st, const worker_hello& hello) {
+  if (!st.identity) {
+    cluster_model model{hello.numerics, hello.weight_epoch, hello.vocabulary, hello.context_max, 0};
+    st.identity = {model, hello.model, hello.numerics_hash, hello.weights_hash,
+                   hello.eos_token_ids};
+    st.book->numerics_profile = hello.numerics;
+    st.book->weight_version = hello.weight_epoch;
+    st.parts.metrics->registry.describe(ROLLCAST_VERSION, hello.numerics);
+    st.parts.metrics->weight_epoch.set(static_cast<double>(hello.weight_epoch));
+  }
+  const auto holds = std::uint64_t{hello.kv_blocks} * hello.block_tokens;
+  st.identity->model.kv_tokens_max = std::max(st.identity->model.kv_tokens_max, holds);
+}
+
+caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
+  auto& st = self->state;
+  const auto sender = self->current_sender();
+  if (!sender)
+    return to_caf(errc::bad_config, "a worker must register by a request");
+  for (const auto& [id, w] : st.workers)
+    if (w.handle.address() == sender->address()) {
+      lose_worker(self, id, "it registers anew");
+      break;
+    }
+  if (st.workers.empty() && !any_batch_lives(*st.book))
+    st.identity.reset(); // an empty cluster may become another one
+  if (auto ok = check_member(st, hello); !ok) {
+    spdlog::warn("refused a worker: {}", ok.error().detail);
+    return to_caf(ok.error());
+  }
+  const worker_id id{st.next_worker++};
+  const policy::worker_joined joined{id, hello.kv_blocks, hello.block_tokens, hello.slots,
+                                     hello.kv_bytes_per_token};
+  if (st.policy->on(joined) != policy::verdict::accepted)
+    return to_caf(errc::queue_full, "the scheduler takes no more than "
+                                      + std::to_string(st.workers.size()) + " workers");
+  adopt_identity(st, hello);
+  auto& w = st.workers[id];
+  w.handle = caf::actor_cast<decode_worker_actor>(sender);
+  w.hello = hello;
+  w.last.stats = hello.stats;
+  w.last.kv.total = hello.kv_blocks;
+  self->monitor(w.handle);
+  for (auto& [key, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      batch.tally.join(id, hello.name, hello.stats, now_ns(self));
+  spdlog::info("worker {} '{}' joined: pid {} on {}, {} KV blocks of {} tokens, {} slots", id.value,
+               hello.name, hello.pid, hello.host, hello.kv_blocks, hello.block_tokens, hello.slots);
+  count_workers(self);
+  activate(self);
+  plan_soon(self);
+  return id;
+}
+
+caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
+  auto& st = self->state;
+  const auto it = st.workers.find(beat.worker);
+  if (it == st.workers.end())
+    return to_caf(errc::peer_lost,
+                  "worker " + std::to_string(beat.worker.value) + " is not registered");
+  take_stats(self, beat.worker, beat.stats);
+  it->second.last = beat;
+  return caf::ok_atom_v;
+}
+
+caf::result<caf::ok_atom> drain_worker(self_ptr self, worker_id id) {
+  auto& st = self->state;
+  const auto it = st.workers.find(id);
+  if (it == st.workers.end())
+    return to_caf(errc::peer_lost, "worker " + std::to_string(id.value) + " is not registered");
+  if (it->second.draining)
+    return caf::ok_atom_v;
+  it->second.draining = true;
+  (void)st.policy->on(policy::worker_draining{id});
+  spdlog::info("worker {} '{}' is draining", id.value, it->second.hello.name);
+  count_workers(self);
+  plan_soon(self);
+  return caf::ok_atom_v;
+}
+
+void tick(self_ptr self) {
+  auto& st = self->state;
+  self->delayed_send(self, st.options.tick_interval, caf::tick_atom_v);
+  st.parts.pulse->beat_ns.store(steady_ns(), std::memory_order_relaxed);
+  st.parts.metrics->requests_running.set(static_cast<double>(st.policy->running()));
+  st.parts.metrics->requests_waiting.set(static_cast<double>(st.policy->waiting()));
+}
+
+} // namespace
+
+void lose_worker(self_ptr self, worker_id id, const std::string& why) {
+  auto& st = self->state;
+  const auto it = st.workers.find(id);
+  if (it == st.workers.end())
+    return;
+  self->demonitor(it->second.handle.address());
+  const auto view = st.policy->worker(id);
+  const auto running = view ? view->running : 0;
+  if (it->second.draining && running == 0) {
+    spdlog::info("worker {} '{}' has left", id.value, it->second.hello.name);
+  } else {
+    spdlog::warn("lost worker {} '{}' with {} chunks: {}", id.value, it->second.hello.name, running,
+                 why);
+    st.parts.metrics->worker_lost.add();
+  }
+  st.workers.erase(it);
+  (void)st.policy->on(policy::worker_lost{id}); // stale if the policy knew already
+  for (auto& [key, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      batch.tally.leave(id, now_ns(self));
+  count_workers(self);
+  plan_soon(self);
+}
+
+void take_stats(self_ptr self, worker_id id, const engine_stats& stats) {
+  auto& st = self->state;
+  const auto it = st.workers.find(id);
+  if (it == st.workers.end() || stats.steps < it->second.last.stats.steps)
+    return; // a late copy
+  const auto& m = *st.parts.metrics;
+  const auto& old = it->second.last.stats;
+  m.prompt_tokens.add(stats.prompt_tokens - old.prompt_tokens);
+  m.recomputed_tokens.add(stats.recomputed_tokens - old.recomputed_tokens);
+  m.preemptions.add(stats.preemptions - old.preemptions);
+  it->second.last.stats = stats;
+  for (auto& [key, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      batch.tally.update(id, stats);
+}
+
+} // namespace shell
+
+// -- the table of messages ----------------------------------------------------
+
+scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts parts,
+                                         scheduler_options options) {
+  auto& st = self->state;
+  st.parts = std::move(parts);
+  st.options = std::move(options);
+  st.policy.emplace(st.options.policy);
+  st.book.emplace(st.options.batches);
+  st.book->default_policy = st.options.default_policy;
+  st.started_ns = shell::now_ns(self);
+  self->set_down_handler([self](const caf::down_msg& down) {
+    for (const auto& [id, w] : self->state.workers)
+      if (w.handle.address() == down.source)
+        return shell::lose_worker(self, id, "connection lost: " + caf::to_string(down.reason));
+  });
+  self->send(self, caf::tick_atom_v);
+  return {
+    [self](atom::hello, const worker_hello& hello) { return shell::take_hello(self, hello); },
+    [self](atom::report, const chunk_outcome& outcome) { shell::take_outcome(self, outcome); },
+    [self](atom::moved, worker_id target, response_id response, std::uint32_t attempt,
+           std::uint64_t bytes) { shell::take_moved(self, target, response, attempt, bytes); },
+    [self](atom::failed, worker_id worker, response_id response, std::uint32_t attempt,
+           const std::string& why) { shell::take_failed(self, worker, response, attempt, why); },
+    [self](atom::beat, const worker_beat& beat) { return shell::take_beat(self, beat); },
+    [self](atom::drain, worker_id id) { return shell::drain_worker(self, id); },
+    [self](const controller_request& request) { shell::serve(self, request); },
+    [self](atom::gone, const std::string& peer) {
+      for (auto& [id, batch] : self->state.book->batches())
+        if (batch.receiver == peer)
+          batch.receiver.clear();
+    },
+    [self](atom::plan) { shell::place(self); },
+    [self](caf::tick_atom) { shell::tick(self); },
+  };
+}
+
+} // namespace rollcast

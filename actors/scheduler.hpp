@@ -1,0 +1,77 @@
+#pragma once
+
+#include "actors/controller_link.hpp"
+#include "actors/probe.hpp"
+#include "actors/protocol.hpp"
+#include "cluster/batch/admission.hpp"
+#include "cluster/batch/batch_book.hpp"
+#include "cluster/policy/scheduler_policy.hpp"
+#include "cluster/telemetry/metrics.hpp"
+
+#include <caf/all.hpp>
+
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace rollcast {
+
+struct scheduler_options {
+  policy::policy_limits policy;
+  batch_limits batches;
+  std::string default_policy = "context"; ///< For batches that name none.
+  std::uint32_t chunk_tokens = 2048;      ///< For batches that give none; 0 is unlimited.
+  std::uint32_t failures_max = 8;         ///< Failed starts of one response that end its batch.
+  caf::timespan request_timeout = std::chrono::seconds{30}; ///< For a worker to take a chunk on.
+  caf::timespan tick_interval = std::chrono::milliseconds{200};
+};
+
+/// What the SCHEDULER talks through.
+struct scheduler_parts {
+  std::shared_ptr<controller_link> link;
+  std::shared_ptr<scheduler_metrics> metrics;
+  std::shared_ptr<scheduler_pulse> pulse;
+};
+
+/// State of the SCHEDULER actor: the policy decides, the book remembers, the maps say how to reach
+/// what they name.
+struct scheduler_state {
+  struct worker {
+    decode_worker_actor handle;
+    worker_hello hello;
+    worker_beat last; ///< Its latest figures.
+    bool draining = false;
+  };
+  /// What the first worker brought and every other must match.
+  struct cluster {
+    cluster_model model;
+    std::string name;
+    content_hash numerics_hash;
+    content_hash weights_hash;
+    std::string eos_token_ids;
+  };
+
+  scheduler_parts parts;
+  scheduler_options options;
+  std::optional<policy::scheduler_policy> policy;
+  std::optional<batch_book> book;
+  std::optional<cluster> identity;
+  std::map<worker_id, worker> workers;
+  std::map<response_id, std::uint32_t> failures; ///< Failed starts in a row.
+  std::uint64_t next_worker = 1;
+  std::uint64_t started_ns = 0;
+  bool plan_pending = false; ///< A `plan` message is on its way.
+
+  static inline const char* name = "scheduler";
+};
+
+/// Takes batches from controllers and chunks' ends from workers, and places what is placeable. All
+/// judgement sits in `policy::scheduler_policy`, all memory of responses in `batch_book`; this
+/// shell turns messages into events and decisions into requests.
+scheduler_actor::behavior_type scheduler(scheduler_actor::stateful_pointer<scheduler_state> self,
+                                         scheduler_parts parts, scheduler_options options);
+
+} // namespace rollcast
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::scheduler_parts)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::scheduler_options)

@@ -1,0 +1,272 @@
+#include "actors/scheduler_shell.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace rollcast::shell {
+namespace {
+
+void answer(self_ptr self, const controller_request& to, wire::event body) {
+  self->state.parts.link->send(to.peer, {to.envelope->request_id, std::move(body)});
+}
+
+void answer(self_ptr self, const controller_request& to, const error& why,
+            const std::string& key = {}) {
+  answer(self, to, wire::request_failed{why.code, why.detail, {}, key});
+}
+
+const std::string& policy_of(const scheduler_state& st, const batch_record& batch) {
+  return batch.spec.policy.empty() ? st.options.default_policy : batch.spec.policy;
+}
+
+policy::group_rules rules_of(const scheduler_state& st, const batch_record& batch) {
+  return {policy_of(st, batch) == "static" ? policy::mode::static_ : policy::mode::context,
+          batch.spec.chunk_tokens.value_or(st.options.chunk_tokens), batch.spec.force_migration};
+}
+
+wire::batch_accepted accepted(const scheduler_state& st, const batch_record& batch) {
+  const bool queued = batch.phase == batch_phase::queued;
+  return {batch.spec.batch_key, batch.responses.size(), batch.acknowledged + 1,
+          queued ? st.book->numerics_profile : batch.numerics_profile,
+          queued ? st.book->weight_version : batch.weight_version};
+}
+
+void close_groups(self_ptr self, const batch_record& batch) {
+  if (batch.phase == batch_phase::queued)
+    return; // the policy never heard of it
+  for (std::uint64_t g = 0; g < batch.group_unfinished.size(); ++g)
+    if (batch.group_unfinished[g] > 0)
+      (void)self->state.policy->on(policy::group_closed{{batch.first_group + g}});
+}
+
+void note_end(self_ptr self, batch_record& batch) {
+  const auto summary = self->state.book->summary(batch);
+  const auto& m = *self->state.parts.metrics;
+  m.batch_makespan_seconds.observe(summary.makespan_s);
+  m.batch_tail_seconds.observe(summary.tail_s);
+  spdlog::info("batch '{}' ended: {} responses, {} tokens in {:.3f} s", batch.spec.batch_key,
+               summary.responses, summary.tokens, summary.makespan_s);
+  activate(self);
+}
+
+/// Gives all responses of a batch to the policy.
+result<void> give_to_policy(self_ptr self, batch_record& batch) {
+  auto& st = self->state;
+  const auto rules = rules_of(st, batch);
+  for (std::uint64_t i = 0; i < batch.responses.size(); ++i) {
+    const auto& r = batch.responses[i];
+    const auto prompt = batch.group_of(r).prompt_token_ids.size();
+    policy::response_submitted e;
+    e.response = {batch.first_response + i};
+    e.group = {batch.first_group + r.group};
+    e.index = r.index;
+    e.prompt_tokens = static_cast<std::uint32_t>(prompt);
+    e.tokens_max = tokens_max(batch.sampling_of(r), prompt, st.identity->model.context_max);
+    e.rules = rules;
+    if (st.policy->on(e) == policy::verdict::accepted)
+      continue;
+    const auto& no = st.policy->last_refusal();
+    return fail(no.reason == policy::refusal_reason::responses_full ? errc::queue_full
+                                                                    : errc::bad_prompt,
+                "group " + std::to_string(r.group) + " of batch '" + batch.spec.batch_key
+                  + "' cannot be run: wants " + std::to_string(no.wanted) + ", allowed "
+                  + std::to_string(no.allowed));
+  }
+  return {};
+}
+
+// -- requests -----------------------------------------------------------------
+
+void take(self_ptr self, const controller_request& from, const wire::submit_batch& spec) {
+  auto& st = self->state;
+  if (!st.book->find(spec.batch_key)) {
+    const auto ok = st.identity ? check_batch(spec, st.identity->model) : check_policy(spec.policy);
+    if (!ok)
+      return answer(self, from, ok.error(), spec.batch_key);
+  }
+  const auto batch = st.book->submit(spec, now_ns(self));
+  if (!batch)
+    return answer(self, from, batch.error(), spec.batch_key);
+  auto& record = **batch;
+  answer(self, from, accepted(st, record));
+  st.book->attach(record, from.peer, 0);
+  deliver(self, record);
+  activate(self);
+  plan_soon(self);
+}
+
+void take(self_ptr self, const controller_request& from, const wire::cancel_batch& c) {
+  auto& st = self->state;
+  const auto batch = st.book->find(c.batch_key);
+  if (!batch)
+    return answer(self, from, batch.error(), c.batch_key);
+  auto& record = **batch;
+  answer(self, from, wire::request_done{});
+  if (record.phase == batch_phase::ended)
+    return;
+  close_groups(self, record);
+  const auto ended = st.book->cancel(record, now_ns(self));
+  st.parts.metrics->responses.cancelled.add(ended.size());
+  for (const auto response : ended)
+    st.failures.erase(response);
+  note_end(self, record);
+  deliver(self, record);
+  plan_soon(self);
+}
+
+void take(self_ptr self, const controller_request& from, const wire::ack_results& a) {
+  const auto batch = self->state.book->find(a.batch_key);
+  if (!batch)
+    return answer(self, from, batch.error(), a.batch_key);
+  self->state.book->acknowledge(**batch, a.sequence);
+  answer(self, from, wire::request_done{});
+  deliver(self, **batch);
+}
+
+void take(self_ptr self, const controller_request& from, const wire::resume_results& r) {
+  auto& st = self->state;
+  const auto batch = st.book->find(r.batch_key);
+  if (!batch)
+    return answer(self, from, batch.error(), r.batch_key);
+  st.book->attach(**batch, from.peer, r.after_sequence);
+  answer(self, from, accepted(st, **batch));
+  deliver(self, **batch);
+}
+
+wire::worker_status status_of(const worker_id id, const scheduler_state::worker& w) {
+  wire::worker_status s;
+  s.worker = id;
+  s.name = w.hello.name;
+  s.state = w.draining ? "draining" : "ready";
+  s.pid = w.hello.pid;
+  s.endpoint = w.hello.data_endpoint;
+  s.running = w.last.running;
+  s.waiting = w.last.waiting;
+  s.kv_blocks_total = w.hello.kv_blocks;
+  s.kv_blocks_used = w.last.kv.running;
+  s.kv_blocks_parked = w.last.kv.parked;
+  s.generated_tokens = w.last.stats.generated_tokens;
+  s.steps = w.last.stats.steps;
+  s.busy_s = static_cast<double>(w.last.stats.busy_ns) * 1e-9;
+  s.epoch = w.hello.weight_epoch;
+  return s;
+}
+
+wire::batch_status status_of(const scheduler_state& st, const batch_record& batch) {
+  wire::batch_status s;
+  s.batch_key = batch.spec.batch_key;
+  s.policy = policy_of(st, batch);
+  s.responses = batch.responses.size();
+  s.finished = batch.finished.size();
+  s.generated_tokens = batch.generated_tokens;
+  if (batch.phase == batch_phase::running)
+    for (std::uint64_t i = 0; i < batch.responses.size(); ++i)
+      if (batch.responses[i].sequence == 0) {
+        const auto view = st.policy->response({batch.first_response + i});
+        s.running += view && view->holder ? 1 : 0;
+      }
+  s.waiting = s.responses - s.finished - s.running;
+  return s;
+}
+
+void take(self_ptr self, const controller_request& from, const wire::get_status&) {
+  const auto& st = self->state;
+  wire::status_report report;
+  report.numerics_profile = st.book->numerics_profile;
+  report.weight_version = st.book->weight_version;
+  report.model = st.identity ? st.identity->name : "";
+  for (const auto& [id, w] : st.workers)
+    report.workers.push_back(status_of(id, w));
+  for (const auto& [id, batch] : st.book->batches()) {
+    if (batch.acknowledged_fully())
+      continue;
+    report.batches.push_back(status_of(st, batch));
+    for (const auto unfinished : batch.group_unfinished)
+      report.live_groups += unfinished > 0 ? 1 : 0;
+  }
+  report.uptime_s = static_cast<double>(now_ns(self) - st.started_ns) * 1e-9;
+  answer(self, from, std::move(report));
+}
+
+void take(self_ptr self, const controller_request& from, const wire::unserved_request& u) {
+  self->state.parts.metrics->frames_rejected.unimplemented.add();
+  answer(self, from,
+         error{errc::unimplemented, "this scheduler does not serve '" + u.name + "' yet", {}});
+}
+
+} // namespace
+
+void serve(self_ptr self, const controller_request& request) {
+  std::visit([&](const auto& body) { take(self, request, body); }, request.envelope->body);
+}
+
+void activate(self_ptr self) {
+  auto& st = self->state;
+  if (st.workers.empty())
+    return;
+  std::optional<policy::mode> running;
+  std::vector<batch_id> queued;
+  for (const auto& [id, batch] : st.book->batches()) {
+    if (batch.phase == batch_phase::running)
+      running = rules_of(st, batch).how;
+    else if (batch.phase == batch_phase::queued)
+      queued.push_back(id);
+  }
+  for (const auto id : queued) {
+    auto& batch = st.book->batches().at(id);
+    // A static batch takes KV blocks as it grows, so it cannot share workers with reservations.
+    if (running && *running != rules_of(st, batch).how)
+      return;
+    auto ok = check_batch(batch.spec, st.identity->model);
+    if (ok) {
+      st.book->start(batch, now_ns(self));
+      ok = give_to_policy(self, batch);
+    }
+    if (!ok) {
+      fail_batch(self, batch, ok.error());
+      continue;
+    }
+    for (const auto& [worker, w] : st.workers)
+      batch.tally.join(worker, w.hello.name, w.last.stats, now_ns(self));
+    running = rules_of(st, batch).how;
+    spdlog::info("batch '{}' started: {} groups, {} responses, policy {}", batch.spec.batch_key,
+                 batch.spec.groups.size(), batch.responses.size(), policy_of(st, batch));
+  }
+}
+
+void deliver(self_ptr self, batch_record& batch) {
+  auto& st = self->state;
+  const auto receiver = batch.receiver;
+  for (auto& event : st.book->deliveries(batch))
+    st.parts.link->send(receiver, {0, std::move(event)});
+}
+
+void finish_response(self_ptr self, batch_book::place at, wire::finish_reason reason) {
+  auto& st = self->state;
+  auto& batch = *at.batch;
+  st.book->finish(at, reason, now_ns(self));
+  const auto& m = *st.parts.metrics;
+  (reason == wire::finish_reason::stop ? m.responses.stop : m.responses.length).add();
+  if (batch.group_unfinished[at.response->group] == 0)
+    (void)st.policy->on(policy::group_closed{{batch.first_group + at.response->group}});
+  if (batch.phase == batch_phase::ended)
+    note_end(self, batch);
+  deliver(self, batch);
+}
+
+void fail_batch(self_ptr self, batch_record& batch, const error& why) {
+  auto& st = self->state;
+  spdlog::error("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
+  close_groups(self, batch);
+  if (!batch.receiver.empty())
+    st.parts.link->send(batch.receiver,
+                        {0, wire::request_failed{why.code, why.detail, {}, batch.spec.batch_key}});
+  const response_id first{batch.first_response};
+  const response_id past{batch.first_response + batch.responses.size()};
+  st.failures.erase(st.failures.lower_bound(first), st.failures.lower_bound(past));
+  st.book->forget(batch);
+  plan_soon(self);
+}
+
+} // namespace rollcast::shell

@@ -1,0 +1,169 @@
+#include "actors/bytes.hpp"
+#include "actors/error_bridge.hpp"
+#include "actors/scheduler_shell.hpp"
+#include "engine/base/check.hpp"
+#include "engine/step/request.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+
+namespace rollcast::shell {
+namespace {
+
+void send_release(self_ptr self, const policy::release& r) {
+  const auto it = self->state.workers.find(r.worker);
+  if (it != self->state.workers.end())
+    self->send(it->second.handle, atom::release_v, r.worker, r.response, r.attempt);
+}
+
+chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
+  const auto at = st.book->locate(d.response);
+  ROLLCAST_CHECK(at); // the policy knows only what the book gave it
+  const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
+  chunk_assignment a;
+  a.worker = d.worker;
+  a.response = d.response;
+  a.attempt = d.attempt;
+  a.tokens = to_bytes(std::span<const token_id>{prompt})
+             + to_bytes(std::span<const token_id>{at.response->tokens});
+  a.prompt_tokens = static_cast<std::uint32_t>(prompt.size());
+  a.sampling = to_engine(at.batch->sampling_of(*at.response), at.response->seed);
+  a.generate_max = d.tokens_now;
+  a.reserve = d.kv_blocks > 0;
+  if (d.kv == policy::kv_source::pull)
+    if (const auto source = st.workers.find(d.from); source != st.workers.end()) {
+      a.pull_endpoint = source->second.hello.data_endpoint;
+      a.pull_from = d.from;
+    }
+  return a;
+}
+
+void send_dispatch(self_ptr self, const policy::dispatch& d) {
+  auto& st = self->state;
+  const auto it = st.workers.find(d.worker);
+  ROLLCAST_CHECK(it != st.workers.end()); // the policy hears of every loss before it plans
+  self->request(it->second.handle, st.options.request_timeout, atom::decode_v, assignment_of(st, d))
+    .then([](caf::ok_atom) {},
+          [self, d](const caf::error& why) {
+            if (answered_by_peer(why) && code_of(why) != errc::stale_epoch)
+              return take_failed(self, d.worker, d.response, d.attempt, detail_of(why));
+            lose_worker(self, d.worker, "a chunk was not taken on: " + detail_of(why));
+          });
+}
+
+/// The outcome's arrays, if they agree with each other.
+struct new_tokens {
+  std::vector<token_id> tokens;
+  std::vector<float> logprobs;
+  std::vector<float> kept_masses;
+  bool sound = false;
+};
+
+new_tokens unpack(const chunk_outcome& outcome) {
+  new_tokens n{from_bytes<token_id>(outcome.tokens), from_bytes<float>(outcome.logprobs),
+               from_bytes<float>(outcome.kept_masses), false};
+  if (outcome.kept_masses.empty())
+    n.kept_masses.assign(n.tokens.size(), 1.0f);
+  n.sound = !n.tokens.empty() && n.logprobs.size() == n.tokens.size()
+            && n.kept_masses.size() == n.tokens.size()
+            && outcome.why <= static_cast<std::uint8_t>(chunk_end::length);
+  return n;
+}
+
+void note_estimate(self_ptr self, group_id group, std::size_t length) {
+  if (const auto estimate = self->state.policy->estimate(group))
+    self->state.parts.metrics->length_estimate_error_tokens.observe(
+      std::abs(static_cast<double>(*estimate) - static_cast<double>(length)));
+}
+
+} // namespace
+
+void place(self_ptr self) {
+  auto& st = self->state;
+  st.plan_pending = false;
+  const auto begin = steady_ns();
+  const auto decisions = st.policy->plan();
+  if (decisions.empty())
+    return;
+  st.parts.metrics->scheduler_decision_seconds.observe(static_cast<double>(steady_ns() - begin)
+                                                       * 1e-9);
+  for (const auto& d : decisions) {
+    if (const auto* release = std::get_if<policy::release>(&d))
+      send_release(self, *release);
+    else
+      send_dispatch(self, std::get<policy::dispatch>(d));
+  }
+  plan_soon(self); // a plan is bounded; there may be more
+}
+
+void take_outcome(self_ptr self, const chunk_outcome& outcome) {
+  auto& st = self->state;
+  take_stats(self, outcome.worker, outcome.stats);
+  const auto at = st.book->locate(outcome.response);
+  if (!at || at.response->sequence != 0)
+    return; // ended meanwhile
+  const auto fresh = unpack(outcome);
+  if (!fresh.sound || outcome.position != at.response->tokens.size())
+    return take_failed(self, outcome.worker, outcome.response, outcome.attempt,
+                       "it reports " + std::to_string(fresh.tokens.size()) + " tokens at position "
+                         + std::to_string(outcome.position) + ", the edge is at "
+                         + std::to_string(at.response->tokens.size()));
+  const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
+  const auto most =
+    tokens_max(at.batch->sampling_of(*at.response), prompt.size(), st.identity->model.context_max);
+  const auto done = outcome.position + static_cast<std::uint32_t>(fresh.tokens.size());
+  const auto why = static_cast<chunk_end>(outcome.why);
+  const bool complete = why != chunk_end::budget || done >= most;
+  const group_id group{at.batch->first_group + at.response->group};
+  const auto estimate = st.policy->estimate(group);
+  const policy::chunk_finished finished{outcome.response, outcome.worker,   outcome.attempt, done,
+                                        complete,         outcome.kv_parked};
+  if (st.policy->on(finished) != policy::verdict::accepted)
+    return; // old news: somebody else runs it now
+  ROLLCAST_CHECK(
+    st.book->append(at, outcome.position, fresh.tokens, fresh.logprobs, fresh.kept_masses));
+  at.batch->tally.count_chunk(outcome.worker, fresh.tokens.size());
+  st.parts.metrics->generated_tokens.add(fresh.tokens.size());
+  st.failures.erase(outcome.response);
+  if (complete) {
+    if (estimate)
+      note_estimate(self, group, done);
+    finish_response(
+      self, at, why == chunk_end::stop ? wire::finish_reason::stop : wire::finish_reason::length);
+  }
+  plan_soon(self);
+}
+
+void take_moved(self_ptr self, worker_id target, response_id response, std::uint32_t attempt,
+                std::uint64_t bytes) {
+  auto& st = self->state;
+  if (st.policy->on(policy::kv_moved{response, target, attempt}) != policy::verdict::accepted)
+    return;
+  if (const auto at = st.book->locate(response))
+    at.batch->tally.count_migration(target, bytes);
+  st.parts.metrics->migrations.zmq.add();
+  st.parts.metrics->migrated_bytes.add(bytes);
+  plan_soon(self);
+}
+
+void take_failed(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt,
+                 const std::string& why) {
+  auto& st = self->state;
+  if (st.policy->on(policy::chunk_failed{response, worker, attempt}) != policy::verdict::accepted)
+    return;
+  spdlog::warn("worker {} did not run response {}: {}", worker.value, response.value, why);
+  const auto failures = ++st.failures[response];
+  const auto at = st.book->locate(response);
+  if (at && failures >= st.options.failures_max) {
+    fail_batch(self, *at.batch,
+               {errc::queue_full,
+                "response " + std::to_string(response.value) + " could not be started "
+                  + std::to_string(failures) + " times in a row, the last time: " + why,
+                {}});
+    activate(self);
+  }
+  plan_soon(self);
+}
+
+} // namespace rollcast::shell

@@ -1,0 +1,216 @@
+#include "actors/bytes.hpp"
+#include "actors/decode_worker.hpp"
+#include "actors/error_bridge.hpp"
+#include "actors/node_system.hpp"
+#include "cluster/transport/tcp_probe.hpp"
+#include "kernels/kv_layout.hpp"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <thread>
+
+namespace rollcast {
+namespace {
+
+using milliseconds = std::chrono::milliseconds;
+using clock = std::chrono::steady_clock;
+
+/// Where the KV exchange's thread finds the worker actor, which is made after it.
+class mailbox_slot {
+public:
+  void set(decode_worker_actor to) {
+    const std::scoped_lock lock{mutex_};
+    to_ = std::move(to);
+  }
+  void post(export_query query) {
+    const std::scoped_lock lock{mutex_};
+    if (to_) // else the asker's own timeout answers it
+      caf::anon_send(to_, std::move(query));
+  }
+
+private:
+  std::mutex mutex_;
+  decode_worker_actor to_;
+};
+
+http_routes routes_of(std::shared_ptr<worker_metrics> metrics, std::shared_ptr<worker_pulse> pulse,
+                      std::stop_token stop) {
+  http_routes routes;
+  routes.metrics = [metrics] { return metrics->registry.text(); };
+  routes.healthz = [pulse]() -> health {
+    if (is_alive(pulse->beat_ns, std::chrono::seconds{60})) // a step may take long on a slow device
+      return {true, "ok"};
+    return {false, "the worker has not turned for 60 s"};
+  };
+  routes.readyz = [pulse, stop]() -> health {
+    if (stop.stop_requested())
+      return {false, "draining"};
+    if (pulse->link() == link_state::up)
+      return {true, "registered"};
+    return {false, "not registered with a scheduler"};
+  };
+  return routes;
+}
+
+worker_hello hello_of(const worker_node_options& options, const engine& device,
+                      const std::string& data_endpoint) {
+  const auto& shape = device.device().shape();
+  const auto& numerics = device.device().numerics();
+  const auto batch = device.limits().batch_max;
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  worker_hello hello;
+  hello.name = options.name;
+  hello.host = host.data();
+  hello.pid = static_cast<std::uint64_t>(::getpid());
+  hello.data_endpoint = data_endpoint;
+  hello.model = options.model;
+  hello.numerics = std::string{numerics.name};
+  hello.numerics_hash = numerics.hash();
+  hello.weights_hash = device.device().weights_hash();
+  hello.weight_epoch = options.weight_epoch;
+  hello.kv_blocks = shape.kv_blocks;
+  hello.block_tokens = shape.block_tokens;
+  // A few more than fit a step, so that the next chunk is there when one ends.
+  hello.slots = options.slots != 0 ? options.slots : batch + std::max(1u, batch / 8);
+  hello.kv_bytes_per_token = static_cast<std::uint32_t>(shape.kv_group_bytes / kernels::kv_group);
+  hello.context_max = device.limits().context_max;
+  hello.vocabulary = shape.vocabulary;
+  hello.eos_token_ids = to_bytes(device.device().eos_token_ids());
+  return hello;
+}
+
+/// Connects to the scheduler; blocks for a few seconds at most.
+result<registry_actor> dial(caf::actor_system& system, const std::string& host,
+                            std::uint16_t port) {
+  if (auto there = probe_tcp(host, port, milliseconds{1'000}); !there)
+    return fail(there);
+  result<registry_actor> out = fail(errc::peer_lost, "no answer");
+  caf::scoped_actor self{system};
+  self
+    ->request(system.middleman().actor_handle(), std::chrono::seconds{5}, caf::connect_atom_v, host,
+              port)
+    .receive(
+      [&](const caf::node_id&, const caf::strong_actor_ptr& found,
+          const std::set<std::string>& offers) {
+        if (found && system.assignable(offers, system.message_types<registry_actor>()))
+          out = caf::actor_cast<registry_actor>(found);
+        else
+          out = fail(errc::bad_config, host + ":" + std::to_string(port)
+                                         + " is no Rollcast scheduler, or one of another version");
+      },
+      [&](const caf::error& why) {
+        out = fail(errc::peer_lost,
+                   "no scheduler at " + host + ":" + std::to_string(port) + ": " + detail_of(why));
+      });
+  return out;
+}
+
+/// Keeps the worker registered until `stop`, a refusal, or too long a time without a scheduler.
+result<void> keep_linked(caf::actor_system& system, const decode_worker_actor& actor,
+                         worker_pulse& pulse, const worker_node_options& options,
+                         const std::stop_token& stop) {
+  auto linked_last = clock::now();
+  auto pause = milliseconds{50};
+  std::string last_words;
+  while (!stop.stop_requested()) {
+    const auto link = pulse.link();
+    if (link == link_state::refused)
+      return tl::unexpected(*pulse.why());
+    if (link == link_state::up) {
+      linked_last = clock::now();
+      pause = milliseconds{50};
+    }
+    if (link != link_state::down) {
+      pulse.wait_while(link, milliseconds{50});
+      continue;
+    }
+    if (clock::now() - linked_last > options.give_up_ms)
+      return fail(errc::peer_lost, "no scheduler at " + options.scheduler_host + ":"
+                                     + std::to_string(options.scheduler_port) + " for "
+                                     + std::to_string(options.give_up_ms.count())
+                                     + " ms: " + last_words);
+    if (const auto found = dial(system, options.scheduler_host, options.scheduler_port)) {
+      pulse.set_link(link_state::registering);
+      caf::anon_send(actor, atom::join_v, *found);
+      continue;
+    } else if (found.error().detail != last_words) {
+      last_words = found.error().detail; // said once, not at every attempt
+      spdlog::warn("waiting for the scheduler: {}", last_words);
+    }
+    for (auto slept = milliseconds{0}; slept < pause && !stop.stop_requested();
+         slept += milliseconds{25})
+      std::this_thread::sleep_for(milliseconds{25});
+    pause = std::min(pause * 2, milliseconds{2'000});
+  }
+  return {};
+}
+
+/// Waits until nothing is left to end here.
+void drain(const decode_worker_actor& actor, const worker_pulse& pulse,
+           const worker_node_options& options) {
+  caf::anon_send(actor, atom::drain_v);
+  const auto until = clock::now() + options.drain_ms_max;
+  while (pulse.link() != link_state::down && !(pulse.drained && pulse.idle)) {
+    if (clock::now() > until) {
+      spdlog::warn("stopped with work left after {} ms; it is done again elsewhere",
+                   options.drain_ms_max.count());
+      return;
+    }
+    std::this_thread::sleep_for(milliseconds{5});
+  }
+}
+
+} // namespace
+
+result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
+                        std::stop_token stop,
+                        const std::function<void(const worker_ports&)>& ready) {
+  const auto runner = std::make_shared<engine>(std::move(device), options.engine);
+  const auto metrics = std::make_shared<worker_metrics>(
+    ROLLCAST_VERSION, std::string{runner->device().numerics().name});
+  metrics->weight_epoch.set(static_cast<double>(options.weight_epoch));
+  const auto pulse = std::make_shared<worker_pulse>();
+  pulse->beat_ns = steady_ns();
+
+  // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the
+  // exchange's callbacks never outlive the system.
+  node_system node{options.liveness};
+  mailbox_slot slot;
+  auto exchange =
+    kv_exchange::open(options.kv, [&](const kv_request& what, const kv_ticket& ticket) {
+      slot.post({what, ticket});
+    });
+  if (!exchange)
+    return fail(exchange);
+  auto http =
+    serve_http(options.metrics_address, options.metrics_port, routes_of(metrics, pulse, stop));
+  if (!http)
+    return fail(http);
+  decode_worker_options worker_options;
+  worker_options.hello = hello_of(options, *runner, (*exchange)->endpoint());
+  auto actor = node.get().spawn<caf::detached>(
+    decode_worker, decode_worker_parts{runner, exchange->get(), metrics, pulse}, worker_options);
+  node.keep(actor);
+  slot.set(actor);
+  spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,
+               (*exchange)->endpoint(), worker_options.hello.kv_blocks,
+               worker_options.hello.block_tokens);
+  if (ready)
+    ready({(*exchange)->endpoint(),
+           *http ? std::optional{(*http)->port()} : std::optional<std::uint16_t>{}});
+
+  const auto ended = keep_linked(node.get(), actor, *pulse, options, stop);
+  if (ended)
+    drain(actor, *pulse, options);
+  spdlog::info("worker '{}': stopping", options.name);
+  slot.set(decode_worker_actor{});
+  if (!node.end_actors(std::chrono::minutes{2}))
+    spdlog::error("worker '{}': a step does not end", options.name);
+  return ended;
+}
+
+} // namespace rollcast

@@ -1,0 +1,106 @@
+#pragma once
+
+#include "cli/device.hpp"
+#include "cluster/wire/messages.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+/// One function a subcommand; each returns the exit code. main.cpp turns flags into the options.
+namespace rollcast::cli {
+
+struct score_options {
+  device_options device;
+  bool numerics_given = false; ///< Else the profile recorded in the file is used.
+  std::filesystem::path responses;
+  std::optional<float> temperature; ///< Else the one recorded with each response.
+};
+
+/// Compares teacher-forced log-probabilities with those in a responses.jsonl.
+int run_score(const score_options& options);
+
+struct bench_engine_options {
+  std::uint32_t threads = 0; ///< 0: all processors.
+  std::string profile;       ///< "" is both.
+  std::string instruction_set;
+  std::uint32_t repeats = 3; ///< The median counts.
+  std::filesystem::path out; ///< "" is stdout.
+};
+
+/// Measures prefill and decode on a random-weight model of 100 M parameters.
+int run_bench_engine(const bench_engine_options& options);
+
+struct status_options {
+  std::string connect;
+  bool watch = false;
+  bool json = false;
+  std::chrono::milliseconds timeout{5000};
+};
+
+/// Prints workers, epochs, queues and live groups.
+int run_status(const status_options& options);
+
+/// Where a scheduler listens. Port 0 takes a free one.
+struct scheduler_options {
+  std::string listen = "tcp://127.0.0.1:7450"; ///< For controllers (ZeroMQ).
+  std::string control_address = "127.0.0.1";   ///< For workers (CAF).
+  std::uint16_t control_port = 7451;
+  std::string metrics_address = "127.0.0.1";
+  std::uint16_t metrics_port = 7452;
+  bool metrics = true;
+  std::uint32_t lost_after_ms = 3000; ///< A silent worker is given up after this long.
+  std::string policy = "context";
+  std::uint32_t chunk_tokens = 2048;
+  int announce_fd = -1;
+};
+
+int run_scheduler(const scheduler_options& options);
+
+struct worker_options {
+  device_options device;
+  std::string name;
+  std::string scheduler_host = "127.0.0.1";
+  std::uint16_t scheduler_port = 7451;
+  std::string data_address = "127.0.0.1"; ///< Where peers fetch KV; must be reachable by them.
+  std::uint16_t data_port = 0;
+  std::string metrics_address = "127.0.0.1";
+  std::uint16_t metrics_port = 0;
+  bool metrics = true;
+  std::uint32_t lost_after_ms = 3000;
+  int announce_fd = -1;
+};
+
+int run_worker(const worker_options& options);
+
+/// What `up`, and `run` without `--connect`, start.
+struct cluster_options {
+  device_options device;
+  scheduler_options scheduler;
+  std::uint32_t workers = 1;
+};
+
+int run_up(const cluster_options& options);
+
+struct run_options {
+  std::string connect; ///< "" starts a private cluster.
+  cluster_options cluster;
+  std::filesystem::path prompts;
+  std::filesystem::path out;
+  std::filesystem::path tokenizer; ///< "": the model directory's, if it has one.
+  std::uint32_t group_size = 1;
+  wire::sampling_params sampling;
+  std::uint64_t seed = 0;
+  std::string batch_key;
+  std::string policy;
+  std::optional<std::uint32_t> chunk_tokens;
+  bool force_migration = false;
+  std::chrono::milliseconds timeout{10000}; ///< For an answer of the scheduler.
+};
+
+/// Submits a batch, collects it, and writes responses.jsonl and summary.json.
+int run_run(const run_options& options);
+
+} // namespace rollcast::cli

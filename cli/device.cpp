@@ -1,0 +1,87 @@
+#include "cli/device.hpp"
+
+#include "engine/backend/cpu_backend.hpp"
+#include "engine/model/checkpoint.hpp"
+#include "engine/model/weights.hpp"
+#include "kernels/dispatch.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace rollcast::cli {
+
+namespace {
+
+std::uint32_t processors() {
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+/// Blocks for `max_batch` full contexts, but at most a quarter of the machine's memory and at least
+/// one full context.
+std::uint32_t default_kv_blocks(const model_config& config, const numerics_profile& profile,
+                                const device_options& options) {
+  const std::uint64_t context_blocks =
+    (config.max_positions + options.block_tokens - 1) / options.block_tokens;
+  const std::uint64_t block_bytes = std::uint64_t{2} * config.layers * config.kv_heads
+                                    * config.head_dim * options.block_tokens
+                                    * kernels::size_of(profile.kv_type);
+  const auto memory = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES))
+                      * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t affordable = memory / 4 / block_bytes;
+  const std::uint64_t wanted = std::min(context_blocks * options.max_batch, affordable);
+  return static_cast<std::uint32_t>(
+    std::min<std::uint64_t>(std::max(wanted, context_blocks), UINT32_MAX));
+}
+
+result<void> choose_instructions(const std::string& name) {
+  const auto known = kernels::instruction_sets();
+  if (known.empty())
+    return fail(errc::bad_config,
+                "this processor has neither AVX2 with FMA nor NEON, which the CPU "
+                "kernels need: use another machine");
+  if (name.empty() || kernels::use_instruction_set(name))
+    return {};
+  std::string names;
+  for (const auto set : known)
+    names += (names.empty() ? "" : ", ") + std::string{set};
+  return fail(errc::bad_config,
+              "instruction set '" + name + "' is not one of this machine's: " + names);
+}
+
+} // namespace
+
+result<std::unique_ptr<backend>> open_device(const device_options& options) {
+  if (auto ok = choose_instructions(options.instruction_set); !ok)
+    return fail(ok);
+  const auto profile = find_profile(options.numerics);
+  if (!profile)
+    return fail(profile);
+  const auto config = load_config(options.model);
+  if (!config)
+    return fail(config);
+  auto source = checkpoint::open(options.model);
+  if (!source)
+    return fail(source);
+  load_options load;
+  load.threads = options.threads != 0 ? options.threads : processors();
+  auto weights = model_weights::load(*config, std::move(*source), profile->arithmetic, load);
+  if (!weights)
+    return fail(weights);
+  cpu_backend_options device;
+  device.threads = static_cast<std::uint32_t>(load.threads);
+  device.block_tokens = options.block_tokens;
+  device.kv_blocks = options.kv_blocks;
+  if (device.kv_blocks == 0 && device.block_tokens != 0)
+    device.kv_blocks = default_kv_blocks(*config, *profile, options);
+  device.rows_max = std::max(options.prefill_rows, options.max_batch);
+  device.logit_rows_max = options.max_batch;
+  return make_cpu_backend(std::move(*weights), *profile, device);
+}
+
+engine_limits limits_of(const device_options& options) {
+  return {options.max_batch, std::max(options.prefill_rows, options.max_batch), 0};
+}
+
+} // namespace rollcast::cli

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "engine/backend/backend.hpp"
+#include "engine/base/error.hpp"
+#include "engine/model/config.hpp"
+#include "engine/step/engine.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace rollcast::cli {
+
+/// What a worker, `score` and `bench engine` need to make a device and an engine.
+struct device_options {
+  std::filesystem::path model;
+  std::string numerics{default_profile};
+  std::uint32_t threads = 0;   ///< 0: all processors of this machine.
+  std::uint32_t kv_blocks = 0; ///< 0: room for `max_batch` full contexts, or a quarter of memory.
+  std::uint32_t block_tokens = 32;  ///< Positions of one KV block.
+  std::uint32_t max_batch = 64;     ///< Responses of one step.
+  std::uint32_t prefill_rows = 512; ///< Rows of one step.
+  std::string instruction_set;      ///< "" is the best that this machine has.
+};
+
+/// Loads the checkpoint and makes a CPU device over it.
+result<std::unique_ptr<backend>> open_device(const device_options& options);
+
+/// The engine limits that follow from the options.
+engine_limits limits_of(const device_options& options);
+
+} // namespace rollcast::cli

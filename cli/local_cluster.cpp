@@ -1,0 +1,173 @@
+#include "cli/local_cluster.hpp"
+
+#include "cli/announce.hpp"
+
+#include <fcntl.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+namespace rollcast::cli {
+
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+/// Forks and runs this very binary with `arguments`. The write end of the pipe stays open in the
+/// child, which finds its number in `--announce-fd`.
+pid_t run_self(std::vector<std::string> arguments, int write_fd) {
+  arguments.insert(arguments.begin(), "rollcast");
+  arguments.insert(arguments.end(), {"--announce-fd", std::to_string(write_fd)});
+  std::vector<char*> argv;
+  for (auto& argument : arguments)
+    argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid != 0)
+    return pid;
+  // A group of its own, so that Ctrl-C reaches the parent alone and it decides the order.
+  ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent)
+    ::_exit(3);
+  ::execv("/proc/self/exe", argv.data());
+  ::_exit(3);
+}
+
+/// True once the child has ended; then `pid` is reaped.
+bool ended(pid_t pid) {
+  int status = 0;
+  return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid;
+}
+
+} // namespace
+
+result<local_cluster::child> local_cluster::spawn(std::vector<std::string> arguments) const {
+  int ends[2];
+  if (::pipe(ends) != 0)
+    return fail(errc::io_failed, std::string{"cannot make a pipe: "} + std::strerror(errno));
+  ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+  child process;
+  process.arguments = arguments;
+  process.pid = run_self(std::move(arguments), ends[1]);
+  ::close(ends[1]);
+  process.ready_fd = ends[0];
+  if (process.pid < 0) {
+    ::close(ends[0]);
+    return fail(errc::io_failed, std::string{"cannot fork: "} + std::strerror(errno));
+  }
+  return process;
+}
+
+result<std::string> local_cluster::await_ready(child& process, clock::time_point deadline) const {
+  const int fd = std::exchange(process.ready_fd, -1);
+  const auto said = await_announcement(fd, deadline);
+  ::close(fd);
+  if (!said)
+    return fail(said);
+  return said->dump();
+}
+
+result<local_cluster> local_cluster::start(const local_cluster_options& options) {
+  local_cluster cluster;
+  cluster.start_timeout_ = options.start_timeout;
+  cluster.restart_workers_ = options.restart_workers;
+  const auto deadline = clock::now() + options.start_timeout;
+  auto scheduler_arguments = options.scheduler_arguments;
+  scheduler_arguments.insert(scheduler_arguments.begin(), "scheduler");
+  auto scheduler = cluster.spawn(std::move(scheduler_arguments));
+  if (!scheduler)
+    return fail(scheduler);
+  cluster.scheduler_ = *scheduler;
+  const auto ready = cluster.await_ready(cluster.scheduler_, deadline);
+  if (!ready)
+    return fail(ready.error().code, "scheduler: " + ready.error().detail);
+  const auto where = nlohmann::json::parse(*ready);
+  cluster.endpoint_ = where.value("frontend", "");
+  if (const int port = where.value("metrics_port", 0); port != 0)
+    cluster.metrics_endpoint_ = "http://127.0.0.1:" + std::to_string(port);
+  const std::string control_port = std::to_string(where.value("control_port", 0));
+  for (auto arguments : options.worker_arguments) {
+    arguments.insert(arguments.begin(), "worker");
+    arguments.insert(arguments.end(),
+                     {"--scheduler-host", "127.0.0.1", "--scheduler-port", control_port});
+    auto worker = cluster.spawn(std::move(arguments));
+    if (!worker)
+      return fail(worker);
+    cluster.workers_.push_back(*worker);
+  }
+  for (auto& worker : cluster.workers_)
+    if (const auto said = cluster.await_ready(worker, deadline); !said)
+      return fail(said.error().code, "worker: " + said.error().detail);
+  return cluster;
+}
+
+local_cluster::local_cluster(local_cluster&& other) noexcept
+  : scheduler_(std::exchange(other.scheduler_, {})), workers_(std::move(other.workers_)),
+    endpoint_(std::move(other.endpoint_)), metrics_endpoint_(std::move(other.metrics_endpoint_)),
+    start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_) {
+  other.workers_.clear();
+}
+
+local_cluster::~local_cluster() {
+  stop();
+}
+
+result<void> local_cluster::supervise() {
+  if (ended(scheduler_.pid)) {
+    scheduler_.pid = -1;
+    return fail(errc::peer_lost, "the scheduler process ended");
+  }
+  std::size_t alive = 0;
+  for (auto& worker : workers_) {
+    if (ended(worker.pid)) {
+      spdlog::warn("worker process {} ended", worker.pid);
+      worker.pid = -1;
+      if (restart_workers_)
+        if (auto fresh = spawn(worker.arguments)) {
+          ::close(fresh->ready_fd); // It registers by itself; nobody waits for it.
+          fresh->ready_fd = -1;
+          worker = *fresh;
+        }
+    }
+    alive += worker.pid > 0;
+  }
+  if (alive == 0)
+    return fail(errc::peer_lost,
+                "all " + std::to_string(workers_.size()) + " worker processes ended");
+  return {};
+}
+
+void local_cluster::stop(std::chrono::milliseconds grace) {
+  std::vector<pid_t> left;
+  for (const auto& worker : workers_)
+    if (worker.pid > 0)
+      left.push_back(worker.pid);
+  workers_.clear();
+  if (const pid_t pid = std::exchange(scheduler_.pid, -1); pid > 0)
+    left.push_back(pid);
+  for (const pid_t pid : left)
+    ::kill(pid, SIGTERM);
+  const auto deadline = clock::now() + grace;
+  while (!left.empty() && clock::now() < deadline) {
+    std::erase_if(left, [](pid_t pid) { return ended(pid); });
+    if (!left.empty())
+      std::this_thread::sleep_for(std::chrono::milliseconds{5});
+  }
+  for (const pid_t pid : left) {
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
+}
+
+} // namespace rollcast::cli

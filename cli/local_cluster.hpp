@@ -1,0 +1,66 @@
+#pragma once
+
+#include "engine/base/error.hpp"
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rollcast::cli {
+
+/// What a cluster of child processes on this machine is made of.
+struct local_cluster_options {
+  std::vector<std::string> scheduler_arguments;           ///< After `rollcast scheduler`.
+  std::vector<std::vector<std::string>> worker_arguments; ///< One list for each worker.
+  std::chrono::milliseconds start_timeout{60000};         ///< Until every process is ready.
+  bool restart_workers = false; ///< Start a worker again when it ends by itself.
+};
+
+/// A scheduler and its workers as child processes of this one, on loopback and free ports. Children
+/// are stopped when this object goes, and by the kernel if this process is killed.
+class local_cluster {
+public:
+  /// Starts the processes and waits until each says that it is ready. Fails with `timed_out` or
+  /// `peer_lost` and the last line that the failing child wrote.
+  static result<local_cluster> start(const local_cluster_options& options);
+
+  local_cluster(local_cluster&& other) noexcept;
+  local_cluster& operator=(local_cluster&&) = delete;
+  ~local_cluster();
+
+  /// Where controllers connect, e.g. "tcp://127.0.0.1:40123".
+  const std::string& endpoint() const noexcept { return endpoint_; }
+  /// Where Prometheus scrapes the scheduler, e.g. "http://127.0.0.1:40125", or "".
+  const std::string& metrics_endpoint() const noexcept { return metrics_endpoint_; }
+
+  /// Looks after the children: notes who ended and restarts workers if so asked. Fails with
+  /// `peer_lost` when the scheduler, or every worker, has ended.
+  result<void> supervise();
+
+  /// SIGTERM to all, SIGKILL to whoever is still there after `grace`.
+  void stop(std::chrono::milliseconds grace = std::chrono::milliseconds{5000});
+
+private:
+  struct child {
+    pid_t pid = -1;
+    int ready_fd = -1;
+    std::vector<std::string> arguments;
+  };
+
+  local_cluster() = default;
+  result<child> spawn(std::vector<std::string> arguments) const;
+  result<std::string> await_ready(child& process,
+                                  std::chrono::steady_clock::time_point deadline) const;
+
+  child scheduler_;
+  std::vector<child> workers_;
+  std::string endpoint_;
+  std::string metrics_endpoint_;
+  std::chrono::milliseconds start_timeout_{0};
+  bool restart_workers_ = false;
+};
+
+} // namespace rollcast::cli

@@ -1,0 +1,227 @@
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+
+#include <CLI/CLI.hpp>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cctype>
+#include <functional>
+#include <string>
+
+/// The command line: flags to options, nothing else. Every option is also an environment variable,
+/// ROLLCAST_ and the flag in capitals with underscores, and a key of a `--config` file.
+namespace rollcast::cli {
+
+namespace {
+
+/// Adds an option with its environment variable.
+template <class T>
+CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::string& help) {
+  std::string variable = "ROLLCAST_" + flag.substr(2);
+  std::transform(variable.begin(), variable.end(), variable.begin(), [](unsigned char c) {
+    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  });
+  auto* option = app.add_option(flag, value, help);
+  option->envname(variable);
+  option->capture_default_str();
+  return option;
+}
+
+void add_config(CLI::App& app) {
+  app.set_config("--config", "", "TOML file with any of these options")->check(CLI::ExistingFile);
+}
+
+CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
+  auto* model = add(app, "--model", device.model, "Hugging Face checkpoint directory");
+  add(app, "--threads", device.threads, "threads of one engine; 0: this machine's share");
+  add(app, "--instruction-set", device.instruction_set,
+      "avx512-bf16, avx512, avx2 or neon; empty: the best there is (the bits are the same)");
+  add(app, "--kv-blocks", device.kv_blocks, "KV blocks of one engine; 0: a default by memory");
+  add(app, "--block-tokens", device.block_tokens, "positions of one KV block, a multiple of 16");
+  add(app, "--max-batch", device.max_batch, "responses of one step")->check(CLI::PositiveNumber);
+  add(app, "--prefill-rows", device.prefill_rows, "rows of one step")->check(CLI::PositiveNumber);
+  if (serves)
+    add(app, "--numerics", device.numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  return model;
+}
+
+void add_scheduler(CLI::App& app, scheduler_options& options) {
+  add(app, "--listen", options.listen, "ZeroMQ endpoint for controllers");
+  add(app, "--control-address", options.control_address, "address that workers dial");
+  add(app, "--control-port", options.control_port, "port that workers dial; 0: any");
+  add(app, "--metrics-address", options.metrics_address, "address of /metrics");
+  add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
+  app.add_flag("!--no-metrics", options.metrics, "serve no metrics");
+  add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long");
+}
+
+void add_policy(CLI::App& app, scheduler_options& options) {
+  add(app, "--policy", options.policy, "static or context")
+    ->check(CLI::IsMember({"static", "context"}));
+  add(app, "--chunk-tokens", options.chunk_tokens, "longest chunk; 0: unlimited");
+}
+
+void add_hidden_announce(CLI::App& app, int& fd) {
+  app.add_option("--announce-fd", fd, "descriptor that hears when this process is ready")
+    ->group("");
+}
+
+using command = std::function<int()>;
+
+void add_up(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("up", "a scheduler and workers on this machine, until Ctrl-C");
+  auto options = std::make_shared<cluster_options>();
+  add_config(*app);
+  add_device(*app, options->device, true)->required();
+  add_scheduler(*app, options->scheduler);
+  add_policy(*app, options->scheduler);
+  add(*app, "--workers", options->workers, "worker processes")->check(CLI::PositiveNumber);
+  app->callback([options, &chosen] { chosen = [options] { return run_up(*options); }; });
+}
+
+void add_scheduler_command(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("scheduler", "the scheduler of a cluster");
+  auto options = std::make_shared<scheduler_options>();
+  add_config(*app);
+  add_scheduler(*app, *options);
+  add_policy(*app, *options);
+  add_hidden_announce(*app, options->announce_fd);
+  app->callback([options, &chosen] { chosen = [options] { return run_scheduler(*options); }; });
+}
+
+void add_worker_command(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("worker", "one worker: one process, one device, one engine");
+  auto options = std::make_shared<worker_options>();
+  add_config(*app);
+  add_device(*app, options->device, true)->required();
+  add(*app, "--name", options->name, "name in status and metrics; empty: host and pid");
+  add(*app, "--scheduler-host", options->scheduler_host, "host of the scheduler");
+  add(*app, "--scheduler-port", options->scheduler_port, "its control port");
+  add(*app, "--data-address", options->data_address, "address where peers fetch KV");
+  add(*app, "--data-port", options->data_port, "its port; 0: any");
+  add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
+  add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
+  app->add_flag("!--no-metrics", options->metrics, "serve no metrics");
+  add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long");
+  add_hidden_announce(*app, options->announce_fd);
+  app->callback([options, &chosen] { chosen = [options] { return run_worker(*options); }; });
+}
+
+void add_sampling(CLI::App& app, run_options& options) {
+  auto& how = options.sampling;
+  how.max_new_tokens = 512;
+  add(app, "--max-new-tokens", how.max_new_tokens, "longest response");
+  add(app, "--min-new-tokens", how.min_new_tokens, "no stop id before so many tokens");
+  add(app, "--temperature", how.temperature, "0 is greedy");
+  add(app, "--top-p", how.top_p, "1 is off");
+  add(app, "--top-k", how.top_k, "0 is off");
+  add(app, "--min-p", how.min_p, "0 is off");
+  add(app, "--stop-token-ids", how.stop_token_ids, "a,b,c: ids that end a response, besides eos")
+    ->delimiter(',');
+  app.add_flag("--ignore-eos", how.ignore_eos, "the model's own end ids do not end a response");
+}
+
+void add_run(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("run", "submit a batch of prompts and collect the responses");
+  auto options = std::make_shared<run_options>();
+  auto& cluster = options->cluster;
+  // A private cluster must not collide with one that is up.
+  cluster.scheduler.listen = "tcp://127.0.0.1:*";
+  cluster.scheduler.control_port = 0;
+  cluster.scheduler.metrics_port = 0;
+  add_config(*app);
+  add(*app, "--prompts", options->prompts, "prompts.jsonl")->required();
+  add(*app, "--out", options->out, "directory for responses.jsonl and summary.json")->required();
+  auto* connect = add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  auto* model = add_device(*app, cluster.device, true);
+  add(*app, "--workers", cluster.workers, "workers of the private cluster")
+    ->check(CLI::PositiveNumber);
+  add(*app, "--tokenizer", options->tokenizer, "tokenizer.json; empty: the model's");
+  add(*app, "--group-size", options->group_size, "responses of each prompt");
+  add_sampling(*app, *options);
+  add(*app, "--seed", options->seed, "seed of the batch");
+  add(*app, "--batch-key", options->batch_key, "idempotency key; empty: a fresh one");
+  add(*app, "--policy", options->policy, "static or context; without it the scheduler's")
+    ->check(CLI::IsMember({"static", "context"}));
+  add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
+  add(*app, "--lost-after-ms", cluster.scheduler.lost_after_ms,
+      "a silent peer is given up after so long");
+  app->add_flag("--force-migration", options->force_migration,
+                "move every response at every chunk edge (a test of exactness)");
+  app->add_flag("--debug-rollout-only")
+    ->description("known from slime; run never trains, so nothing changes");
+  connect->excludes(model);
+  app->callback([options, &chosen] { chosen = [options] { return run_run(*options); }; });
+}
+
+void add_score(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("score", "compare teacher-forced log-probabilities with a file");
+  auto options = std::make_shared<score_options>();
+  add_device(*app, options->device, false)->required();
+  add(*app, "--responses", options->responses, "responses.jsonl")->required();
+  auto* numerics = add(*app, "--numerics", options->device.numerics,
+                       "numerics profile; without it the one in the file");
+  add(*app, "--temperature", options->temperature, "without it the one of each response");
+  app->callback([options, numerics, &chosen] {
+    options->numerics_given = !numerics->empty();
+    chosen = [options] { return run_score(*options); };
+  });
+}
+
+void add_status(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("status", "workers, epochs, queues, live groups");
+  auto options = std::make_shared<status_options>();
+  options->connect = "tcp://127.0.0.1:7450";
+  add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  app->add_flag("--watch", options->watch, "redraw every second");
+  app->add_flag("--json", options->json, "print JSON");
+  app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
+}
+
+void add_bench(CLI::App& root, command& chosen) {
+  auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
+  bench->require_subcommand(1);
+  auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
+  auto options = std::make_shared<bench_engine_options>();
+  add(*app, "--threads", options->threads, "0: all processors");
+  add(*app, "--numerics", options->profile, "one profile; empty: both");
+  add(*app, "--instruction-set", options->instruction_set, "empty: the best there is");
+  add(*app, "--repeats", options->repeats, "the median counts")->check(CLI::PositiveNumber);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback([options, &chosen] { chosen = [options] { return run_bench_engine(*options); }; });
+}
+
+int parse_and_run(int argc, char** argv) {
+  CLI::App app{"Rollcast: exact rollouts for synchronous LLM reinforcement learning", "rollcast"};
+  app.set_version_flag("--version", ROLLCAST_VERSION);
+  app.require_subcommand(1);
+  command chosen;
+  add_up(app, chosen);
+  add_scheduler_command(app, chosen);
+  add_worker_command(app, chosen);
+  add_run(app, chosen);
+  add_score(app, chosen);
+  add_status(app, chosen);
+  add_bench(app, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e); // --help and --version
+  } catch (const CLI::Error& e) {
+    return refuse({errc::bad_config, std::string{e.what()} + " (see rollcast --help)", {}});
+  }
+  return chosen();
+}
+
+} // namespace
+
+} // namespace rollcast::cli
+
+int main(int argc, char** argv) {
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("rollcast"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %P %v");
+  spdlog::set_level(spdlog::level::warn);
+  return rollcast::cli::parse_and_run(argc, argv);
+}

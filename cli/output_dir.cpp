@@ -1,0 +1,99 @@
+#include "cli/output_dir.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+namespace rollcast::cli {
+
+namespace {
+
+tl::unexpected<error> cannot(const char* what, const std::filesystem::path& path, int reason) {
+  return fail(errc::io_failed,
+              std::string{"cannot "} + what + " " + path.string() + ": " + std::strerror(reason));
+}
+
+/// Writes all of `text` or says why not. @returns 0 or an errno.
+int write_all(int fd, const std::string& text) {
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(fd, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n == 0 ? ENOSPC : errno;
+    done += static_cast<std::size_t>(n);
+  }
+  return 0;
+}
+
+/// Writes a whole file under a temporary name and renames it, so that no reader sees half of it.
+result<void> replace_file(const std::filesystem::path& path, const std::string& text) {
+  const std::filesystem::path temporary = path.string() + ".tmp";
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0)
+    return cannot("create", temporary, errno);
+  int reason = write_all(fd, text);
+  if (reason == 0 && ::fsync(fd) != 0)
+    reason = errno;
+  if (::close(fd) != 0 && reason == 0)
+    reason = errno;
+  if (reason == 0 && ::rename(temporary.c_str(), path.c_str()) != 0)
+    reason = errno;
+  if (reason == 0)
+    return {};
+  ::unlink(temporary.c_str());
+  return cannot("write", path, reason);
+}
+
+} // namespace
+
+result<output_dir> output_dir::open(const std::filesystem::path& directory) {
+  std::error_code made;
+  std::filesystem::create_directories(directory, made);
+  if (made)
+    return cannot("make directory", directory, made.value());
+  output_dir out{directory};
+  out.partial_ = ::open(out.partial_file().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (out.partial_ < 0)
+    return cannot("create", out.partial_file(), errno);
+  return out;
+}
+
+output_dir::output_dir(output_dir&& other) noexcept
+  : directory_(std::move(other.directory_)), partial_(std::exchange(other.partial_, -1)) {}
+
+output_dir::~output_dir() {
+  if (partial_ >= 0)
+    ::close(partial_);
+}
+
+result<void> output_dir::keep(const response_record& record) {
+  if (const int reason = write_all(partial_, to_line(record) + "\n"); reason != 0)
+    return cannot("write", partial_file(), reason);
+  return {};
+}
+
+result<void> output_dir::finish(std::vector<response_record> records, const std::string& summary) {
+  std::sort(records.begin(), records.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.group, a.index) < std::tie(b.group, b.index);
+  });
+  std::string lines;
+  for (const auto& record : records)
+    lines += to_line(record) + "\n";
+  if (auto ok = replace_file(responses_file(), lines); !ok)
+    return fail(ok.error().code, ok.error().detail + "; all " + std::to_string(records.size())
+                                   + " responses are in " + partial_file().string());
+  if (auto ok = replace_file(directory_ / "summary.json", summary + "\n"); !ok)
+    return ok;
+  ::close(std::exchange(partial_, -1));
+  std::error_code ignored;
+  std::filesystem::remove(partial_file(), ignored);
+  return {};
+}
+
+} // namespace rollcast::cli

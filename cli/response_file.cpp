@@ -1,0 +1,99 @@
+#include "cli/response_file.hpp"
+
+#include "cli/json_lines.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <charconv>
+#include <cmath>
+
+namespace rollcast::cli {
+
+namespace {
+
+/// Shortest decimal that reads back to the same float; JSON has no infinities, so those and NaN
+/// become null (only a broken model makes them, and `score` then reports a difference).
+void append_float(std::string& out, float x) {
+  if (!std::isfinite(x)) {
+    out += "null";
+    return;
+  }
+  char digits[32];
+  const auto end = std::to_chars(digits, digits + sizeof digits, x);
+  out.append(digits, end.ptr);
+}
+
+template <class T, class Append>
+void append_array(std::string& out, const char* name, const std::vector<T>& values, Append append) {
+  out += std::string{",\""} + name + "\":[";
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i > 0)
+      out += ',';
+    append(out, values[i]);
+  }
+  out += ']';
+}
+
+std::string quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+float float_of(const nlohmann::json& value) {
+  return value.is_null() ? std::nanf("") : static_cast<float>(value.get<double>());
+}
+
+response_record record_of(const nlohmann::json& line) {
+  response_record r;
+  r.group = line.value("group", std::uint64_t{0});
+  r.index = line.value("index", 0u);
+  r.id = line.value("id", "");
+  r.prompt_token_ids = line.at("prompt_token_ids").get<std::vector<token_id>>();
+  r.token_ids = line.at("token_ids").get<std::vector<token_id>>();
+  for (const auto& value : line.at("logprobs"))
+    r.logprobs.push_back(float_of(value));
+  r.finish_reason = line.value("finish_reason", "");
+  r.seed = line.value("seed", std::uint64_t{0});
+  r.temperature = float_of(line.value("temperature", nlohmann::json(1.0)));
+  r.numerics_profile = line.value("numerics_profile", "");
+  return r;
+}
+
+} // namespace
+
+std::string to_line(const response_record& record) {
+  const auto integer = [](std::string& out, auto x) { out += std::to_string(x); };
+  std::string out =
+    "{\"group\":" + std::to_string(record.group) + ",\"index\":" + std::to_string(record.index);
+  if (!record.id.empty())
+    out += ",\"id\":" + quoted(record.id);
+  append_array(out, "prompt_token_ids", record.prompt_token_ids, integer);
+  append_array(out, "token_ids", record.token_ids, integer);
+  append_array(out, "logprobs", record.logprobs, append_float);
+  if (!record.kept_masses.empty())
+    append_array(out, "kept_masses", record.kept_masses, append_float);
+  out += ",\"finish_reason\":" + quoted(record.finish_reason);
+  append_array(out, "weight_versions", record.weight_versions,
+               [](std::string& to, const version_span& span) {
+                 to += "{\"version\":" + std::to_string(span.version) + ",\"start\":"
+                       + std::to_string(span.start) + ",\"end\":" + std::to_string(span.end) + "}";
+               });
+  out += ",\"seed\":" + std::to_string(record.seed) + ",\"temperature\":";
+  append_float(out, record.temperature);
+  out += ",\"numerics_profile\":" + quoted(record.numerics_profile);
+  if (record.text)
+    out += ",\"text\":" + quoted(*record.text);
+  return out + "}";
+}
+
+result<std::vector<response_record>> read_responses(const std::filesystem::path& path) {
+  std::vector<response_record> records;
+  const auto ok = for_each_json_line(path, [&](const nlohmann::json& line) -> result<void> {
+    records.push_back(record_of(line));
+    return {};
+  });
+  if (!ok)
+    return fail(ok);
+  return records;
+}
+
+} // namespace rollcast::cli

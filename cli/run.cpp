@@ -1,0 +1,243 @@
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "cli/local_cluster.hpp"
+#include "cli/local_launch.hpp"
+#include "cli/output_dir.hpp"
+#include "cli/progress.hpp"
+#include "cli/prompt_file.hpp"
+#include "cli/stop_signal.hpp"
+#include "cli/summary.hpp"
+#include "cluster/wire/client.hpp"
+#include "engine/tokenizer/tokenizer.hpp"
+
+#include <unistd.h>
+
+#include <cinttypes>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rollcast::cli {
+
+namespace {
+
+using namespace std::chrono_literals;
+using clock = std::chrono::steady_clock;
+
+/// The tokenizer of the model, if there is one to be had; text prompts and `text` need it.
+result<std::optional<tokenizer>> find_tokenizer(const run_options& options) {
+  std::filesystem::path file = options.tokenizer;
+  if (file.empty() && !options.cluster.device.model.empty()) {
+    file = options.cluster.device.model / "tokenizer.json";
+    if (!std::filesystem::exists(file))
+      return std::optional<tokenizer>{};
+  }
+  if (file.empty())
+    return std::optional<tokenizer>{};
+  auto loaded = tokenizer::load(file);
+  if (!loaded)
+    return fail(loaded);
+  return std::optional<tokenizer>{std::move(*loaded)};
+}
+
+wire::submit_batch batch_of(const run_options& options, std::vector<wire::prompt_group> groups) {
+  wire::submit_batch batch;
+  batch.batch_key = options.batch_key;
+  if (batch.batch_key.empty())
+    batch.batch_key = "run-" + std::to_string(::getpid()) + "-"
+                      + std::to_string(clock::now().time_since_epoch().count());
+  batch.groups = std::move(groups);
+  batch.sampling = options.sampling;
+  batch.seed = options.seed;
+  batch.policy = options.policy;
+  batch.chunk_tokens = options.chunk_tokens;
+  batch.force_migration = options.force_migration;
+  return batch;
+}
+
+/// One batch on its way from the scheduler to the disk.
+class collection {
+public:
+  collection(wire::controller_client& client, const wire::submit_batch& batch,
+             const tokenizer* words, output_dir& out, local_cluster* cluster,
+             std::chrono::milliseconds timeout)
+    : client_(client), batch_(batch), words_(words), out_(out), cluster_(cluster),
+      timeout_(timeout) {}
+
+  /// Submits and collects until the batch is done. Afterwards `summary` and `records` are set.
+  result<void> run();
+
+  wire::batch_summary summary;
+  std::vector<response_record> records;
+  bool cancelled = false;
+
+private:
+  result<void> take(const wire::event& event);
+  result<void> take(const wire::response_ready& ready);
+  result<void> look_around();
+  response_record record_of(const wire::response_ready& ready) const;
+
+  wire::controller_client& client_;
+  const wire::submit_batch& batch_;
+  const tokenizer* words_;
+  output_dir& out_;
+  local_cluster* cluster_;
+  std::chrono::milliseconds timeout_;
+  std::string profile_;
+  std::uint64_t last_sequence_ = 0;
+  std::uint64_t tokens_ = 0;
+  std::optional<progress> progress_;
+  bool done_ = false;
+};
+
+response_record collection::record_of(const wire::response_ready& ready) const {
+  const auto& group = batch_.groups.at(ready.group);
+  response_record r;
+  r.group = ready.group;
+  r.index = ready.index;
+  r.id = ready.id;
+  r.prompt_token_ids = group.prompt_token_ids;
+  r.token_ids = ready.token_ids;
+  r.logprobs = ready.logprobs;
+  r.kept_masses = ready.kept_mass;
+  r.finish_reason = wire::to_string(ready.reason);
+  for (const auto& span : ready.weight_versions)
+    r.weight_versions.push_back({span.version, span.start, span.end});
+  r.seed = ready.response_seed;
+  r.temperature = (group.sampling ? *group.sampling : batch_.sampling).temperature;
+  r.numerics_profile = profile_;
+  if (words_ != nullptr)
+    if (auto text = words_->decode(ready.token_ids, decode_special::skip))
+      r.text = std::move(*text);
+  return r;
+}
+
+result<void> collection::take(const wire::response_ready& ready) {
+  if (ready.sequence <= last_sequence_)
+    return {}; // pushed again after a silence
+  if (ready.sequence != last_sequence_ + 1 || ready.group >= batch_.groups.size())
+    return fail(errc::frame_malformed, "result " + std::to_string(ready.sequence) + " of group "
+                                         + std::to_string(ready.group) + " came after result "
+                                         + std::to_string(last_sequence_)
+                                         + ": one is missing or foreign");
+  records.push_back(record_of(ready));
+  if (auto ok = out_.keep(records.back()); !ok)
+    return ok;
+  last_sequence_ = ready.sequence;
+  return client_.ack(batch_.batch_key, ready.sequence);
+}
+
+result<void> collection::take(const wire::event& event) {
+  if (const auto* ready = std::get_if<wire::response_ready>(&event))
+    return take(*ready);
+  if (const auto* failed = std::get_if<wire::request_failed>(&event))
+    return fail(failed->code, failed->message);
+  if (const auto* over = std::get_if<wire::batch_done>(&event)) {
+    summary = over->summary;
+    last_sequence_ = over->sequence;
+    done_ = true; // acknowledged only when the files are written
+  }
+  return {};
+}
+
+/// What there is to do while no result comes: children, Ctrl-C, progress, a lost scheduler.
+result<void> collection::look_around() {
+  if (cluster_ != nullptr)
+    if (auto ok = cluster_->supervise(); !ok)
+      return ok;
+  if (stop_requested() && !std::exchange(cancelled, true))
+    if (auto ok = client_.cancel(batch_.batch_key); !ok)
+      return ok;
+  const auto status = client_.status();
+  if (!status)
+    return fail(errc::peer_lost, "the scheduler is gone (" + status.error().detail + "); "
+                                   + std::to_string(records.size()) + " responses are kept in "
+                                   + out_.partial_file().string());
+  for (const auto& batch : status->batches)
+    if (batch.batch_key == batch_.batch_key)
+      tokens_ = batch.generated_tokens;
+  return {};
+}
+
+result<void> collection::run() {
+  const auto accepted = client_.submit(batch_);
+  if (!accepted)
+    return fail(accepted);
+  profile_ = accepted->numerics_profile;
+  progress_.emplace(accepted->responses);
+  auto looked = clock::now();
+  auto heard = clock::now();
+  while (!done_) {
+    auto event = client_.next_event(200ms);
+    if (event) {
+      heard = clock::now();
+      if (auto ok = take(*event); !ok)
+        return ok;
+    } else if (event.error().code != errc::timed_out) {
+      return fail(event);
+    }
+    const auto now = clock::now();
+    if (now - looked > 200ms) {
+      looked = now;
+      if (auto ok = look_around(); !ok)
+        return ok;
+    }
+    if (now - heard > timeout_) { // perhaps a push was lost; asking again costs nothing
+      heard = now;
+      if (auto ok = client_.resume(batch_.batch_key, last_sequence_); !ok)
+        return fail(ok);
+    }
+    progress_->show(records.size(), done_ ? summary.tokens : tokens_, done_);
+  }
+  return {};
+}
+
+int run_with(const run_options& options, const std::string& endpoint, local_cluster* cluster,
+             const tokenizer* words, std::vector<wire::prompt_group> groups) {
+  auto out = output_dir::open(options.out);
+  if (!out)
+    return refuse(out.error());
+  auto client = wire::controller_client::connect(endpoint, options.timeout);
+  if (!client) {
+    auto e = client.error();
+    e.code = e.code == errc::frame_malformed ? errc::peer_lost : e.code;
+    return refuse(e);
+  }
+  const auto begin = clock::now();
+  const auto batch = batch_of(options, std::move(groups));
+  collection collected{*client, batch, words, *out, cluster, options.timeout};
+  if (auto ok = collected.run(); !ok)
+    return refuse(ok.error());
+  collected.summary.wall_s = std::chrono::duration<double>(clock::now() - begin).count();
+  if (auto ok = out->finish(std::move(collected.records), to_json(collected.summary)); !ok)
+    return refuse(ok.error());
+  if (auto ok = client->ack(batch.batch_key, collected.summary.responses + 1); !ok)
+    return refuse(ok.error());
+  print_table(collected.summary, out->responses_file());
+  return collected.cancelled ? exit_cancelled : exit_done;
+}
+
+} // namespace
+
+int run_run(const run_options& options) {
+  catch_stop_signals();
+  if (options.connect.empty() && options.cluster.device.model.empty())
+    return refuse({errc::bad_config, "run needs --connect ENDPOINT or --model DIR", {}});
+  const auto words = find_tokenizer(options);
+  if (!words)
+    return refuse(words.error());
+  const tokenizer* tokens = words->has_value() ? &**words : nullptr;
+  auto groups = read_prompts(options.prompts, {options.group_size, options.sampling}, tokens);
+  if (!groups)
+    return refuse(groups.error());
+  if (!options.connect.empty())
+    return run_with(options, options.connect, nullptr, tokens, std::move(*groups));
+  auto cluster = launch(options.cluster, false);
+  if (!cluster)
+    return refuse(cluster.error());
+  return run_with(options, cluster->endpoint(), &*cluster, tokens, std::move(*groups));
+}
+
+} // namespace rollcast::cli

@@ -1,0 +1,59 @@
+#include "actors/node.hpp"
+#include "cli/announce.hpp"
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "cli/role.hpp"
+#include "cli/stop_signal.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+namespace rollcast::cli {
+
+liveness_options liveness_of(std::uint32_t lost_after_ms) {
+  liveness_options liveness;
+  liveness.heartbeat_timeout_ms = std::chrono::milliseconds{lost_after_ms};
+  liveness.heartbeat_interval_ms = std::chrono::milliseconds{std::max(1u, lost_after_ms / 5)};
+  return liveness;
+}
+
+int fail_start(const error& e, int announce_fd) {
+  if (announce_fd < 0)
+    return refuse(e);
+  announce(announce_fd, announcement_of(e)); // the parent tells the user, in one line
+  return cli::exit_code_of(e);
+}
+
+int run_scheduler(const scheduler_options& options) {
+  catch_stop_signals();
+  const stop_watch stop;
+  scheduler_node_options node;
+  node.frontend.bind = options.listen;
+  node.cluster_address = options.control_address;
+  node.cluster_port = options.control_port;
+  node.metrics_address = options.metrics_address;
+  node.metrics_port.reset();
+  if (options.metrics)
+    node.metrics_port = options.metrics_port;
+  node.liveness = liveness_of(options.lost_after_ms);
+  node.scheduler.default_policy = options.policy;
+  node.scheduler.chunk_tokens = options.chunk_tokens;
+  int announce_fd = options.announce_fd;
+  const auto ended = rollcast::run_scheduler(node, stop.token(), [&](const scheduler_ports& ports) {
+    const int metrics = ports.metrics_port.value_or(0);
+    if (announce_fd < 0) {
+      std::printf("rollcast: controllers connect to %s, workers to port %d\n",
+                  ports.frontend_endpoint.c_str(), ports.cluster_port);
+      std::fflush(stdout);
+    }
+    announce(std::exchange(announce_fd, -1), {{"frontend", ports.frontend_endpoint},
+                                              {"control_port", ports.cluster_port},
+                                              {"metrics_port", metrics}});
+  });
+  return ended ? exit_done : fail_start(ended.error(), announce_fd);
+}
+
+} // namespace rollcast::cli

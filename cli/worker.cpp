@@ -1,0 +1,49 @@
+#include "actors/node.hpp"
+#include "cli/announce.hpp"
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "cli/role.hpp"
+#include "cli/stop_signal.hpp"
+
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include <cstdio>
+#include <utility>
+
+namespace rollcast::cli {
+
+int run_worker(const worker_options& options) {
+  catch_stop_signals();
+  const stop_watch stop;
+  int announce_fd = options.announce_fd;
+  auto device = open_device(options.device);
+  if (!device)
+    return fail_start(device.error(), announce_fd);
+  worker_node_options node;
+  node.name = options.name.empty() ? "worker-" + std::to_string(::getpid()) : options.name;
+  node.model = std::filesystem::absolute(options.device.model).filename().string();
+  node.scheduler_host = options.scheduler_host;
+  node.scheduler_port = options.scheduler_port;
+  node.kv.bind = "tcp://" + options.data_address + ":"
+                 + (options.data_port == 0 ? "*" : std::to_string(options.data_port));
+  node.metrics_address = options.metrics_address;
+  if (options.metrics)
+    node.metrics_port = options.metrics_port;
+  node.liveness = liveness_of(options.lost_after_ms);
+  node.engine = limits_of(options.device);
+  node.weight_epoch = 1;
+  const auto ended =
+    rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {
+      if (announce_fd < 0) {
+        std::printf("rollcast: worker %s serves KV at %s\n", node.name.c_str(),
+                    ports.data_endpoint.c_str());
+        std::fflush(stdout);
+      }
+      announce(std::exchange(announce_fd, -1),
+               {{"data", ports.data_endpoint}, {"metrics_port", ports.metrics_port.value_or(0)}});
+    });
+  return ended ? exit_done : fail_start(ended.error(), announce_fd);
+}
+
+} // namespace rollcast::cli

@@ -1,0 +1,130 @@
+"""Between the plain values of _types and the messages of the wire."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import fields
+from operator import index
+from typing import Any, Dict, Iterable, List, Optional, Union
+
+from . import rollcast_pb2 as wire
+from ._types import (
+    BatchStatus,
+    Prompt,
+    Response,
+    RollcastError,
+    Sampling,
+    Status,
+    Summary,
+    WeightSpan,
+    WorkerStatus,
+    WorkerSummary,
+)
+
+AnyPrompt = Union[Prompt, Iterable[int]]
+
+_FINISH_REASONS = {
+    wire.FINISH_REASON_STOP: "stop",
+    wire.FINISH_REASON_LENGTH: "length",
+    wire.FINISH_REASON_CANCELLED: "cancelled",
+}
+
+
+def sampling_to_wire(sampling: Sampling, where: str) -> wire.Sampling:
+    given: Dict[str, Any] = {
+        f.name: getattr(sampling, f.name)
+        for f in fields(sampling)
+        if getattr(sampling, f.name) is not None
+    }
+    try:
+        if "stop_token_ids" in given:
+            given["stop_token_ids"] = wire.TokenIds(ids=[index(t) for t in given["stop_token_ids"]])
+        return wire.Sampling(**given)
+    except (TypeError, ValueError) as error:
+        raise RollcastError("bad_sampling", f"{where}: {error}") from None
+
+
+def group_to_wire(number: int, prompt: AnyPrompt, group_size: int) -> wire.Group:
+    where = f"group {number}"
+    if isinstance(prompt, str):
+        raise RollcastError("bad_prompt", f"{where}: text must be tokenised first, give token ids")
+    given = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=list(prompt))
+    try:
+        group = wire.Group(
+            id=given.id,
+            prompt_token_ids=[index(t) for t in given.token_ids],
+            group_size=group_size if given.group_size is None else given.group_size,
+            seed=given.seed,
+        )
+    except (TypeError, ValueError) as error:
+        raise RollcastError("bad_prompt", f"{where}: {error}") from None
+    if given.sampling is not None:
+        group.sampling.CopyFrom(sampling_to_wire(given.sampling, where))
+    return group
+
+
+def batch_to_wire(
+    batch_key: str,
+    groups: List[wire.Group],
+    sampling: wire.Sampling,
+    seed: int,
+    required_weight_version: Optional[int],
+    policy: str,
+    chunk_tokens: Optional[int],
+) -> wire.SubmitBatch:
+    try:
+        return wire.SubmitBatch(
+            batch_key=batch_key,
+            groups=groups,
+            sampling=sampling,
+            seed=seed,
+            required_weight_version=required_weight_version,
+            policy=policy,
+            chunk_tokens=chunk_tokens,
+        )
+    except (TypeError, ValueError) as error:
+        raise RollcastError("bad_config", f"batch: {error}") from None
+
+
+def response_from_wire(result: wire.Result) -> Response:
+    if len(result.logprobs) != len(result.token_ids):
+        raise RollcastError(
+            "frame_malformed",
+            f"result {result.sequence} of batch {result.batch_key} has {len(result.logprobs)} "
+            f"logprobs for {len(result.token_ids)} tokens",
+        )
+    return Response(
+        group=result.group,
+        index=result.index,
+        id=result.id,
+        prompt_token_ids=tuple(result.prompt_token_ids),
+        token_ids=tuple(result.token_ids),
+        logprobs=array("f", result.logprobs),
+        kept_mass=array("f", result.kept_mass),
+        finish_reason=_FINISH_REASONS.get(result.finish_reason, "unknown"),
+        weight_versions=tuple(
+            WeightSpan(s.version, s.start, s.end) for s in result.weight_versions
+        ),
+        seed=result.response_seed,
+        sequence=result.sequence,
+    )
+
+
+def _same_names(kind: Any, message: Any, but: Iterable[str] = ()) -> Dict[str, Any]:
+    """The fields of a dataclass, read from the message that has the same names."""
+    return {f.name: getattr(message, f.name) for f in fields(kind) if f.name not in but}
+
+
+def summary_from_wire(summary: wire.Summary) -> Summary:
+    return Summary(
+        **_same_names(Summary, summary, but=("workers",)),
+        workers=tuple(WorkerSummary(**_same_names(WorkerSummary, w)) for w in summary.workers),
+    )
+
+
+def status_from_wire(status: wire.Status) -> Status:
+    return Status(
+        **_same_names(Status, status, but=("workers", "batches")),
+        workers=tuple(WorkerStatus(**_same_names(WorkerStatus, w)) for w in status.workers),
+        batches=tuple(BatchStatus(**_same_names(BatchStatus, b)) for b in status.batches),
+    )

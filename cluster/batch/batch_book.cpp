@@ -1,0 +1,325 @@
+#include "cluster/batch/batch_book.hpp"
+
+#include "engine/base/check.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+namespace rollcast {
+
+batch_book::batch_book(batch_limits limits) : limits_(limits) {}
+
+// -- batches ------------------------------------------------------------------
+
+result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t now_ns) {
+  const auto hash = hash_of(spec);
+  if (const auto known = by_key_.find(spec.batch_key); known != by_key_.end()) {
+    auto& batch = batches_.at(known->second);
+    if (batch.spec_hash != hash)
+      return fail(errc::batch_conflict,
+                  "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
+                    + std::to_string(batch.responses.size()) + " responses); use a new key");
+    return &batch;
+  }
+  std::uint64_t responses = 0;
+  for (const auto& group : spec.groups)
+    responses += group.group_size;
+  if (auto room = make_room(responses); !room)
+    return fail(room);
+  const batch_id id{next_batch_++};
+  auto& batch = batches_[id];
+  batch.id = id;
+  batch.spec = std::move(spec);
+  batch.spec_hash = hash;
+  batch.submitted_ns = now_ns;
+  add_responses(batch);
+  by_key_.emplace(batch.spec.batch_key, id);
+  by_first_response_.emplace(batch.first_response, id);
+  responses_held_ += batch.responses.size();
+  return &batch;
+}
+
+result<void> batch_book::make_room(std::uint64_t responses) {
+  std::size_t live = 0;
+  for (const auto& [id, batch] : batches_)
+    live += batch.phase != batch_phase::ended ? 1 : 0;
+  if (live >= limits_.live_batches)
+    return fail(errc::queue_full, std::to_string(live) + " batches are queued or running, limit "
+                                    + std::to_string(limits_.live_batches));
+  if (responses_held_ + responses > limits_.responses)
+    return fail(errc::queue_full,
+                "the batch has " + std::to_string(responses) + " responses, "
+                  + std::to_string(responses_held_) + " are kept already, limit "
+                  + std::to_string(limits_.responses)
+                  + "; acknowledge results of finished batches or submit a smaller batch");
+  if (batches_.size() < limits_.kept_batches)
+    return {};
+  for (auto& [id, batch] : batches_)
+    if (batch.acknowledged_fully()) {
+      forget(batch);
+      return {};
+    }
+  return fail(errc::queue_full, std::to_string(batches_.size())
+                                  + " batches are kept for controllers that have not "
+                                    "acknowledged them; acknowledge or resume them");
+}
+
+void batch_book::add_responses(batch_record& batch) {
+  batch.first_response = next_response_;
+  batch.first_group = next_group_;
+  for (std::uint32_t g = 0; g < batch.spec.groups.size(); ++g) {
+    const auto& group = batch.spec.groups[g];
+    for (std::uint32_t i = 0; i < group.group_size; ++i) {
+      auto& r = batch.responses.emplace_back();
+      r.group = g;
+      r.index = i;
+      // A group with a seed of its own gives the same responses in any batch, at any place.
+      r.seed = group.seed ? response_seed(*group.seed, 0, i) : response_seed(batch.spec.seed, g, i);
+    }
+    batch.group_unfinished.push_back(group.group_size);
+  }
+  next_response_ += batch.responses.size();
+  next_group_ += batch.spec.groups.size();
+}
+
+result<batch_record*> batch_book::find(const std::string& key) {
+  const auto it = by_key_.find(key);
+  if (it == by_key_.end())
+    return fail(errc::unknown_batch, "no batch has the key '" + key + "' ("
+                                       + std::to_string(batches_.size()) + " are kept)");
+  return &batches_.at(it->second);
+}
+
+void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
+  ROLLCAST_CHECK(batch.phase == batch_phase::queued);
+  batch.phase = batch_phase::running;
+  batch.started_ns = now_ns;
+  batch.numerics_profile = numerics_profile;
+  batch.weight_version = weight_version;
+}
+
+std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t now_ns) {
+  std::vector<response_id> ended;
+  if (batch.phase == batch_phase::queued)
+    batch.started_ns = now_ns;
+  for (std::uint64_t i = 0; i < batch.responses.size(); ++i)
+    if (batch.responses[i].sequence == 0) {
+      finish({&batch, &batch.responses[i]}, wire::finish_reason::cancelled, now_ns);
+      ended.push_back({batch.first_response + i});
+    }
+  return ended;
+}
+
+void batch_book::forget(batch_record& batch) {
+  if (!batch.acknowledged_fully())
+    responses_held_ -= batch.responses.size();
+  by_key_.erase(batch.spec.batch_key);
+  by_first_response_.erase(batch.first_response);
+  batches_.erase(batch_id{batch.id});
+}
+
+// -- responses ----------------------------------------------------------------
+
+batch_book::place batch_book::locate(response_id response) {
+  auto it = by_first_response_.upper_bound(response.value);
+  if (it == by_first_response_.begin())
+    return {};
+  auto& batch = batches_.at(std::prev(it)->second);
+  const auto ordinal = response.value - batch.first_response;
+  if (ordinal >= batch.responses.size())
+    return {};
+  return {&batch, &batch.responses[ordinal]};
+}
+
+bool batch_book::append(place at, std::uint32_t position, std::span<const token_id> tokens,
+                        std::span<const float> logprobs, std::span<const float> kept_masses) {
+  auto& r = *at.response;
+  if (r.sequence != 0 || r.tokens.size() != position || logprobs.size() != tokens.size()
+      || kept_masses.size() != tokens.size())
+    return false;
+  r.tokens.insert(r.tokens.end(), tokens.begin(), tokens.end());
+  r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
+  r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
+  at.batch->generated_tokens += tokens.size();
+  return true;
+}
+
+void batch_book::finish(place at, wire::finish_reason reason, std::uint64_t now_ns) {
+  auto& batch = *at.batch;
+  ROLLCAST_CHECK(at.response->sequence == 0);
+  at.response->reason = reason;
+  batch.finished.push_back(static_cast<std::uint64_t>(at.response - batch.responses.data()));
+  at.response->sequence = batch.finished.size();
+  --batch.group_unfinished[at.response->group];
+  const auto unfinished = batch.responses.size() - batch.finished.size();
+  if (batch.tail_ns == 0 && unfinished * 10 <= batch.responses.size())
+    batch.tail_ns = now_ns;
+  if (unfinished == 0) {
+    batch.phase = batch_phase::ended;
+    batch.ended_ns = now_ns;
+  }
+}
+
+// -- results ------------------------------------------------------------------
+
+void batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence) {
+  batch.receiver = std::move(receiver);
+  const auto known = batch.finished.size() + (batch.phase == batch_phase::ended ? 1 : 0);
+  batch.sent = std::max(batch.sent, std::min<std::uint64_t>(after_sequence, known));
+  acknowledge(batch, after_sequence);
+  batch.sent = batch.acknowledged;
+}
+
+void batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
+  const auto until = std::min(sequence, batch.sent);
+  const bool was_full = batch.acknowledged_fully();
+  for (; batch.acknowledged < until; ++batch.acknowledged)
+    if (batch.acknowledged < batch.finished.size()) {
+      auto& r = batch.responses[batch.finished[batch.acknowledged]];
+      r.tokens = {};
+      r.logprobs = {};
+      r.kept_masses = {};
+    }
+  if (!was_full && batch.acknowledged_fully()) {
+    responses_held_ -= batch.responses.size();
+    for (auto& group : batch.spec.groups)
+      group.prompt_token_ids = {};
+  }
+}
+
+std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
+  std::vector<wire::event> out;
+  if (batch.receiver.empty())
+    return out;
+  const auto ready = batch.phase == batch_phase::ended ? batch.last_sequence()
+                                                       : std::uint64_t{batch.finished.size()};
+  const auto until = std::min(ready, batch.acknowledged + limits_.results_in_flight);
+  while (batch.sent < until) {
+    ++batch.sent;
+    if (batch.sent <= batch.responses.size())
+      out.emplace_back(result_of(batch, batch.sent));
+    else
+      out.emplace_back(wire::batch_done{batch.spec.batch_key, batch.sent, summary(batch)});
+  }
+  return out;
+}
+
+wire::response_ready batch_book::result_of(const batch_record& batch,
+                                           std::uint64_t sequence) const {
+  const auto& r = batch.responses[batch.finished[sequence - 1]];
+  const auto& sampling = batch.sampling_of(r);
+  const bool filtered = sampling.top_k > 0 || sampling.top_p < 1 || sampling.min_p > 0;
+  wire::response_ready out;
+  out.batch_key = batch.spec.batch_key;
+  out.sequence = sequence;
+  out.group = r.group;
+  out.index = r.index;
+  out.id = batch.group_of(r).id;
+  if (batch.spec.echo_prompts)
+    out.prompt_token_ids = batch.group_of(r).prompt_token_ids;
+  out.token_ids = r.tokens;
+  out.logprobs = r.logprobs;
+  if (filtered)
+    out.kept_mass = r.kept_masses;
+  out.reason = r.reason;
+  if (!r.tokens.empty())
+    out.weight_versions = {{batch.weight_version, 0, static_cast<std::uint32_t>(r.tokens.size())}};
+  out.response_seed = r.seed;
+  return out;
+}
+
+wire::batch_summary batch_book::summary(const batch_record& batch) const {
+  const auto seconds = [](std::uint64_t from, std::uint64_t to) {
+    return to > from ? static_cast<double>(to - from) * 1e-9 : 0.0;
+  };
+  wire::batch_summary out;
+  out.responses = batch.responses.size();
+  out.tokens = batch.generated_tokens;
+  out.wall_s = seconds(batch.submitted_ns, batch.ended_ns);
+  out.makespan_s = seconds(batch.started_ns, batch.ended_ns);
+  out.tail_s = seconds(batch.tail_ns, batch.ended_ns);
+  if (out.makespan_s > 0)
+    out.tokens_per_s = static_cast<double>(out.tokens) / out.makespan_s;
+  out.numerics_profile = batch.numerics_profile;
+  out.policy = batch.spec.policy.empty() ? default_policy : batch.spec.policy;
+  out.speculate = "off";
+  batch.tally.summarise(batch.started_ns, batch.ended_ns, out);
+  return out;
+}
+
+// -- conversions --------------------------------------------------------------
+
+sampling_params to_engine(const wire::sampling_params& sampling, std::uint64_t seed) {
+  return {.temperature = sampling.temperature,
+          .top_p = sampling.top_p,
+          .top_k = sampling.top_k,
+          .min_p = sampling.min_p,
+          .max_new_tokens = sampling.max_new_tokens,
+          .min_new_tokens = sampling.min_new_tokens,
+          .seed = seed,
+          .ignore_eos = sampling.ignore_eos,
+          .stop_token_ids = sampling.stop_token_ids};
+}
+
+namespace {
+
+/// Appends fields to a byte string; lengths go before contents, so that no two differ only in where
+/// one field ends.
+class hasher {
+public:
+  void number(std::uint64_t x) { bytes_.append(reinterpret_cast<const char*>(&x), sizeof x); }
+  void real(float x) { number(std::bit_cast<std::uint32_t>(x)); }
+  void text(const std::string& x) {
+    number(x.size());
+    bytes_ += x;
+  }
+  void tokens(const std::vector<token_id>& x) {
+    number(x.size());
+    bytes_.append(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(token_id));
+  }
+  void sampling(const wire::sampling_params& x) {
+    real(x.temperature);
+    real(x.top_p);
+    number(x.top_k);
+    real(x.min_p);
+    number(x.max_new_tokens);
+    number(x.min_new_tokens);
+    tokens(x.stop_token_ids);
+    number(x.ignore_eos ? 1 : 0);
+  }
+  template <class T, class F>
+  void maybe(const std::optional<T>& x, F f) {
+    number(x.has_value() ? 1 : 0);
+    if (x)
+      f(*x);
+  }
+  content_hash digest() const { return hash_bytes(std::as_bytes(std::span{bytes_})); }
+
+private:
+  std::string bytes_;
+};
+
+} // namespace
+
+content_hash hash_of(const wire::submit_batch& spec) {
+  hasher h;
+  h.number(spec.groups.size());
+  for (const auto& group : spec.groups) {
+    h.text(group.id);
+    h.tokens(group.prompt_token_ids);
+    h.number(group.group_size);
+    h.maybe(group.seed, [&](std::uint64_t x) { h.number(x); });
+    h.maybe(group.sampling, [&](const auto& x) { h.sampling(x); });
+  }
+  h.sampling(spec.sampling);
+  h.number(spec.seed);
+  h.maybe(spec.required_weight_version, [&](std::uint64_t x) { h.number(x); });
+  h.text(spec.policy);
+  h.maybe(spec.chunk_tokens, [&](std::uint32_t x) { h.number(x); });
+  h.number(spec.force_migration ? 1 : 0);
+  h.number(spec.echo_prompts ? 1 : 0);
+  return h.digest();
+}
+
+} // namespace rollcast

@@ -1,0 +1,165 @@
+#pragma once
+
+#include "cluster/batch/batch_tally.hpp"
+#include "cluster/wire/messages.hpp"
+#include "engine/base/error.hpp"
+#include "engine/base/hash.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/step/request.hpp"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rollcast {
+
+/// Bounds of what a scheduler keeps for its controllers.
+struct batch_limits {
+  std::size_t live_batches = 64;         ///< Batches that are not finished.
+  std::size_t kept_batches = 1'024;      ///< All, with finished and acknowledged ones.
+  std::uint64_t responses = 2'000'000;   ///< Of all kept batches whose end was not acknowledged.
+  std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
+};
+
+/// Where a batch stands.
+enum class batch_phase : std::uint8_t {
+  queued,  ///< Waits for a worker, or for batches of another mode to end.
+  running, ///< Its responses may be placed.
+  ended,   ///< Every response is finished; results may still wait for their controller.
+};
+
+/// One response of a batch: what is known of it at its last chunk edge.
+struct response_record {
+  std::uint32_t group = 0; ///< Ordinal in the batch.
+  std::uint32_t index = 0; ///< Ordinal in the group.
+  std::uint64_t seed = 0;
+  std::vector<token_id> tokens;   ///< Generated so far.
+  std::vector<float> logprobs;    ///< One a token.
+  std::vector<float> kept_masses; ///< One a token.
+  std::uint64_t sequence = 0;     ///< Its number as a result, from 1; 0 while unfinished.
+  wire::finish_reason reason = wire::finish_reason::stop;
+};
+
+/// A batch and all its responses. Ids are consecutive: response i of the batch (by group, then
+/// index) has `first_response` + i, group g has `first_group` + g.
+struct batch_record {
+  batch_id id;
+  wire::submit_batch spec; ///< Prompts are dropped once nobody can need them.
+  content_hash spec_hash;
+  batch_phase phase = batch_phase::queued;
+  std::uint64_t first_response = 0;
+  std::uint64_t first_group = 0;
+  std::vector<response_record> responses;
+  std::vector<std::uint32_t> group_unfinished; ///< Per group.
+  std::vector<std::uint64_t> finished;         ///< Ordinals of responses, by sequence - 1.
+  batch_tally tally;
+  std::string numerics_profile; ///< Of the cluster when it started; "" while queued.
+  std::uint64_t weight_version = 0;
+  std::uint64_t generated_tokens = 0;
+
+  std::string receiver;           ///< Who is sent results; "" is nobody.
+  std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
+  std::uint64_t acknowledged = 0; ///< Last sequence acknowledged.
+
+  std::uint64_t submitted_ns = 0;
+  std::uint64_t started_ns = 0;
+  std::uint64_t tail_ns = 0; ///< When at most 10 % of the responses were unfinished; 0: not yet.
+  std::uint64_t ended_ns = 0;
+
+  /// Sequence of BatchDone: after the last result.
+  std::uint64_t last_sequence() const noexcept { return responses.size() + 1; }
+  bool acknowledged_fully() const noexcept { return acknowledged >= last_sequence(); }
+  const wire::prompt_group& group_of(const response_record& r) const {
+    return spec.groups[r.group];
+  }
+  const wire::sampling_params& sampling_of(const response_record& r) const {
+    const auto& own = group_of(r).sampling;
+    return own ? *own : spec.sampling;
+  }
+};
+
+/// Every batch that the scheduler answers for: tokens so far, results numbered once and kept until
+/// acknowledged, and who gets them. Pure: no clock, I/O or threads; times are nanoseconds of one
+/// monotonic clock, handed in.
+class batch_book {
+public:
+  explicit batch_book(batch_limits limits);
+
+  // -- batches ------------------------------------------------------------------
+
+  /// Takes a validated batch on, or finds the one that has its key. Fails with `batch_conflict`
+  /// (same key, other content) or `queue_full`.
+  result<batch_record*> submit(wire::submit_batch spec, std::uint64_t now_ns);
+  /// Fails with `unknown_batch`.
+  result<batch_record*> find(const std::string& key);
+  /// The batch may be placed from now on. @pre it is queued
+  void start(batch_record& batch, std::uint64_t now_ns);
+  /// Finishes what is unfinished as cancelled.
+  /// @returns the responses that were unfinished.
+  std::vector<response_id> cancel(batch_record& batch, std::uint64_t now_ns);
+  /// Drops a batch that could not be run, so that its key is free again. `batch` dies here.
+  void forget(batch_record& batch);
+
+  // -- responses ----------------------------------------------------------------
+
+  /// A response and its batch; null if it is unknown.
+  struct place {
+    batch_record* batch = nullptr;
+    response_record* response = nullptr;
+    explicit operator bool() const noexcept { return response != nullptr; }
+  };
+  place locate(response_id response);
+
+  /// Appends a chunk's tokens, once: only if the response is unfinished and has exactly `position`
+  /// tokens. @returns false otherwise, having changed nothing.
+  bool append(place at, std::uint32_t position, std::span<const token_id> tokens,
+              std::span<const float> logprobs, std::span<const float> kept_masses);
+  /// Gives the response its result number. @pre unfinished
+  void finish(place at, wire::finish_reason reason, std::uint64_t now_ns);
+
+  // -- results ------------------------------------------------------------------
+
+  /// Sends results to `receiver` from now on, after `after_sequence` or after what is acknowledged,
+  /// whichever is more; what lies before counts as acknowledged, since the receiver says it has it.
+  void attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence);
+  /// Forgets the contents of results up to `sequence` (at most what was sent).
+  void acknowledge(batch_record& batch, std::uint64_t sequence);
+  /// Results, and at the end BatchDone, that the receiver may be sent now; counts them as sent.
+  std::vector<wire::event> deliveries(batch_record& batch);
+
+  /// The fields of summary.json. @pre the batch has ended
+  wire::batch_summary summary(const batch_record& batch) const;
+
+  std::map<batch_id, batch_record>& batches() noexcept { return batches_; }
+  const std::map<batch_id, batch_record>& batches() const noexcept { return batches_; }
+
+  /// What the cluster serves now; a batch keeps what it was started with.
+  std::string numerics_profile;
+  std::uint64_t weight_version = 0;
+  std::string default_policy = "context";
+
+private:
+  result<void> make_room(std::uint64_t responses);
+  void add_responses(batch_record& batch);
+  wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
+
+  batch_limits limits_;
+  std::map<batch_id, batch_record> batches_;
+  std::map<std::string, batch_id> by_key_;
+  std::map<std::uint64_t, batch_id> by_first_response_;
+  std::uint64_t next_batch_ = 1;
+  std::uint64_t next_group_ = 1;
+  std::uint64_t next_response_ = 1;
+  std::uint64_t responses_held_ = 0; ///< Of batches whose end was not acknowledged.
+};
+
+/// The engine's form of a response's sampling parameters.
+sampling_params to_engine(const wire::sampling_params& sampling, std::uint64_t seed);
+
+/// Hash of everything in a submission: equal content has equal hashes, whatever its key.
+content_hash hash_of(const wire::submit_batch& spec);
+
+} // namespace rollcast

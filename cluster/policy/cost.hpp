@@ -1,0 +1,54 @@
+#pragma once
+
+#include "cluster/policy/limits.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+/// The arithmetic of the policy: pure functions of numbers, all saturating, none rounding down a
+/// need.
+namespace rollcast::policy {
+
+constexpr std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) noexcept {
+  std::uint64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<std::uint64_t>::max() : sum;
+}
+
+constexpr std::uint64_t saturating_mul(std::uint64_t a, std::uint64_t b) noexcept {
+  std::uint64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::uint64_t>::max()
+                                                : product;
+}
+
+/// Returns the blocks that hold `tokens`. @pre block_tokens > 0
+constexpr std::uint32_t blocks_for(std::uint64_t tokens, std::uint32_t block_tokens) noexcept {
+  return static_cast<std::uint32_t>((tokens + block_tokens - 1) / block_tokens);
+}
+
+/// Returns how many tokens the next chunk may generate. @pre tokens_done < tokens_max
+constexpr std::uint32_t chunk_budget(std::uint32_t chunk_tokens, std::uint32_t tokens_done,
+                                     std::uint32_t tokens_max) noexcept {
+  const auto rest = tokens_max - tokens_done;
+  return chunk_tokens == 0 ? rest : std::min(chunk_tokens, rest);
+}
+
+/// Returns how many tokens a response is expected to run on: a group is expected to be as long as
+/// its longest finished member, a response never shorter than it already is. 0 says only that it
+/// has outrun every sibling.
+constexpr std::uint32_t expected_remaining(std::uint32_t estimate, std::uint32_t tokens_done,
+                                           std::uint32_t tokens_max) noexcept {
+  const auto length = std::min(estimate, tokens_max);
+  return length > tokens_done ? length - tokens_done : 0;
+}
+
+/// Returns whether moving `tokens` of KV is cheaper than computing them again; a tie moves.
+constexpr bool moving_is_cheaper(std::uint64_t tokens, std::uint32_t kv_bytes_per_token,
+                                 const policy_limits& limits) noexcept {
+  const auto bytes = saturating_mul(tokens, kv_bytes_per_token);
+  const auto move =
+    saturating_add(limits.move_fixed_ns, saturating_mul(bytes, limits.move_ps_per_byte) / 1000);
+  return move <= saturating_mul(tokens, limits.recompute_ns_per_token);
+}
+
+} // namespace rollcast::policy

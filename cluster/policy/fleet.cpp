@@ -1,0 +1,230 @@
+#include "cluster/policy/fleet.hpp"
+
+#include "engine/base/check.hpp"
+
+#include <limits>
+
+namespace rollcast::policy {
+
+namespace {
+
+/// Takes an element out of an unordered list by moving the last into its place.
+template <class Place>
+void take_out(std::vector<slot_t>& list, std::uint32_t at, Place place_of) {
+  ROLLCAST_CHECK(at < list.size());
+  list[at] = list.back();
+  place_of(list[at]) = at;
+  list.pop_back();
+}
+
+} // namespace
+
+slot_t fleet::find(worker_id worker) const {
+  const auto it = by_id_.find(worker);
+  return it == by_id_.end() ? no_slot : it->second;
+}
+
+void fleet::add(const worker_joined& e) {
+  worker_state w;
+  w.id = e.worker;
+  w.kv_blocks = e.kv_blocks;
+  w.block_tokens = e.block_tokens;
+  w.slots = e.slots;
+  w.kv_bytes_per_token = e.kv_bytes_per_token;
+  const auto slot = workers_.add(std::move(w));
+  by_id_.emplace(e.worker, slot);
+  accepting_.emplace(e.worker, slot);
+  capacities_.insert(workers_[slot].tokens(e.kv_blocks));
+  by_bound_.emplace(0u, e.worker);
+  refresh(slot);
+}
+
+void fleet::stop_accepting(worker_state& w) {
+  if (accepting_.erase(w.id) == 0)
+    return;
+  capacities_.erase(capacities_.find(w.tokens(w.kv_blocks)));
+  by_bound_.erase({w.bound_groups, w.id});
+}
+
+void fleet::drain(slot_t worker) {
+  stop_accepting(workers_[worker]);
+  workers_[worker].draining = true;
+  refresh(worker);
+}
+
+void fleet::remove(slot_t worker) {
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(w.running.empty() && w.pinned.empty() && w.parked.empty());
+  ROLLCAST_CHECK(w.reserved_blocks == 0 && w.parked_blocks == 0);
+  drain(worker);
+  by_id_.erase(w.id);
+  workers_.erase(worker);
+}
+
+void fleet::start(slot_t response, slot_t worker, std::uint32_t reserved_blocks) {
+  auto& r = responses_[response];
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(reserved_blocks <= w.free_blocks());
+  r.worker = worker;
+  r.kv_reserved = reserved_blocks;
+  r.place = w.load();
+  w.running.push_back(response);
+  w.reserved_blocks += reserved_blocks;
+  refresh(worker);
+}
+
+void fleet::stop(slot_t response) {
+  auto& r = responses_[response];
+  const auto worker = r.worker;
+  auto& w = workers_[worker];
+  take_out(
+    w.running, r.place, [this](slot_t s) -> auto& { return responses_[s].place; });
+  w.reserved_blocks -= r.kv_reserved;
+  r.worker = no_slot;
+  r.kv_reserved = 0;
+  refresh(worker);
+}
+
+void fleet::park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint64_t rank) {
+  auto& r = responses_[response];
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(r.kv_worker == no_slot && blocks <= w.free_blocks());
+  r.kv_worker = worker;
+  r.kv_blocks = blocks;
+  r.kv_attempt = r.attempt;
+  r.kv_rank = rank;
+  w.parked.insert({rank, r.id, response});
+  w.parked_blocks += blocks;
+  refresh(worker);
+}
+
+void fleet::unpark(slot_t response) {
+  auto& r = responses_[response];
+  const auto worker = r.kv_worker;
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(w.parked.erase({r.kv_rank, r.id, response}) == 1);
+  w.parked_blocks -= r.kv_blocks;
+  r.kv_worker = no_slot;
+  r.kv_blocks = 0;
+  refresh(worker);
+}
+
+void fleet::rerank(slot_t response, std::uint64_t rank) {
+  auto& r = responses_[response];
+  auto node = workers_[r.kv_worker].parked.extract({r.kv_rank, r.id, response});
+  ROLLCAST_CHECK(!node.empty());
+  r.kv_rank = rank;
+  node.value().rank = rank;
+  workers_[r.kv_worker].parked.insert(std::move(node));
+}
+
+void fleet::pin(slot_t response) {
+  auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
+  ROLLCAST_CHECK(w.parked.erase({r.kv_rank, r.id, response}) == 1);
+  r.pin_place = static_cast<std::uint32_t>(w.pinned.size());
+  w.pinned.push_back(response);
+  w.pinned_blocks += r.kv_blocks;
+  refresh(r.kv_worker);
+}
+
+void fleet::unpin(slot_t response) {
+  auto& r = responses_[response];
+  const auto worker = r.kv_worker;
+  auto& w = workers_[worker];
+  take_out(
+    w.pinned, r.pin_place, [this](slot_t s) -> auto& { return responses_[s].pin_place; });
+  w.pinned_blocks -= r.kv_blocks;
+  w.parked_blocks -= r.kv_blocks;
+  r.kv_worker = no_slot;
+  r.kv_blocks = 0;
+  refresh(worker);
+}
+
+void fleet::unpin_to_home(slot_t response, std::uint64_t rank) {
+  auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
+  take_out(
+    w.pinned, r.pin_place, [this](slot_t s) -> auto& { return responses_[s].pin_place; });
+  w.pinned_blocks -= r.kv_blocks;
+  r.kv_rank = rank;
+  w.parked.insert({rank, r.id, response});
+  refresh(r.kv_worker);
+}
+
+std::uint64_t fleet::largest_tokens() const {
+  return capacities_.empty() ? 0 : *capacities_.rbegin();
+}
+
+std::optional<slot_t> fleet::least_loaded(std::uint64_t tokens, slot_t except) const {
+  if (roomiest_.best().room < tokens)
+    return std::nullopt;
+  auto it = by_load_.begin();
+  while (it != by_load_.end()) {
+    if (it->slot == except) {
+      ++it; // the next may be of the same load
+      continue;
+    }
+    if (it->room >= tokens)
+      return it->slot;
+    // The first of a load is its roomiest, so nobody of this load fits.
+    it = by_load_.upper_bound({it->load, 0, worker_id{std::numeric_limits<std::uint64_t>::max()}});
+  }
+  return std::nullopt;
+}
+
+slot_t fleet::next_in_round() {
+  auto it = accepting_.upper_bound(round_last_);
+  if (it == accepting_.end())
+    it = accepting_.begin();
+  round_last_ = it->first;
+  return it->second;
+}
+
+slot_t fleet::least_bound() const {
+  return accepting_.at(by_bound_.begin()->second);
+}
+
+void fleet::bind(slot_t worker) {
+  auto& w = workers_[worker];
+  const auto listed = by_bound_.erase({w.bound_groups, w.id}) == 1;
+  ++w.bound_groups;
+  if (listed)
+    by_bound_.emplace(w.bound_groups, w.id);
+}
+
+void fleet::unbind(slot_t worker) {
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(w.bound_groups > 0);
+  const auto listed = by_bound_.erase({w.bound_groups, w.id}) == 1;
+  --w.bound_groups;
+  if (listed)
+    by_bound_.emplace(w.bound_groups, w.id);
+}
+
+void fleet::refresh(slot_t worker) {
+  auto& w = workers_[worker];
+  ROLLCAST_CHECK(std::uint64_t{w.reserved_blocks} + w.parked_blocks <= w.kv_blocks);
+  const auto open = w.open();
+  const auto room = w.free_tokens();
+  roomiest_.set(worker, w.id.value, open ? room : 0);
+  yielding_.set(worker, w.id.value, open ? w.yielding_tokens() : 0);
+  if (w.indexed == open && (!open || (w.indexed_load == w.load() && w.indexed_room == room)))
+    return;
+  const load_entry old{w.indexed_load, w.indexed_room, w.id, worker};
+  const load_entry now{w.load(), room, w.id, worker};
+  if (w.indexed && open) {
+    auto node = by_load_.extract(old); // keeps the allocation
+    node.value() = now;
+    by_load_.insert(std::move(node));
+  } else if (w.indexed) {
+    by_load_.erase(old);
+  } else {
+    by_load_.insert(now);
+  }
+  w.indexed = open;
+  w.indexed_load = w.load();
+  w.indexed_room = room;
+}
+
+} // namespace rollcast::policy

@@ -1,0 +1,95 @@
+#pragma once
+
+#include "cluster/policy/room_tree.hpp"
+#include "cluster/policy/state.hpp"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace rollcast::policy {
+
+/// The live workers: what each holds, and which of them should take a chunk. Private to the folder.
+///
+/// Room is compared in tokens (free blocks times block size), which answers "do the blocks fit"
+/// exactly even when workers differ in block size. Changes are O(log workers).
+class fleet {
+public:
+  explicit fleet(slab<response_state>& responses) : responses_(responses) {}
+
+  std::size_t size() const noexcept { return by_id_.size(); }
+  slot_t find(worker_id worker) const;
+  const worker_state& operator[](slot_t slot) const { return workers_[slot]; }
+  const std::map<worker_id, slot_t>& by_id() const noexcept { return by_id_; }
+
+  void add(const worker_joined& e);
+  void drain(slot_t worker);
+  /// Forgets a worker. @pre nothing runs, is parked or pinned there
+  void remove(slot_t worker);
+
+  // -- what a worker holds ------------------------------------------------------------------------
+
+  void start(slot_t response, slot_t worker, std::uint32_t reserved_blocks);
+  void stop(slot_t response);
+  /// Records KV of a response between chunks. `rank` orders evictions.
+  void park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint64_t rank);
+  void unpark(slot_t response);
+  void rerank(slot_t response, std::uint64_t rank);
+  /// Turns the home of a response that starts elsewhere into the pinned source of its pull.
+  void pin(slot_t response);
+  void unpin(slot_t response);
+  /// Makes the pinned source the home again, when the pull came to nothing.
+  void unpin_to_home(slot_t response, std::uint64_t rank);
+
+  // -- who takes a chunk --------------------------------------------------------------------------
+
+  /// Whether any worker takes chunks at all.
+  bool any_open() const noexcept { return !by_load_.empty(); }
+  bool any_accepting() const noexcept { return !accepting_.empty(); }
+  /// Capacity in tokens of the largest worker that is not draining; 0 without one.
+  std::uint64_t largest_tokens() const;
+  /// The open worker with the fewest running among those with room for `tokens`; ties go to the
+  /// most room, then the lowest id. Cost: O(loads in use * log workers).
+  std::optional<slot_t> least_loaded(std::uint64_t tokens, slot_t except = no_slot) const;
+  /// The open worker with the most room if parked KV yields. O(1)
+  room_tree::entry roomiest_if_yielding() const { return yielding_.best(); }
+
+  // -- whole groups (static_) ---------------------------------------------------------------------
+
+  /// The next accepting worker in the round of ids. @pre any_accepting()
+  slot_t next_in_round();
+  /// The accepting worker with the fewest bound groups. @pre any_accepting()
+  slot_t least_bound() const;
+  void bind(slot_t worker);
+  void unbind(slot_t worker);
+
+private:
+  struct load_entry {
+    std::uint32_t load = 0;
+    std::uint64_t room = 0;
+    worker_id id;
+    slot_t slot = no_slot;
+    friend bool operator<(const load_entry& a, const load_entry& b) {
+      if (a.load != b.load)
+        return a.load < b.load;
+      return a.room != b.room ? a.room > b.room : a.id < b.id;
+    }
+  };
+
+  void refresh(slot_t worker);
+  void stop_accepting(worker_state& w);
+
+  slab<response_state>& responses_;
+  slab<worker_state> workers_;
+  std::map<worker_id, slot_t> by_id_;
+  std::map<worker_id, slot_t> accepting_;   ///< Live and not draining.
+  std::multiset<std::uint64_t> capacities_; ///< Of the accepting.
+  std::set<load_entry> by_load_;            ///< The open.
+  room_tree roomiest_;
+  room_tree yielding_;
+  std::set<std::pair<std::uint32_t, worker_id>> by_bound_; ///< The accepting.
+  worker_id round_last_;
+};
+
+} // namespace rollcast::policy

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "cluster/policy/view.hpp"
+
+#include <cstdint>
+
+namespace rollcast::policy {
+
+/// Every bound and every weight of the policy. All are integers: no float decides.
+struct policy_limits {
+  group_rules rules = {}; ///< For groups that bring none of their own.
+
+  std::uint32_t responses_max = 4'000'000; ///< Known responses, ended ones of open groups included.
+  std::uint32_t workers_max = 65'536;      ///< Live workers.
+  /// Decisions of one call of `plan` (the last placement may add the evictions it needs).
+  std::uint32_t decisions_per_plan = 4096;
+
+  /// Every n-th placement goes to the group served least; 0 turns the rule off.
+  std::uint32_t fair_every = 16;
+  /// A response keeps its home while home runs at most this many more than the least loaded.
+  std::uint32_t home_spread = 4;
+  /// KV stays where it is rather than make room for a response ahead by at most this many tokens.
+  std::uint32_t resident_bonus_tokens = 4096;
+  /// How many groups that fit nowhere one plan looks past.
+  std::uint32_t pass_over_max = 16;
+  /// A response overtaken this often is overtaken no more: the plan ends at it.
+  std::uint32_t overtakes_max = 256;
+
+  std::uint64_t move_fixed_ns = 1'000'000;        ///< Price of any move, however small.
+  std::uint64_t move_ps_per_byte = 1'000;         ///< 1000 is 1 GB/s.
+  std::uint64_t recompute_ns_per_token = 700'000; ///< Prefill: 700 us is about 1400 tokens/s.
+};
+
+} // namespace rollcast::policy

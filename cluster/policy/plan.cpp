@@ -1,0 +1,228 @@
+#include "cluster/policy/cost.hpp"
+#include "cluster/policy/scheduler_policy.hpp"
+#include "engine/base/check.hpp"
+
+#include <algorithm>
+#include <limits>
+
+// The second half of `scheduler_policy`: from what is known to what is done.
+
+namespace rollcast::policy {
+
+std::vector<decision> scheduler_policy::plan() {
+  std::vector<decision> out;
+  plan_releases(out);
+  plan_static(out);
+  plan_chunks(out);
+  return out;
+}
+
+void scheduler_policy::plan_releases(std::vector<decision>& out) {
+  // The room is counted as free already, so no dispatch may go before these: if they fill the plan,
+  // it holds nothing else.
+  while (releases_told_ < releases_.size() && out.size() < limits_.decisions_per_plan) {
+    const auto& r = releases_[releases_told_++];
+    if (fleet_.find(r.worker) != no_slot)
+      out.emplace_back(r);
+  }
+  if (releases_told_ < releases_.size())
+    return;
+  releases_.clear();
+  releases_told_ = 0;
+}
+
+// -- static_ --------------------------------------------------------------------------------------
+
+void scheduler_policy::plan_static(std::vector<decision>& out) {
+  while (out.size() < limits_.decisions_per_plan && fleet_.any_accepting()) {
+    const auto response = line_.first_static();
+    if (response == no_slot)
+      return;
+    const auto worker = bound_worker(responses_[response].group);
+    auto d = begin(response, worker, 0);
+    d.kv = kv_source::recompute;
+    out.emplace_back(d);
+  }
+}
+
+slot_t scheduler_policy::bound_worker(slot_t group) {
+  auto& g = groups_[group];
+  const auto held = g.bound ? fleet_.find(g.bound_to) : no_slot;
+  if (held != no_slot && !fleet_[held].draining)
+    return held;
+  if (held != no_slot)
+    fleet_.unbind(held);
+  const auto worker = g.bound ? fleet_.least_bound() : fleet_.next_in_round();
+  fleet_.bind(worker);
+  g.bound = true;
+  g.bound_to = fleet_[worker].id;
+  return worker;
+}
+
+// -- context --------------------------------------------------------------------------------------
+
+void scheduler_policy::plan_chunks(std::vector<decision>& out) {
+  waiting_line::cursor at;
+  std::vector<std::pair<slot_t, std::uint64_t>> passed; // who, and how many had been placed then
+  auto fair_tried = limits_.fair_every == 0;
+  while (out.size() < limits_.decisions_per_plan && fleet_.any_open()) {
+    const auto fair = !fair_tried && placements_ % limits_.fair_every == limits_.fair_every - 1;
+    const auto response = fair ? line_.least_served() : line_.first(at);
+    if (response == no_slot)
+      break;
+    auto& r = responses_[response];
+    if (chunk_tokens(r) > fleet_.largest_tokens()) {
+      line_.remove(response);
+      r.at = phase::stranded;
+      stranded_.emplace(r.id, response);
+      continue;
+    }
+    if (place(response, out)) {
+      ++placements_;
+      counters_.fair_turns += fair;
+      continue;
+    }
+    if (fair) {
+      fair_tried = true;
+      continue;
+    }
+    if (r.overtakes >= limits_.overtakes_max || passed.size() >= limits_.pass_over_max)
+      break;
+    passed.emplace_back(response, placements_);
+    line_.pass_over(at, response);
+  }
+  for (const auto& [response, before] : passed)
+    if (responses_[response].at == phase::waiting)
+      responses_[response].overtakes += static_cast<std::uint32_t>(placements_ - before);
+}
+
+bool scheduler_policy::place(slot_t response, std::vector<decision>& out) {
+  const auto& r = responses_[response];
+  const auto tokens = chunk_tokens(r);
+  const auto home = r.kv_worker;
+  const auto leave = home != no_slot && groups_[r.group].rules.force_migration;
+  const auto other = fleet_.least_loaded(tokens, leave ? home : no_slot);
+  if (home != no_slot && fleet_[home].open() && !(leave && other)) {
+    const auto& h = fleet_[home];
+    const auto fits = h.tokens(h.free_blocks() + r.kv_blocks) >= tokens;
+    if (fits && (!other || h.load() <= fleet_[*other].load() + limits_.home_spread)) {
+      send(response, home, out);
+      return true;
+    }
+  }
+  if (other) {
+    send(response, *other, out);
+    return true;
+  }
+  return place_by_eviction(response, tokens, out);
+}
+
+bool scheduler_policy::place_by_eviction(slot_t response, std::uint64_t tokens,
+                                         std::vector<decision>& out) {
+  const auto home = responses_[response].kv_worker;
+  auto worker = home;
+  if (home == no_slot || !fleet_[home].open() || fleet_[home].yielding_tokens() < tokens) {
+    const auto best = fleet_.roomiest_if_yielding();
+    if (best.room < tokens)
+      return false;
+    worker = best.slot;
+    if (const auto stays = resident_before(response, worker); stays != no_slot) {
+      response = stays;
+      tokens = chunk_tokens(responses_[stays]);
+      ++counters_.resident_turns;
+    }
+  }
+  evict_for(response, worker, tokens, out);
+  send(response, worker, out);
+  return true;
+}
+
+slot_t scheduler_policy::resident_before(slot_t response, slot_t worker) const {
+  const auto& parked = fleet_[worker].parked;
+  if (limits_.resident_bonus_tokens == 0 || parked.empty())
+    return no_slot;
+  const auto best = *parked.rbegin();
+  const auto& r = responses_[best.slot];
+  const auto near = best.rank + limits_.resident_bonus_tokens >= line_.rank(responses_[response]);
+  const auto fits = r.at == phase::waiting && chunk_tokens(r) <= fleet_[worker].yielding_tokens();
+  return near && fits ? best.slot : no_slot;
+}
+
+void scheduler_policy::evict_for(slot_t response, slot_t worker, std::uint64_t tokens,
+                                 std::vector<decision>& out) {
+  const auto& w = fleet_[worker];
+  const auto& r = responses_[response];
+  const auto own = r.kv_worker == worker ? r.kv_blocks : 0;
+  while (w.tokens(w.free_blocks() + own) < tokens) {
+    auto victim = w.parked.begin();
+    if (victim != w.parked.end() && victim->slot == response)
+      ++victim;
+    ROLLCAST_CHECK(victim != w.parked.end());
+    const auto slot = victim->slot;
+    out.emplace_back(release{w.id, responses_[slot].id, responses_[slot].kv_attempt});
+    fleet_.unpark(slot);
+    ++counters_.evictions;
+  }
+}
+
+void scheduler_policy::send(slot_t response, slot_t worker, std::vector<decision>& out) {
+  auto& r = responses_[response];
+  const auto home = r.kv_worker;
+  auto kv = kv_source::recompute;
+  worker_id from;
+  if (home == worker) {
+    kv = kv_source::resume;
+    fleet_.unpark(response);
+    ++counters_.resumes;
+  } else if (home != no_slot && pulls(r)) {
+    kv = kv_source::pull;
+    from = fleet_[home].id;
+    fleet_.pin(response);
+    ++counters_.migrations;
+  } else if (home != no_slot) {
+    // Computed again elsewhere, so the copy at home only takes room.
+    out.emplace_back(release{fleet_[home].id, r.id, r.kv_attempt});
+    fleet_.unpark(response);
+  }
+  if (kv == kv_source::recompute && r.tokens_done > 0) {
+    ++counters_.recomputes;
+    counters_.recomputed_tokens += r.context_tokens();
+  }
+  auto d = begin(response, worker, blocks_for(chunk_tokens(r), fleet_[worker].block_tokens));
+  d.kv = kv;
+  d.from = from;
+  out.emplace_back(d);
+}
+
+bool scheduler_policy::pulls(const response_state& r) const {
+  if (r.pull_failed)
+    return false;
+  return groups_[r.group].rules.force_migration
+         || moving_is_cheaper(r.context_tokens(), fleet_[r.kv_worker].kv_bytes_per_token, limits_);
+}
+
+dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t kv_blocks) {
+  auto& r = responses_[response];
+  line_.remove(response);
+  r.at = phase::running;
+  ++r.attempt;
+  r.tokens_now = budget(r);
+  r.overtakes = 0;
+  fleet_.start(response, worker, kv_blocks);
+  line_.serve(r.group, r.tokens_now);
+  ++running_;
+  ++counters_.dispatches;
+  return {r.id, fleet_[worker].id, r.attempt, r.tokens_now, kv_source::recompute, {}, kv_blocks};
+}
+
+std::uint32_t scheduler_policy::budget(const response_state& r) const {
+  const auto& rules = groups_[r.group].rules;
+  return chunk_budget(rules.how == mode::static_ ? 0 : rules.chunk_tokens, r.tokens_done,
+                      r.tokens_max);
+}
+
+std::uint64_t scheduler_policy::chunk_tokens(const response_state& r) const {
+  return r.context_tokens() + budget(r);
+}
+
+} // namespace rollcast::policy

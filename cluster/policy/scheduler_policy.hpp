@@ -1,0 +1,153 @@
+#pragma once
+
+#include "cluster/policy/fleet.hpp"
+#include "cluster/policy/id_ranges.hpp"
+#include "cluster/policy/limits.hpp"
+#include "cluster/policy/view.hpp"
+#include "cluster/policy/waiting_line.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace rollcast::policy {
+
+/// Running totals since construction.
+struct policy_counters {
+  std::uint64_t dispatches = 0;
+  std::uint64_t resumes = 0;
+  std::uint64_t migrations = 0; ///< Pulls planned.
+  std::uint64_t recomputes = 0; ///< Dispatches that prefill again what was computed before.
+  std::uint64_t recomputed_tokens = 0;
+  std::uint64_t evictions = 0;      ///< Parked KV given up to make room.
+  std::uint64_t fair_turns = 0;     ///< Placements by rule 3.
+  std::uint64_t resident_turns = 0; ///< Placements by rule 5.
+  std::uint64_t failed_chunks = 0;
+  std::uint64_t stale_events = 0;
+  std::uint64_t refused_events = 0;
+};
+
+/// What one worker is believed to hold. Blocks: reserved + parked <= kv_blocks, always.
+struct worker_view {
+  worker_id worker;
+  std::uint32_t running = 0;
+  std::uint32_t slots = 0;
+  std::uint32_t kv_blocks = 0;
+  std::uint32_t reserved_blocks = 0;
+  std::uint32_t parked_blocks = 0;
+  bool draining = false;
+};
+
+/// What is believed of one response.
+struct response_view {
+  phase at = phase::waiting;
+  std::uint32_t tokens_done = 0;
+  std::uint32_t attempt = 0;
+  std::optional<worker_id> holder; ///< While running.
+  std::optional<worker_id> kv_at;  ///< Home while waiting, unconfirmed source while running.
+};
+
+/// Decides which chunk of which response runs where, and whose KV travels, stays or goes.
+///
+/// The rules and their reasons are in README.md. Pure: no clock, randomness, thread, I/O or float.
+/// Equal histories of `on` and `plan` give equal answers on every machine, so a cluster can be
+/// replayed from a seed (tests/sim).
+///
+/// Cost: `on` and each decision of `plan` are O(log n) in responses, groups and workers, plus the
+/// members of one group where news is about that group, plus what a lost worker held.
+class scheduler_policy {
+public:
+  explicit scheduler_policy(policy_limits limits = {});
+  scheduler_policy(const scheduler_policy&) = delete;
+  scheduler_policy& operator=(const scheduler_policy&) = delete;
+
+  /// Takes note of one event. Safe against late, doubled and reordered news: only the current
+  /// holder of the current attempt is believed, and what has ended stays ended.
+  [[nodiscard]] verdict on(const event& what);
+
+  /// Returns what to do now, in order, and takes it as done. Call it after events until it returns
+  /// nothing; one call is bounded by `policy_limits::decisions_per_plan`.
+  [[nodiscard]] std::vector<decision> plan();
+
+  /// Why the latest refused event was refused.
+  const refusal& last_refusal() const noexcept { return refusal_; }
+
+  // -- accounting ---------------------------------------------------------------------------------
+
+  std::size_t waiting() const noexcept { return line_.size() + stranded_.size(); }
+  /// Waiting responses whose next chunk is larger than every live worker; the shell may end them.
+  std::size_t stranded() const noexcept { return stranded_.size(); }
+  std::size_t running() const noexcept { return running_; }
+  std::size_t groups() const noexcept { return group_slots_.size(); }
+  std::vector<worker_view> workers() const; ///< By id.
+  std::optional<worker_view> worker(worker_id id) const;
+  std::optional<response_view> response(response_id id) const;
+  /// Expected length of the members in tokens: the longest finished, or nothing while none has.
+  std::optional<std::uint32_t> estimate(group_id id) const;
+  const policy_counters& counters() const noexcept { return counters_; }
+
+private:
+  verdict note(const worker_joined& e);
+  verdict note(const worker_lost& e);
+  verdict note(const worker_draining& e);
+  verdict note(const response_submitted& e);
+  verdict note(const chunk_finished& e);
+  verdict note(const chunk_failed& e);
+  verdict note(const kv_moved& e);
+  verdict note(const kv_lost& e);
+  verdict note(const response_cancelled& e);
+  verdict note(const group_closed& e);
+
+  verdict refuse(refusal_reason reason, std::uint64_t wanted, std::uint64_t allowed);
+  slot_t find(response_id id) const;
+  /// The slot of a response that runs on `worker` as `attempt`, or `no_slot`: old news.
+  slot_t believed(response_id id, worker_id worker, std::uint32_t attempt) const;
+  slot_t open_group(const response_submitted& e);
+  void wait(slot_t response);
+  void stop_running(slot_t response);
+  /// Ends a chunk that came to nothing: the response waits again, at its last edge.
+  void give_back(slot_t response);
+  void cancel(slot_t response);
+  void end(slot_t response);
+  void measure(slot_t group, std::uint32_t length);
+  void release_later(slot_t worker, const response_state& r, std::uint32_t attempt);
+
+  void plan_releases(std::vector<decision>& out);
+  void plan_static(std::vector<decision>& out);
+  void plan_chunks(std::vector<decision>& out);
+  slot_t bound_worker(slot_t group);
+  /// Places one response if it can be placed anywhere (or, by rule 5, one that yields its place).
+  bool place(slot_t response, std::vector<decision>& out);
+  bool place_by_eviction(slot_t response, std::uint64_t tokens, std::vector<decision>& out);
+  slot_t resident_before(slot_t response, slot_t worker) const;
+  void evict_for(slot_t response, slot_t worker, std::uint64_t tokens, std::vector<decision>& out);
+  void send(slot_t response, slot_t worker, std::vector<decision>& out);
+  dispatch begin(slot_t response, slot_t worker, std::uint32_t kv_blocks);
+  bool pulls(const response_state& r) const;
+  std::uint32_t budget(const response_state& r) const;
+  std::uint64_t chunk_tokens(const response_state& r) const;
+
+  policy_limits limits_;
+  slab<response_state> responses_;
+  slab<group_state> groups_;
+  fleet fleet_{responses_};
+  waiting_line line_{responses_, groups_};
+  // Looked up, never walked: their order would not be the same everywhere.
+  std::unordered_map<response_id, slot_t> response_slots_;
+  std::unordered_map<group_id, slot_t> group_slots_;
+  std::map<response_id, slot_t> stranded_;
+  std::vector<release> releases_; ///< Owed by events, told by the next plan.
+  std::size_t releases_told_ = 0;
+  id_ranges closed_groups_;
+  id_ranges gone_workers_;
+  std::uint64_t sequence_ = 0;
+  std::uint64_t placements_ = 0;
+  std::size_t running_ = 0;
+  refusal refusal_;
+  policy_counters counters_;
+};
+
+} // namespace rollcast::policy

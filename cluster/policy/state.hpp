@@ -1,0 +1,151 @@
+#pragma once
+
+#include "cluster/policy/limits.hpp"
+
+#include <compare>
+#include <cstdint>
+#include <deque>
+#include <set>
+#include <vector>
+
+/// What the policy remembers. Private to the folder: callers see `scheduler_policy` only. Records
+/// name one another by slot (an index into a `slab`), which costs a load where an id costs a
+/// search.
+namespace rollcast::policy {
+
+using slot_t = std::uint32_t;
+inline constexpr slot_t no_slot = 0xffff'ffffu;
+
+/// Records of one kind at stable places; a freed slot is used again, last freed first.
+template <class Record>
+class slab {
+public:
+  slot_t add(Record record) {
+    if (free_.empty()) {
+      records_.push_back(std::move(record));
+      return static_cast<slot_t>(records_.size() - 1);
+    }
+    const auto slot = free_.back();
+    free_.pop_back();
+    records_[slot] = std::move(record);
+    return slot;
+  }
+
+  void erase(slot_t slot) {
+    records_[slot] = Record{};
+    free_.push_back(slot);
+  }
+
+  Record& operator[](slot_t slot) { return records_[slot]; }
+  const Record& operator[](slot_t slot) const { return records_[slot]; }
+
+private:
+  std::deque<Record> records_; // never moves a record
+  std::vector<slot_t> free_;
+};
+
+enum class phase : std::uint8_t {
+  waiting,
+  stranded, ///< Waiting, but larger than every live worker: out of line until a worker joins.
+  running,
+  ended,
+};
+
+struct response_state {
+  response_id id;
+  slot_t group = no_slot;
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t tokens_max = 0;
+  std::uint32_t tokens_done = 0;
+  std::uint32_t attempt = 0; ///< Of the running chunk, or of the last one.
+
+  std::uint32_t tokens_now = 0; ///< While running: what the chunk may generate.
+  slot_t worker = no_slot;      ///< While running: the holder.
+  std::uint32_t kv_reserved = 0;
+  std::uint32_t place = 0; ///< Index in the holder's `running`.
+
+  /// While waiting: the home, whose parked KV it is. While running: the source of a pull that is
+  /// not confirmed, which may not let go yet.
+  slot_t kv_worker = no_slot;
+  std::uint32_t kv_blocks = 0;
+  std::uint32_t kv_attempt = 0; ///< The attempt that left the KV there.
+  std::uint32_t pin_place = 0;  ///< While running: index in the source's `pinned`.
+  std::uint64_t kv_rank = 0;    ///< While waiting: its key in the home's `parked`.
+
+  std::uint32_t overtakes = 0;
+  bool probe = false;
+  bool pull_failed = false; ///< The next chunk does not try a pull again.
+  phase at = phase::waiting;
+
+  std::uint64_t context_tokens() const { return std::uint64_t{prompt_tokens} + tokens_done; }
+};
+
+/// A waiting member of a group; the last of the vector goes first.
+struct member_entry {
+  std::uint32_t tokens_done = 0;
+  slot_t slot = no_slot;
+  response_id id;
+  /// Fewest tokens done last, so that taking the first is a pop; then the lowest id last.
+  friend bool operator<(const member_entry& a, const member_entry& b) {
+    return a.tokens_done != b.tokens_done ? a.tokens_done > b.tokens_done : a.id > b.id;
+  }
+};
+
+struct group_state {
+  group_id id;
+  std::uint64_t sequence = 0; ///< Order of first submission.
+  group_rules rules;
+  bool measured = false; ///< A member has finished, so `longest_finished` says something.
+  std::uint32_t longest_finished = 0;
+  std::uint64_t served_tokens = 0; ///< Sum of the budgets of its chunks.
+  std::uint32_t live = 0;          ///< Members not ended.
+  std::vector<slot_t> members;
+  std::vector<member_entry> waiting; ///< Without the probe.
+  bool probed = false;               ///< It has, or had, a probe.
+  slot_t probe_waiting = no_slot;
+  std::uint32_t ready_key = 0; ///< Its key in the line, while there.
+  bool ready = false;
+  bool bound = false; ///< static_: `bound_to` was given a worker.
+  worker_id bound_to;
+};
+
+/// KV parked on a worker, in the order in which it is given up: lowest rank first, then highest id.
+struct parked_entry {
+  std::uint64_t rank = 0;
+  response_id id;
+  slot_t slot = no_slot;
+  friend bool operator<(const parked_entry& a, const parked_entry& b) {
+    return a.rank != b.rank ? a.rank < b.rank : a.id > b.id;
+  }
+};
+
+struct worker_state {
+  worker_id id;
+  std::uint32_t kv_blocks = 0;
+  std::uint32_t block_tokens = 1;
+  std::uint32_t slots = 0;
+  std::uint32_t kv_bytes_per_token = 0;
+  bool draining = false;
+  std::uint32_t reserved_blocks = 0; ///< By running chunks.
+  std::uint32_t parked_blocks = 0;   ///< All KV between chunks, pinned included.
+  std::uint32_t pinned_blocks = 0;   ///< Sources of unconfirmed pulls: not to be evicted.
+  std::uint32_t bound_groups = 0;    ///< static_.
+  std::vector<slot_t> running;       ///< Responses whose chunk is here.
+  std::vector<slot_t> pinned;        ///< Responses being pulled from here.
+  std::set<parked_entry> parked;     ///< Of waiting responses.
+  std::uint32_t indexed_load = 0;    ///< Its key in the fleet's index, while there.
+  std::uint64_t indexed_room = 0;
+  bool indexed = false;
+
+  std::uint32_t load() const { return static_cast<std::uint32_t>(running.size()); }
+  bool open() const { return !draining && load() < slots; }
+  std::uint32_t free_blocks() const { return kv_blocks - reserved_blocks - parked_blocks; }
+  std::uint64_t tokens(std::uint32_t blocks) const { return std::uint64_t{blocks} * block_tokens; }
+  std::uint64_t free_tokens() const { return tokens(free_blocks()); }
+  /// Room if every waiting response's KV here were given up.
+  std::uint64_t yielding_tokens() const {
+    return tokens(kv_blocks - reserved_blocks - pinned_blocks);
+  }
+};
+
+} // namespace rollcast::policy

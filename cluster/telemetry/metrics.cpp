@@ -1,0 +1,223 @@
+#include "cluster/telemetry/metrics.hpp"
+
+#include "engine/base/check.hpp"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <atomic>
+#include <cmath>
+#include <deque>
+#include <mutex>
+#include <set>
+#include <utility>
+
+namespace rollcast {
+
+// -- handles ------------------------------------------------------------------
+
+struct metric_counter::state {
+  prometheus::Counter* exported;
+  // Exact where a double is not, and what `raise_to` compares with.
+  std::atomic<std::uint64_t> total{0};
+};
+
+struct metric_gauge::state {
+  prometheus::Gauge* exported;
+};
+
+struct metric_histogram::state {
+  prometheus::Histogram* exported;
+};
+
+void metric_counter::add(std::uint64_t n) const noexcept {
+  state_->total.fetch_add(n, std::memory_order_relaxed);
+  state_->exported->Increment(static_cast<double>(n));
+}
+
+void metric_counter::raise_to(std::uint64_t total) const noexcept {
+  auto seen = state_->total.load(std::memory_order_relaxed);
+  while (seen < total)
+    if (state_->total.compare_exchange_weak(seen, total, std::memory_order_relaxed)) {
+      // Whoever wins the exchange exports exactly its own step, so the steps add up to the total.
+      state_->exported->Increment(static_cast<double>(total - seen));
+      return;
+    }
+}
+
+std::uint64_t metric_counter::value() const noexcept {
+  return state_->total.load(std::memory_order_relaxed);
+}
+
+void metric_gauge::set(double value) const noexcept {
+  state_->exported->Set(value);
+}
+
+void metric_gauge::add(double change) const noexcept {
+  state_->exported->Increment(change);
+}
+
+double metric_gauge::value() const noexcept {
+  return state_->exported->Value();
+}
+
+void metric_histogram::observe(double value) const noexcept {
+  if (!std::isnan(value))
+    state_->exported->Observe(value);
+}
+
+// -- registry -----------------------------------------------------------------
+
+struct metrics_registry::state {
+  prometheus::Registry series;
+  // Deques: a handle points at its element, which must not move when another is made.
+  std::deque<metric_counter::state> counters;
+  std::deque<metric_gauge::state> gauges;
+  std::deque<metric_histogram::state> histograms;
+  std::set<std::pair<std::string, std::string>> made; // (name, label value)
+
+  std::mutex info_mutex;
+  prometheus::Family<prometheus::Gauge>* info_family = nullptr;
+  prometheus::Gauge* info = nullptr;
+};
+
+namespace {
+
+prometheus::Labels labels_of(const std::string& label, const std::string& value) {
+  return label.empty() ? prometheus::Labels{} : prometheus::Labels{{label, value}};
+}
+
+} // namespace
+
+metrics_registry::metrics_registry() : state_(std::make_unique<state>()) {
+  state_->info_family = &prometheus::BuildGauge()
+                           .Name("rollcast_build_info")
+                           .Help("Always 1; the labels say what runs here")
+                           .Register(state_->series);
+}
+
+metrics_registry::~metrics_registry() = default;
+
+std::string metrics_registry::text() const {
+  // Not while `describe` is between removing one series and adding the next.
+  std::lock_guard lock{state_->info_mutex};
+  return prometheus::TextSerializer{}.Serialize(state_->series.Collect());
+}
+
+metric_counter metrics_registry::counter(const std::string& name, const std::string& help,
+                                         const std::string& label, const std::string& value) {
+  ROLLCAST_CHECK(name.starts_with("rollcast_"));
+  ROLLCAST_CHECK(name.ends_with("_total"));
+  ROLLCAST_CHECK(state_->made.emplace(name, value).second);
+  auto& family = prometheus::BuildCounter().Name(name).Help(help).Register(state_->series);
+  auto& made = state_->counters.emplace_back();
+  made.exported = &family.Add(labels_of(label, value));
+  return metric_counter{&made};
+}
+
+metric_gauge metrics_registry::gauge(const std::string& name, const std::string& help,
+                                     const std::string& label, const std::string& value) {
+  ROLLCAST_CHECK(name.starts_with("rollcast_"));
+  ROLLCAST_CHECK(state_->made.emplace(name, value).second);
+  auto& family = prometheus::BuildGauge().Name(name).Help(help).Register(state_->series);
+  return metric_gauge{&state_->gauges.emplace_back(&family.Add(labels_of(label, value)))};
+}
+
+metric_histogram metrics_registry::histogram(const std::string& name, const std::string& help,
+                                             const std::vector<double>& bounds) {
+  ROLLCAST_CHECK(name.starts_with("rollcast_"));
+  ROLLCAST_CHECK(state_->made.emplace(name, "").second);
+  auto& family = prometheus::BuildHistogram().Name(name).Help(help).Register(state_->series);
+  return metric_histogram{&state_->histograms.emplace_back(&family.Add({}, bounds))};
+}
+
+void metrics_registry::describe(const std::string& version, const std::string& numerics_profile) {
+  std::lock_guard lock{state_->info_mutex};
+  if (state_->info != nullptr)
+    state_->info_family->Remove(state_->info);
+  state_->info =
+    &state_->info_family->Add({{"version", version}, {"numerics_profile", numerics_profile}});
+  state_->info->Set(1);
+}
+
+// -- the roles ----------------------------------------------------------------
+
+namespace {
+
+// From half a millisecond (a tiny model) to several seconds (a long prefill), about 2.2x apart.
+const std::vector<double> step_bounds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+                                      0.1,    0.25,  0.5,    1,     2.5,  5};
+const std::vector<double> row_bounds{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+// A decision must be far below a step: fine below a millisecond.
+const std::vector<double> decision_bounds{1e-6,   2.5e-6, 5e-6, 1e-5,   2.5e-5, 5e-5, 1e-4,
+                                          2.5e-4, 5e-4,   1e-3, 2.5e-3, 1e-2,   0.1};
+// From a demo's seconds to the hour of a reasoning model's longest answers.
+const std::vector<double> batch_bounds{0.1, 0.25, 0.5, 1,   2.5,  5,    10,  25,
+                                       50,  100,  250, 500, 1000, 2500, 5000};
+const std::vector<double> token_bounds{0,    16,   32,   64,   128,   256,   512,
+                                       1024, 2048, 4096, 8192, 16384, 32768, 65536};
+
+} // namespace
+
+process_metrics::process_metrics(const std::string& version, const std::string& numerics_profile)
+  : weight_epoch(registry.gauge("rollcast_weight_epoch", "Weight version served")),
+    requests_running(registry.gauge("rollcast_requests_running", "Responses being generated")),
+    requests_waiting(
+      registry.gauge("rollcast_requests_waiting", "Responses accepted and not being generated")),
+    prompt_tokens(registry.counter("rollcast_prompt_tokens_total", "Prompt tokens taken in")),
+    generated_tokens(registry.counter("rollcast_generated_tokens_total", "Tokens generated")),
+    recomputed_tokens(registry.counter("rollcast_recomputed_tokens_total",
+                                       "Tokens prefilled again because their KV was gone")),
+    preemptions(registry.counter("rollcast_preemptions_total",
+                                 "Responses thrown out of a running batch for want of KV blocks")),
+    frames_rejected{
+      registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
+                       "reason", "malformed"),
+      registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
+                       "reason", "too_large"),
+      registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
+                       "reason", "unimplemented")} {
+  registry.describe(version, numerics_profile);
+}
+
+scheduler_metrics::scheduler_metrics(const std::string& version,
+                                     const std::string& numerics_profile)
+  : process_metrics(version, numerics_profile),
+    responses{
+      registry.counter("rollcast_responses_total", "Finished responses", "finish_reason", "stop"),
+      registry.counter("rollcast_responses_total", "Finished responses", "finish_reason", "length"),
+      registry.counter("rollcast_responses_total", "Finished responses", "finish_reason",
+                       "cancelled")},
+    workers{registry.gauge("rollcast_workers", "Registered workers", "state", "ready"),
+            registry.gauge("rollcast_workers", "Registered workers", "state", "draining")},
+    worker_lost(registry.counter("rollcast_worker_lost_total", "Workers declared lost")),
+    migrations{registry.counter("rollcast_migrations_total",
+                                "Responses whose KV moved to another worker", "path", "zmq")},
+    migrated_bytes(
+      registry.counter("rollcast_migrated_bytes_total", "KV bytes moved between workers")),
+    scheduler_decision_seconds(registry.histogram("rollcast_scheduler_decision_seconds",
+                                                  "Time of one call of the policy's plan",
+                                                  decision_bounds)),
+    batch_makespan_seconds(registry.histogram("rollcast_batch_makespan_seconds",
+                                              "From a batch's acceptance to its last response",
+                                              batch_bounds)),
+    batch_tail_seconds(registry.histogram(
+      "rollcast_batch_tail_seconds", "Time with at most 10 % of a batch unfinished", batch_bounds)),
+    length_estimate_error_tokens(registry.histogram(
+      "rollcast_length_estimate_error_tokens",
+      "Absolute difference of a finished response's length and its estimate", token_bounds)) {}
+
+worker_metrics::worker_metrics(const std::string& version, const std::string& numerics_profile)
+  : process_metrics(version, numerics_profile),
+    kv_blocks{registry.gauge("rollcast_kv_blocks", "KV blocks", "state", "free"),
+              registry.gauge("rollcast_kv_blocks", "KV blocks", "state", "running"),
+              registry.gauge("rollcast_kv_blocks", "KV blocks", "state", "parked")},
+    step_seconds(
+      registry.histogram("rollcast_step_seconds", "Time of one engine step", step_bounds)),
+    batch_rows(registry.histogram("rollcast_batch_rows", "Activation rows of one engine step",
+                                  row_bounds)) {}
+
+} // namespace rollcast

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rollcast {
+
+/// A count that only grows. A handle: small, copyable, valid as long as the metrics it came from.
+/// Every member may be called from any thread and takes no lock.
+class metric_counter {
+public:
+  /// Counts `n` more.
+  void add(std::uint64_t n = 1) const noexcept;
+
+  /// Raises the count to `total`, for counts that arrive as cumulative snapshots. A smaller `total`
+  /// (a late or doubled snapshot) changes nothing, so the exported count never goes down.
+  void raise_to(std::uint64_t total) const noexcept;
+
+  std::uint64_t value() const noexcept;
+
+private:
+  friend class metrics_registry;
+  struct state;
+  explicit metric_counter(state* s) noexcept : state_(s) {}
+  state* state_;
+};
+
+/// A level that goes up and down. A handle like `metric_counter`; takes no lock.
+class metric_gauge {
+public:
+  void set(double value) const noexcept;
+  void add(double change) const noexcept;
+  double value() const noexcept;
+
+private:
+  friend class metrics_registry;
+  struct state;
+  explicit metric_gauge(state* s) noexcept : state_(s) {}
+  state* state_;
+};
+
+/// A distribution over fixed buckets. A handle like `metric_counter`. `observe` takes one lock that
+/// only a scrape contends for: tens of nanoseconds.
+class metric_histogram {
+public:
+  /// Counts one observation. NaN is ignored, because it would poison the sum for ever.
+  void observe(double value) const noexcept;
+
+private:
+  friend class metrics_registry;
+  struct state;
+  explicit metric_histogram(state* s) noexcept : state_(s) {}
+  state* state_;
+};
+
+/// Owns the time series of one process and writes them out. Only the adapter metrics.cpp knows
+/// prometheus-cpp.
+class metrics_registry {
+public:
+  metrics_registry();
+  ~metrics_registry();
+  metrics_registry(const metrics_registry&) = delete;
+  metrics_registry& operator=(const metrics_registry&) = delete;
+
+  /// All series in the Prometheus text format 0.0.4. Any thread; takes tens of microseconds.
+  std::string text() const;
+
+  /// Makes a series; cold, at construction only. `name` has the prefix `rollcast_` and, for a
+  /// counter, the suffix `_total`. A `label` of "" makes a series without labels. Asking twice for
+  /// one series is a bug and stops the process.
+  metric_counter counter(const std::string& name, const std::string& help,
+                         const std::string& label = {}, const std::string& value = {});
+  metric_gauge gauge(const std::string& name, const std::string& help,
+                     const std::string& label = {}, const std::string& value = {});
+  /// `bounds` are the upper bounds of the buckets, strictly ascending; +Inf is added.
+  metric_histogram histogram(const std::string& name, const std::string& help,
+                             const std::vector<double>& bounds);
+
+  /// Sets rollcast_build_info{version, numerics_profile} = 1 and drops the series it had before: a
+  /// scheduler knows the profile only when its first worker registers. Any thread; cold.
+  void describe(const std::string& version, const std::string& numerics_profile);
+
+private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+/// What both roles export. `requests_running`, `requests_waiting` and the token counters mean the
+/// whole cluster on a scheduler and one engine on a worker; sum over one role, never over both.
+struct process_metrics {
+  /// @param version of the program; @param numerics_profile may be "" while it is not known.
+  process_metrics(const std::string& version, const std::string& numerics_profile);
+
+  metrics_registry registry; ///< First: the handles below point into it.
+
+  metric_gauge weight_epoch;
+  metric_gauge requests_running;
+  metric_gauge requests_waiting;
+  metric_counter prompt_tokens;
+  metric_counter generated_tokens;
+  metric_counter recomputed_tokens;
+  metric_counter preemptions;
+  /// Frames from outside that were refused, by reason.
+  struct {
+    metric_counter malformed;     ///< Not an envelope, wrong version, or a count out of range.
+    metric_counter too_large;     ///< Over the size limit.
+    metric_counter unimplemented; ///< A known request that this server does not serve.
+  } frames_rejected;
+};
+
+/// The series of `rollcast scheduler`. Meanings: dashboards/metrics.md.
+struct scheduler_metrics : process_metrics {
+  explicit scheduler_metrics(const std::string& version, const std::string& numerics_profile = {});
+
+  /// Finished responses, by finish reason.
+  struct {
+    metric_counter stop;
+    metric_counter length;
+    metric_counter cancelled;
+  } responses;
+  /// Registered workers, by state.
+  struct {
+    metric_gauge ready;
+    metric_gauge draining;
+  } workers;
+  metric_counter worker_lost;
+  /// Responses whose KV moved between workers and was confirmed, by transport.
+  struct {
+    metric_counter zmq;
+  } migrations;
+  metric_counter migrated_bytes;
+  metric_histogram scheduler_decision_seconds;
+  metric_histogram batch_makespan_seconds;
+  metric_histogram batch_tail_seconds;
+  metric_histogram length_estimate_error_tokens;
+};
+
+/// The series of `rollcast worker`. Meanings: dashboards/metrics.md.
+struct worker_metrics : process_metrics {
+  explicit worker_metrics(const std::string& version, const std::string& numerics_profile = {});
+
+  /// KV blocks of the engine, by state; the three add up to the configured number.
+  struct {
+    metric_gauge free;
+    metric_gauge running;
+    metric_gauge parked;
+  } kv_blocks;
+  metric_histogram step_seconds;
+  metric_histogram batch_rows;
+};
+
+} // namespace rollcast

@@ -1,0 +1,152 @@
+#include "cluster/transport/kv_exchange.hpp"
+
+#include "cluster/transport/kv_exchange_loop.hpp"
+
+#include <utility>
+
+namespace rollcast {
+
+kv_exchange::loop::loop(kv_exchange_options options, serve_function serve)
+  : options_(std::move(options)), serve_(std::move(serve)) {}
+
+kv_exchange::loop::~loop() {
+  post(stop_command{});
+  if (thread_.joinable())
+    thread_.join();
+}
+
+result<void> kv_exchange::loop::bind() {
+  try {
+    router_ = zmq::socket_t{context_, zmq::socket_type::router};
+    router_.set(zmq::sockopt::linger, 0);
+    router_.set(zmq::sockopt::router_mandatory, true);
+    router_.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} + 1024);
+    router_.bind(options_.bind);
+    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
+  } catch (const zmq::error_t& e) {
+    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
+    return fail(code, "cannot bind the worker's data endpoint " + options_.bind + ": " + e.what());
+  }
+  if (!options_.advertise_host.empty())
+    endpoint_ = "tcp://" + options_.advertise_host + endpoint_.substr(endpoint_.rfind(':'));
+  return {};
+}
+
+void kv_exchange::loop::start() {
+  thread_ = std::thread{[this] { run(); }};
+}
+
+void kv_exchange::loop::post(command what) {
+  {
+    const std::scoped_lock lock{mutex_};
+    commands_.push_back(std::move(what));
+  }
+  wake_.ring();
+}
+
+void kv_exchange::loop::run() {
+  while (running_) {
+    std::vector<zmq::pollitem_t> items{{router_.handle(), 0, ZMQ_POLLIN, 0},
+                                       {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
+    std::vector<std::string> names;
+    for (auto& [name, peer] : peers_) {
+      items.push_back({peer.socket.handle(), 0, ZMQ_POLLIN, 0});
+      names.push_back(name);
+    }
+    try {
+      zmq::poll(items, until_next_deadline());
+    } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again
+    }
+    if ((items[1].revents & ZMQ_POLLIN) != 0)
+      wake_.silence();
+    obey();
+    if ((items[0].revents & ZMQ_POLLIN) != 0)
+      hear_pullers();
+    for (std::size_t i = 0; i < names.size(); ++i)
+      if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
+        hear_holder(names[i]);
+    expire();
+  }
+  while (!pulls_.empty())
+    end_pull(pulls_.begin()->first, fail(errc::cancelled, "the KV exchange is stopping"));
+}
+
+void kv_exchange::loop::obey() {
+  std::vector<command> todo;
+  {
+    const std::scoped_lock lock{mutex_};
+    todo.swap(commands_);
+  }
+  for (auto& what : todo)
+    std::visit([this](auto& c) { on(c); }, what);
+}
+
+std::chrono::milliseconds kv_exchange::loop::until_next_deadline() const {
+  auto next = clock::now() + std::chrono::milliseconds{500};
+  for (const auto& [id, p] : pulls_)
+    next = std::min(next, p.deadline);
+  for (const auto& [ticket, o] : offers_)
+    next = std::min(next, o.deadline);
+  const auto left =
+    std::chrono::duration_cast<std::chrono::milliseconds>(next - clock::now()).count();
+  return std::chrono::milliseconds{std::max<std::int64_t>(0, left + 1)};
+}
+
+void kv_exchange::loop::expire() {
+  const auto now = clock::now();
+  std::vector<std::uint64_t> silent;
+  for (const auto& [id, p] : pulls_)
+    if (p.deadline <= now)
+      silent.push_back(id);
+  for (const auto id : silent) {
+    const auto name = pulls_.at(id).endpoint;
+    end_pull(id, fail(errc::timed_out, "no KV from " + name + " for "
+                                         + std::to_string(options_.idle_ms_max.count())
+                                         + " ms; the response is computed again"));
+    forget_peer(name); // a fresh connection next time: this one may be half open
+  }
+  std::erase_if(offers_, [now](const auto& entry) { return entry.second.deadline <= now; });
+  std::erase_if(peers_, [now](const auto& entry) {
+    return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;
+  });
+}
+
+// -- the public class ---------------------------------------------------------
+
+kv_exchange::kv_exchange(std::unique_ptr<loop> l) noexcept : loop_(std::move(l)) {}
+kv_exchange::~kv_exchange() = default;
+
+result<std::unique_ptr<kv_exchange>> kv_exchange::open(kv_exchange_options options,
+                                                       serve_function serve) {
+  auto made = std::make_unique<loop>(std::move(options), std::move(serve));
+  if (auto bound = made->bind(); !bound)
+    return fail(bound);
+  made->start();
+  return std::unique_ptr<kv_exchange>{new kv_exchange{std::move(made)}};
+}
+
+const std::string& kv_exchange::endpoint() const noexcept {
+  return loop_->endpoint();
+}
+
+std::uint64_t kv_exchange::pull(std::string endpoint, const kv_request& request,
+                                std::vector<token_id> tokens, done_function done) {
+  const auto id = loop_->next_pull();
+  loop_->post(
+    loop::pull_command{id, std::move(endpoint), request, std::move(tokens), std::move(done)});
+  return id;
+}
+
+void kv_exchange::cancel(std::uint64_t pull) {
+  loop_->post(loop::cancel_command{pull});
+}
+
+void kv_exchange::answer(const kv_ticket& ticket, result<std::shared_ptr<const kv_image>> image) {
+  loop_->post(loop::answer_command{ticket, std::move(image)});
+}
+
+const kv_exchange::counters& kv_exchange::counts() const noexcept {
+  return loop_->counts;
+}
+
+} // namespace rollcast

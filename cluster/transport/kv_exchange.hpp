@@ -1,0 +1,107 @@
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/step/engine.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rollcast {
+
+/// Where a worker listens for its peers, and bounds of what it does for them.
+struct kv_exchange_options {
+  std::string bind = "tcp://127.0.0.1:*"; ///< ZeroMQ endpoint; `*` takes any free port.
+  std::string advertise_host; ///< What peers dial instead of the bound host; "" is that.
+  std::uint64_t image_bytes_max = std::uint64_t{8} << 30; ///< Of one response's KV, in or out.
+  std::uint32_t part_bytes = 1u << 20;                    ///< Size of one part of an image.
+  std::uint32_t parts_in_flight = 4;                      ///< Parts a puller asks for ahead.
+  std::size_t pulls_max = 64;                             ///< Into this worker, at one time.
+  std::size_t offers_max = 64;                            ///< Out of this worker, at one time.
+  std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
+};
+
+/// Whose KV is wanted, and from which incarnation.
+struct kv_request {
+  worker_id holder;
+  response_id response;
+};
+
+/// A KV image with what proves it.
+struct kv_image {
+  kv_manifest manifest;
+  std::vector<std::byte> bytes;
+};
+
+/// Names one request of a peer until it is answered.
+struct kv_ticket {
+  std::string peer;       ///< The peer's ZeroMQ routing id.
+  std::uint64_t pull = 0; ///< The peer's number for the transfer.
+  friend auto operator<=>(const kv_ticket&, const kv_ticket&) = default;
+};
+
+/// Moves KV images between workers over ZeroMQ: a ROUTER for those who want ours, a DEALER for each
+/// worker we want something from, one thread for all of it.
+///
+/// A transfer is drawn by the puller, part after part, so a slow or dead puller costs the holder
+/// one image and nothing blocks. Every transfer ends: done, refused, or given up after
+/// `idle_ms_max` of silence. The holder keeps the response's KV blocks whatever happens here; only
+/// the scheduler's release frees them.
+class kv_exchange {
+public:
+  /// Answers a peer's request, now or later, by `answer(ticket, ...)`. Called on the exchange's
+  /// thread; must not block.
+  using serve_function = std::function<void(const kv_request&, const kv_ticket&)>;
+  /// Hears once how a pull ended. Called on the exchange's thread; must not block.
+  using done_function = std::function<void(result<kv_image>)>;
+
+  /// Counters since `open`; any thread may read them.
+  struct counters {
+    std::atomic<std::uint64_t> pulls_done{0};
+    std::atomic<std::uint64_t> pulls_failed{0};
+    std::atomic<std::uint64_t> bytes_in{0};
+    std::atomic<std::uint64_t> bytes_out{0};
+    std::atomic<std::uint64_t> frames_rejected{0};
+  };
+
+  /// Binds and starts the thread. Fails with `address_in_use` or `bad_config` (detail: endpoint).
+  static result<std::unique_ptr<kv_exchange>> open(kv_exchange_options options,
+                                                   serve_function serve);
+
+  /// Stops the thread; pulls that are under way hear `cancelled`.
+  ~kv_exchange();
+  kv_exchange(const kv_exchange&) = delete;
+  kv_exchange& operator=(const kv_exchange&) = delete;
+
+  /// What peers connect to, e.g. "tcp://127.0.0.1:40213".
+  const std::string& endpoint() const noexcept;
+
+  /// Fetches the KV of `request.response` from the worker at `endpoint`. `tokens` is what we know
+  /// of the response: the image must hold a non-empty prefix of them, proved by its hash, before a
+  /// single part is fetched. @returns the number to cancel it by. `done` hears the verified image,
+  /// or `timed_out`, `peer_lost`, `frame_malformed` (sizes or hashes differ), `frame_too_large`,
+  /// `queue_full`, `cancelled`, or what the holder refused with. Any thread.
+  std::uint64_t pull(std::string endpoint, const kv_request& request, std::vector<token_id> tokens,
+                     done_function done);
+
+  /// Gives up a pull; `done` hears `cancelled`, unless it has ended already. Any thread.
+  void cancel(std::uint64_t pull);
+
+  /// Answers a ticket; a ticket whose peer has gone is ignored. Any thread.
+  void answer(const kv_ticket& ticket, result<std::shared_ptr<const kv_image>> image);
+
+  const counters& counts() const noexcept;
+
+private:
+  class loop;
+  explicit kv_exchange(std::unique_ptr<loop> l) noexcept;
+  std::unique_ptr<loop> loop_;
+};
+
+} // namespace rollcast

@@ -1,0 +1,126 @@
+#pragma once
+
+#include "cluster/transport/kv_exchange.hpp"
+#include "cluster/transport/kv_frame.hpp"
+#include "cluster/transport/wake_fd.hpp"
+
+#include <zmq.hpp>
+
+#include <map>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <variant>
+
+namespace rollcast {
+
+/// Inside of `kv_exchange`: what its thread owns. Split over kv_exchange.cpp (the loop),
+/// kv_puller.cpp (what we want) and kv_holder.cpp (what peers want). Private to these files.
+class kv_exchange::loop {
+public:
+  using clock = std::chrono::steady_clock;
+
+  struct pull_command {
+    std::uint64_t id;
+    std::string endpoint;
+    kv_request request;
+    std::vector<token_id> tokens;
+    done_function done;
+  };
+  struct cancel_command {
+    std::uint64_t id;
+  };
+  struct answer_command {
+    kv_ticket ticket;
+    result<std::shared_ptr<const kv_image>> image;
+  };
+  struct stop_command {};
+  using command = std::variant<pull_command, cancel_command, answer_command, stop_command>;
+
+  loop(kv_exchange_options options, serve_function serve);
+  ~loop();
+  loop(const loop&) = delete;
+  loop& operator=(const loop&) = delete;
+
+  result<void> bind();
+  void start();
+  void post(command what);
+  const std::string& endpoint() const noexcept { return endpoint_; }
+  std::uint64_t next_pull() noexcept { return ++last_pull_; }
+
+  counters counts;
+
+private:
+  /// A worker that we pull from.
+  struct peer {
+    zmq::socket_t socket;
+    std::size_t pulls = 0;
+    clock::time_point idle_since{};
+  };
+  /// A transfer into this worker.
+  struct pull {
+    std::string endpoint;
+    kv_request request;
+    std::vector<token_id> tokens;
+    done_function done;
+    kv_image image;
+    std::uint32_t part_bytes = 0;
+    std::uint32_t parts = 0;
+    std::uint32_t parts_wanted = 0; ///< Asked for so far, ascending.
+    std::uint32_t parts_here = 0;   ///< Received so far; they arrive in the order asked for.
+    clock::time_point deadline;
+  };
+  /// A transfer out of this worker. Without an image it still waits for `answer`.
+  struct offer {
+    std::shared_ptr<const kv_image> image;
+    clock::time_point deadline;
+  };
+
+  void run();
+  void obey();
+  void expire();
+  std::chrono::milliseconds until_next_deadline() const;
+
+  void on(pull_command& c);
+  void on(const cancel_command& c);
+  void on(const answer_command& c);
+  void on(const stop_command&) { running_ = false; }
+
+  // The puller's side.
+  void hear_holder(const std::string& name);
+  void take_manifest(std::uint64_t id, pull& p, const kv_frame& frame);
+  void take_part(std::uint64_t id, pull& p, const kv_frame& frame, const zmq::message_t& payload);
+  void want_parts(std::uint64_t id, pull& p);
+  void finish(std::uint64_t id, pull& p);
+  void end_pull(std::uint64_t id, result<kv_image> how);
+  void forget_peer(const std::string& name);
+  bool tell_holder(const pull& p, const kv_frame& frame);
+  clock::time_point soon() const { return clock::now() + options_.idle_ms_max; }
+
+  // The holder's side.
+  void hear_pullers();
+  void hear_puller(const std::string& name, const zmq::message_t& body);
+  void send_part(const kv_ticket& to, offer& o, const kv_frame& frame);
+  void refuse(const kv_ticket& to, errc code, std::string_view why);
+  bool tell_puller(const std::string& name, const kv_frame& frame, const void* payload = nullptr,
+                   std::size_t bytes = 0);
+
+  kv_exchange_options options_;
+  serve_function serve_;
+  std::string endpoint_;
+  wake_fd wake_;
+  std::mutex mutex_;
+  std::vector<command> commands_; ///< Guarded by `mutex_`.
+  std::atomic<std::uint64_t> last_pull_{0};
+
+  // Owned by the thread. The context comes first, so that it outlives the sockets.
+  zmq::context_t context_{1};
+  zmq::socket_t router_;
+  std::map<std::string, peer> peers_;
+  std::map<std::uint64_t, pull> pulls_;
+  std::map<kv_ticket, offer> offers_;
+  bool running_ = true;
+  std::thread thread_;
+};
+
+} // namespace rollcast

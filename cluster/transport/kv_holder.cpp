@@ -1,0 +1,128 @@
+#include "cluster/transport/kv_exchange_loop.hpp"
+
+#include <algorithm>
+
+namespace rollcast {
+
+void kv_exchange::loop::hear_pullers() {
+  for (int turn = 0; turn < 64; ++turn) {
+    zmq::message_t name;
+    zmq::message_t body;
+    try {
+      if (!router_.recv(name, zmq::recv_flags::dontwait))
+        return;
+      bool more = name.more() && router_.recv(body, zmq::recv_flags::dontwait) && body.more();
+      while (more) { // no message of ours has a third frame
+        zmq::message_t extra;
+        more = router_.recv(extra, zmq::recv_flags::dontwait) && extra.more();
+        ++counts.frames_rejected;
+      }
+    } catch (const zmq::error_t&) {
+      return;
+    }
+    hear_puller(name.to_string(), body);
+  }
+}
+
+void kv_exchange::loop::hear_puller(const std::string& name, const zmq::message_t& body) {
+  const auto frame = decode_kv_frame({body.data<std::byte>(), body.size()});
+  if (!frame) {
+    ++counts.frames_rejected;
+    return;
+  }
+  const kv_ticket ticket{name, frame->pull};
+  if (frame->kind == kv_message::open) {
+    if (offers_.contains(ticket))
+      return; // a doubled request
+    if (offers_.size() >= options_.offers_max)
+      return refuse(ticket, errc::queue_full,
+                    "already offering " + std::to_string(offers_.size()) + " KV images");
+    offers_.emplace(ticket, offer{nullptr, soon()});
+    return serve_({frame->holder, frame->response}, ticket);
+  }
+  const auto it = offers_.find(ticket);
+  if (frame->kind == kv_message::close) {
+    if (it != offers_.end())
+      offers_.erase(it);
+    return;
+  }
+  if (frame->kind != kv_message::want) {
+    ++counts.frames_rejected;
+    return;
+  }
+  if (it == offers_.end() || !it->second.image)
+    return refuse(ticket, errc::timed_out, "the offer has expired or was never made");
+  send_part(ticket, it->second, *frame);
+}
+
+void kv_exchange::loop::on(const answer_command& c) {
+  const auto it = offers_.find(c.ticket);
+  if (it == offers_.end())
+    return; // the peer gave up
+  if (!c.image) {
+    refuse(c.ticket, c.image.error().code, c.image.error().detail);
+    offers_.erase(it);
+    return;
+  }
+  const auto& image = **c.image;
+  if (image.bytes.empty() || image.bytes.size() > options_.image_bytes_max) {
+    refuse(c.ticket, errc::frame_too_large,
+           "KV image of " + std::to_string(image.bytes.size()) + " bytes, limit "
+             + std::to_string(options_.image_bytes_max));
+    offers_.erase(it);
+    return;
+  }
+  kv_frame frame{.kind = kv_message::manifest, .pull = c.ticket.pull};
+  frame.response = image.manifest.response;
+  frame.tokens = image.manifest.tokens;
+  frame.bytes = image.bytes.size();
+  frame.part_bytes = options_.part_bytes;
+  frame.prefix = image.manifest.prefix;
+  frame.content = image.manifest.content;
+  if (!tell_puller(c.ticket.peer, frame)) {
+    offers_.erase(it);
+    return;
+  }
+  it->second = {*c.image, soon()};
+}
+
+void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame& frame) {
+  const auto at = std::uint64_t{frame.part} * options_.part_bytes;
+  if (at >= o.image->bytes.size()) {
+    ++counts.frames_rejected;
+    return refuse(to, errc::frame_malformed, "no part " + std::to_string(frame.part));
+  }
+  const auto size = std::min<std::uint64_t>(options_.part_bytes, o.image->bytes.size() - at);
+  const kv_frame head{.kind = kv_message::part, .pull = to.pull, .part = frame.part};
+  if (!tell_puller(to.peer, head, o.image->bytes.data() + at, size)) {
+    offers_.erase(to); // the puller is gone or does not read
+    return;
+  }
+  counts.bytes_out += size;
+  o.deadline = soon();
+}
+
+void kv_exchange::loop::refuse(const kv_ticket& to, errc code, std::string_view why) {
+  const kv_frame frame{.kind = kv_message::refused, .code = code, .pull = to.pull};
+  tell_puller(to.peer, frame, why.data(), why.size());
+}
+
+bool kv_exchange::loop::tell_puller(const std::string& name, const kv_frame& frame,
+                                    const void* payload, std::size_t bytes) {
+  const auto head = encode(frame);
+  const auto more = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
+  try {
+    // Only the first frame can fail: ZeroMQ accepts a message whole or not at all.
+    if (!router_.send(zmq::buffer(name), more))
+      return false;
+    const bool body = payload != nullptr;
+    (void)router_.send(zmq::buffer(head), body ? more : zmq::send_flags::dontwait);
+    if (body)
+      (void)router_.send(zmq::const_buffer{payload, bytes}, zmq::send_flags::dontwait);
+    return true;
+  } catch (const zmq::error_t&) { // EHOSTUNREACH: the peer has gone
+    return false;
+  }
+}
+
+} // namespace rollcast

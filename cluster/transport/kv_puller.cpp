@@ -1,0 +1,204 @@
+#include "cluster/transport/kv_exchange_loop.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace rollcast {
+
+void kv_exchange::loop::on(pull_command& c) {
+  if (pulls_.size() >= options_.pulls_max) {
+    ++counts.pulls_failed;
+    return c.done(fail(errc::queue_full, "already pulling the KV of "
+                                           + std::to_string(pulls_.size()) + " responses"));
+  }
+  auto& p = pulls_[c.id];
+  p.endpoint = std::move(c.endpoint);
+  p.request = c.request;
+  p.tokens = std::move(c.tokens);
+  p.done = std::move(c.done);
+  p.deadline = soon();
+  auto at = peers_.find(p.endpoint);
+  if (at == peers_.end()) {
+    try {
+      zmq::socket_t socket{context_, zmq::socket_type::dealer};
+      socket.set(zmq::sockopt::linger, 0);
+      socket.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} * 16 + 1024);
+      socket.connect(p.endpoint);
+      at = peers_.emplace(p.endpoint, peer{std::move(socket)}).first;
+    } catch (const zmq::error_t& e) {
+      ++counts.pulls_failed;
+      auto done = std::move(p.done);
+      auto why = "cannot connect to the worker at " + p.endpoint + ": " + e.what();
+      pulls_.erase(c.id);
+      return done(fail(errc::peer_lost, std::move(why)));
+    }
+  }
+  ++at->second.pulls;
+  kv_frame frame{.kind = kv_message::open, .pull = c.id};
+  frame.holder = p.request.holder;
+  frame.response = p.request.response;
+  if (!tell_holder(p, frame))
+    end_pull(c.id, fail(errc::peer_lost, "the queue to " + p.endpoint + " is full"));
+}
+
+void kv_exchange::loop::on(const cancel_command& c) {
+  const auto it = pulls_.find(c.id);
+  if (it == pulls_.end())
+    return;
+  tell_holder(it->second, {.kind = kv_message::close, .pull = c.id});
+  end_pull(c.id, fail(errc::cancelled, "the transfer was cancelled"));
+}
+
+void kv_exchange::loop::hear_holder(const std::string& name) {
+  // A bounded number of messages a turn, so that one fast holder cannot starve the others.
+  for (int turn = 0; turn < 16; ++turn) {
+    const auto at = peers_.find(name);
+    if (at == peers_.end())
+      return;
+    auto& socket = at->second.socket;
+    zmq::message_t head;
+    zmq::message_t payload;
+    try {
+      if (!socket.recv(head, zmq::recv_flags::dontwait))
+        return;
+      if (head.more() && !socket.recv(payload, zmq::recv_flags::dontwait))
+        return;
+      for (bool more = payload.more(); more;) {
+        zmq::message_t extra;
+        more = socket.recv(extra, zmq::recv_flags::dontwait) && extra.more();
+      }
+    } catch (const zmq::error_t&) {
+      return forget_peer(name);
+    }
+    const auto frame = decode_kv_frame({head.data<std::byte>(), head.size()});
+    if (!frame) {
+      ++counts.frames_rejected;
+      continue;
+    }
+    const auto it = pulls_.find(frame->pull);
+    if (it == pulls_.end() || it->second.endpoint != name)
+      continue; // old news: the pull has ended
+    auto& p = it->second;
+    p.deadline = soon();
+    if (frame->kind == kv_message::manifest)
+      take_manifest(frame->pull, p, *frame);
+    else if (frame->kind == kv_message::part)
+      take_part(frame->pull, p, *frame, payload);
+    else if (frame->kind == kv_message::refused)
+      end_pull(frame->pull, fail(frame->code, "the worker at " + name + " refused: "
+                                                + payload.to_string().substr(0, 200)));
+    else
+      ++counts.frames_rejected;
+  }
+}
+
+void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame& frame) {
+  if (p.parts != 0)
+    return; // a doubled manifest
+  const auto parts = frame.part_bytes == 0
+                       ? std::uint64_t{0}
+                       : (frame.bytes + frame.part_bytes - 1) / frame.part_bytes;
+  const auto what = "KV image of response " + std::to_string(p.request.response.value) + " from "
+                    + p.endpoint + ": ";
+  const auto give_up = [&](errc code, const std::string& why) {
+    tell_holder(p, {.kind = kv_message::close, .pull = id});
+    end_pull(id, fail(code, what + why));
+  };
+  if (frame.bytes > options_.image_bytes_max)
+    return give_up(errc::frame_too_large, std::to_string(frame.bytes) + " bytes, limit "
+                                            + std::to_string(options_.image_bytes_max));
+  if (frame.response != p.request.response || frame.tokens == 0 || frame.tokens > p.tokens.size()
+      || parts == 0 || parts > UINT32_MAX || frame.part_bytes > options_.part_bytes * 16)
+    return give_up(errc::frame_malformed, std::to_string(frame.tokens) + " tokens of "
+                                            + std::to_string(p.tokens.size()) + ", "
+                                            + std::to_string(frame.bytes) + " bytes in parts of "
+                                            + std::to_string(frame.part_bytes));
+  if (hash_of(std::span<const token_id>{p.tokens}.first(frame.tokens)) != frame.prefix)
+    return give_up(errc::frame_malformed, "it belongs to other tokens than ours (prefix hash of "
+                                            + std::to_string(frame.tokens) + " tokens differs)");
+  p.image.manifest = {frame.response, frame.tokens, frame.bytes, frame.prefix, frame.content};
+  p.image.bytes.resize(frame.bytes);
+  p.part_bytes = frame.part_bytes;
+  p.parts = static_cast<std::uint32_t>(parts);
+  want_parts(id, p);
+}
+
+void kv_exchange::loop::want_parts(std::uint64_t id, pull& p) {
+  while (p.parts_wanted < p.parts && p.parts_wanted - p.parts_here < options_.parts_in_flight) {
+    if (!tell_holder(p, {.kind = kv_message::want, .pull = id, .part = p.parts_wanted}))
+      return; // the deadline ends it
+    ++p.parts_wanted;
+  }
+}
+
+void kv_exchange::loop::take_part(std::uint64_t id, pull& p, const kv_frame& frame,
+                                  const zmq::message_t& payload) {
+  const auto at = std::uint64_t{frame.part} * p.part_bytes;
+  const auto size = at < p.image.bytes.size()
+                      ? std::min<std::uint64_t>(p.part_bytes, p.image.bytes.size() - at)
+                      : 0;
+  if (p.parts == 0 || frame.part != p.parts_here || payload.size() != size) {
+    tell_holder(p, {.kind = kv_message::close, .pull = id});
+    return end_pull(id, fail(errc::frame_malformed,
+                             "part " + std::to_string(frame.part) + " of "
+                               + std::to_string(payload.size()) + " bytes from " + p.endpoint
+                               + ", expected part " + std::to_string(p.parts_here) + " of "
+                               + std::to_string(size)));
+  }
+  std::memcpy(p.image.bytes.data() + at, payload.data(), payload.size());
+  counts.bytes_in += payload.size();
+  ++p.parts_here;
+  if (p.parts_here == p.parts)
+    finish(id, p);
+  else
+    want_parts(id, p);
+}
+
+void kv_exchange::loop::finish(std::uint64_t id, pull& p) {
+  tell_holder(p, {.kind = kv_message::close, .pull = id});
+  if (hash_bytes(p.image.bytes) != p.image.manifest.content)
+    return end_pull(id, fail(errc::frame_malformed,
+                             "KV image of response " + std::to_string(p.request.response.value)
+                               + " from " + p.endpoint + ": content hash of "
+                               + std::to_string(p.image.bytes.size())
+                               + " bytes differs; the response is computed again"));
+  auto image = std::move(p.image);
+  end_pull(id, std::move(image));
+}
+
+void kv_exchange::loop::end_pull(std::uint64_t id, result<kv_image> how) {
+  const auto it = pulls_.find(id);
+  const auto done = std::move(it->second.done);
+  const auto peer = peers_.find(it->second.endpoint);
+  if (peer != peers_.end()) {
+    --peer->second.pulls;
+    peer->second.idle_since = clock::now();
+  }
+  pulls_.erase(it);
+  ++(how ? counts.pulls_done : counts.pulls_failed);
+  done(std::move(how));
+}
+
+void kv_exchange::loop::forget_peer(const std::string& name) {
+  std::vector<std::uint64_t> orphans;
+  for (const auto& [id, p] : pulls_)
+    if (p.endpoint == name)
+      orphans.push_back(id);
+  for (const auto id : orphans)
+    end_pull(id, fail(errc::peer_lost, "the connection to " + name + " was given up"));
+  peers_.erase(name);
+}
+
+bool kv_exchange::loop::tell_holder(const pull& p, const kv_frame& frame) {
+  const auto at = peers_.find(p.endpoint);
+  if (at == peers_.end())
+    return false;
+  const auto bytes = encode(frame);
+  try {
+    return at->second.socket.send(zmq::buffer(bytes), zmq::send_flags::dontwait).has_value();
+  } catch (const zmq::error_t&) {
+    return false;
+  }
+}
+
+} // namespace rollcast

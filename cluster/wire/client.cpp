@@ -1,0 +1,203 @@
+#include "cluster/wire/client.hpp"
+
+#include "cluster/wire/codec.hpp"
+
+#include <zmq.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <optional>
+#include <span>
+#include <utility>
+
+namespace rollcast::wire {
+namespace {
+
+using clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+/// How long closing waits for what was sent last, such as an acknowledgement.
+constexpr int linger_ms = 500;
+
+milliseconds left_until(clock::time_point deadline) {
+  const auto left = std::chrono::ceil<milliseconds>(deadline - clock::now());
+  return std::max(left, milliseconds{0});
+}
+
+} // namespace
+
+/// The ZeroMQ socket, what was pushed while an answer was awaited, and the request numbers.
+class controller_client::socket {
+public:
+  socket(std::string endpoint, milliseconds timeout)
+    : endpoint_(std::move(endpoint)), timeout_(timeout), context_(1),
+      dealer_(context_, zmq::socket_type::dealer) {
+    dealer_.set(zmq::sockopt::linger, linger_ms);
+    dealer_.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout.count()));
+    dealer_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
+    dealer_.connect(endpoint_);
+  }
+
+  const std::string& endpoint() const noexcept { return endpoint_; }
+  milliseconds timeout() const noexcept { return timeout_; }
+  std::uint64_t next_request_id() noexcept { return ++last_request_id_; }
+
+  result<void> send(std::uint64_t request_id, const request& body) {
+    const auto bytes = encode(request_id, body);
+    if (bytes.size() > limits.message_bytes)
+      return fail(errc::frame_too_large,
+                  "the request takes " + std::to_string(bytes.size()) + " bytes, at most "
+                    + std::to_string(limits.message_bytes) + " are allowed: split the batch");
+    const auto deadline = clock::now() + timeout_;
+    do {
+      try {
+        if (dealer_.send(zmq::buffer(bytes), zmq::send_flags::none))
+          return {};
+      } catch (const zmq::error_t& e) {
+        if (e.num() != EINTR)
+          return fail(errc::peer_lost, endpoint_ + ": sending failed: " + e.what());
+      }
+    } while (clock::now() < deadline);
+    return fail(errc::timed_out, silence(timeout_));
+  }
+
+  /// Receives one message. @returns nothing when `wait` is over or a signal came.
+  result<std::optional<event_envelope>> receive(milliseconds wait) {
+    zmq::message_t message;
+    try {
+      dealer_.set(zmq::sockopt::rcvtimeo, static_cast<int>(wait.count()));
+      if (!dealer_.recv(message, zmq::recv_flags::none))
+        return std::nullopt;
+      if (message.more()) {
+        while (message.more())
+          if (!dealer_.recv(message, zmq::recv_flags::none))
+            break;
+        return fail(errc::frame_malformed, endpoint_
+                                             + " sent a message of several parts: it is "
+                                               "no Rollcast scheduler");
+      }
+    } catch (const zmq::error_t& e) {
+      if (e.num() == EINTR)
+        return std::nullopt;
+      return fail(errc::peer_lost, endpoint_ + ": receiving failed: " + e.what());
+    }
+    auto envelope = decode_event({static_cast<const std::byte*>(message.data()), message.size()});
+    if (!envelope)
+      return fail(envelope.error().code, endpoint_ + ": " + envelope.error().detail);
+    return std::optional{std::move(*envelope)};
+  }
+
+  std::string silence(milliseconds waited) const {
+    return "no answer from " + endpoint_ + " within " + std::to_string(waited.count())
+           + " ms: is a Rollcast scheduler running there?";
+  }
+
+  std::deque<event> pushed;
+
+private:
+  std::string endpoint_;
+  milliseconds timeout_;
+  std::uint64_t last_request_id_ = 0;
+  zmq::context_t context_;
+  zmq::socket_t dealer_;
+};
+
+controller_client::controller_client(std::unique_ptr<socket> opened) : socket_(std::move(opened)) {}
+controller_client::~controller_client() = default;
+controller_client::controller_client(controller_client&&) noexcept = default;
+controller_client& controller_client::operator=(controller_client&&) noexcept = default;
+
+result<controller_client> controller_client::connect(std::string endpoint, milliseconds timeout) {
+  std::unique_ptr<socket> opened;
+  try {
+    opened = std::make_unique<socket>(endpoint, timeout);
+  } catch (const zmq::error_t& e) {
+    return fail(errc::bad_config,
+                "cannot connect to \"" + endpoint + "\": " + e.what() + "; give tcp://host:port");
+  }
+  controller_client client{std::move(opened)};
+  if (const auto status = client.status(); !status)
+    return fail(status);
+  return client;
+}
+
+result<event> controller_client::ask(const request& body) {
+  const auto deadline = clock::now() + socket_->timeout();
+  const auto id = socket_->next_request_id();
+  if (const auto sent = socket_->send(id, body); !sent)
+    return fail(sent);
+  do {
+    auto got = socket_->receive(left_until(deadline));
+    if (!got)
+      return fail(got);
+    if (!*got)
+      continue;
+    auto& [answered, answer] = **got;
+    if (answered == id)
+      return std::move(answer);
+    // An answer to something older is either a refused acknowledgement or of no interest any more.
+    if (answered == 0 || std::holds_alternative<request_failed>(answer))
+      socket_->pushed.push_back(std::move(answer));
+  } while (clock::now() < deadline);
+  return fail(errc::timed_out, socket_->silence(socket_->timeout()));
+}
+
+template <class Answer>
+result<Answer> controller_client::ask_for(const request& body) {
+  auto got = ask(body);
+  if (!got)
+    return fail(got);
+  if (auto* answer = std::get_if<Answer>(&*got))
+    return std::move(*answer);
+  if (const auto* failed = std::get_if<request_failed>(&*got))
+    return fail(failed->code, failed->detail.empty()
+                                ? failed->message
+                                : failed->message + " (" + failed->detail + ")");
+  return fail(errc::frame_malformed, socket_->endpoint() + " gave an answer of the wrong kind");
+}
+
+result<batch_accepted> controller_client::submit(const submit_batch& batch) {
+  return ask_for<batch_accepted>(batch);
+}
+
+result<batch_accepted> controller_client::resume(std::string_view batch_key,
+                                                 std::uint64_t after_sequence) {
+  return ask_for<batch_accepted>(resume_results{std::string{batch_key}, after_sequence});
+}
+
+result<void> controller_client::cancel(std::string_view batch_key) {
+  if (const auto done = ask_for<request_done>(cancel_batch{std::string{batch_key}}); !done)
+    return fail(done);
+  return {};
+}
+
+result<status_report> controller_client::status() {
+  return ask_for<status_report>(get_status{});
+}
+
+result<void> controller_client::ack(std::string_view batch_key, std::uint64_t sequence) {
+  return socket_->send(socket_->next_request_id(), ack_results{std::string{batch_key}, sequence});
+}
+
+result<event> controller_client::next_event(milliseconds timeout) {
+  if (!socket_->pushed.empty()) {
+    auto first = std::move(socket_->pushed.front());
+    socket_->pushed.pop_front();
+    return first;
+  }
+  const auto deadline = clock::now() + timeout;
+  while (true) {
+    auto got = socket_->receive(left_until(deadline));
+    if (!got)
+      return fail(got);
+    if (!*got)
+      return fail(errc::timed_out, "nothing from " + socket_->endpoint() + " within "
+                                     + std::to_string(timeout.count()) + " ms");
+    auto& [answered, body] = **got;
+    if (answered == 0 || std::holds_alternative<request_failed>(body))
+      return std::move(body);
+  }
+}
+
+} // namespace rollcast::wire

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what Rollcast needs to build and test on Debian 12 (root or sudo). Prints nothing and
+# touches nothing when everything is already there.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build ccache pkg-config make
+  libcaf-dev libssl-dev libzmq3-dev cppzmq-dev libprotobuf-dev protobuf-compiler
+  prometheus-cpp-dev libcpp-httplib-dev libhwy-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
+  libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev libgmock-dev
+  python3 python3-zmq python3-protobuf
+)
+[[ "${1:-}" == --dev ]] && packages+=(clang-format-14)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+as_root=()
+if [[ "$(id -u)" != 0 ]]; then
+  command -v sudo >/dev/null || { echo "install_deps: need root or sudo to install: ${missing[*]}" >&2; exit 2; }
+  as_root=(sudo)
+fi
+echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "install_deps: apt-get failed, see the lines above" >&2
+  exit 2
+fi

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "engine/base/hash.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/numerics/profile.hpp"
+#include "kernels/attention.hpp"
+#include "kernels/rope.hpp"
+#include "kernels/sampling.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace rollcast {
+
+/// What a device is, once it holds a model and its KV blocks.
+struct device_shape {
+  std::uint32_t vocabulary = 0;
+  std::uint32_t positions_max = 0; ///< Positions that the model's rotary table covers.
+  std::uint32_t kv_blocks = 0;
+  std::uint32_t block_tokens = 0;
+  std::uint32_t rows_max = 0;       ///< Rows of one forward pass.
+  std::uint32_t logit_rows_max = 0; ///< Rows of one forward pass whose logits are asked for.
+  std::uint64_t kv_group_bytes = 0; ///< Bytes of `kernels::kv_group` positions, all layers.
+};
+
+/// The rows of one forward pass. Rows of a sequence are consecutive in every array.
+struct forward_rows {
+  std::span<const token_id> tokens;                       ///< [rows]
+  std::span<const kernels::row_place> places;             ///< [rows]
+  std::span<const kernels::attention_sequence> sequences; ///< Covers the rows, in order.
+  std::span<const std::uint32_t> logit_rows;              ///< Ascending; rows that need logits.
+};
+
+/// One device that holds one model: the seam between what is computed and where.
+///
+/// Every result row is a function of (weights, the row's token prefix, its position) alone, bit for
+/// bit, whatever else is in the pass.
+class backend {
+public:
+  virtual ~backend() = default;
+
+  virtual const device_shape& shape() const noexcept = 0;
+  virtual const numerics_profile& numerics() const noexcept = 0;
+  virtual content_hash weights_hash() const noexcept = 0;
+  /// Token ids that end a response, from the checkpoint's configuration.
+  virtual std::span<const token_id> eos_token_ids() const noexcept = 0;
+
+  /// Runs the rows through the model, writes their K and V, and keeps logits [logit_rows] for the
+  /// calls below until the next pass. @pre every bound of `shape()` holds.
+  virtual void forward(const forward_rows& rows) = 0;
+
+  /// Logits [logit_rows, vocabulary] of the last pass; for tests and dumps. A device with its own
+  /// memory copies them first.
+  virtual std::span<const float> logits() = 0;
+
+  /// Chooses a token for each logit row of the last pass. @pre sizes equal `logit_rows`.
+  virtual void sample(std::span<const kernels::sample_params> how,
+                      std::span<kernels::sampled_token> out) = 0;
+
+  /// Log-probability of a given token for each logit row of the last pass.
+  virtual void score(std::span<const float> temperatures, std::span<const token_id> tokens,
+                     std::span<float> out) = 0;
+
+  /// Copies the KV of the first `groups` groups of the block list to or from `image`, laid out
+  /// [layer][group]. @pre image.size() == groups * shape().kv_group_bytes.
+  virtual void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                         std::span<std::byte> image) const = 0;
+  virtual void import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                         std::span<const std::byte> image) = 0;
+};
+
+} // namespace rollcast

@@ -1,0 +1,318 @@
+#include "engine/backend/cpu_backend.hpp"
+
+#include "engine/backend/cpu_activations.hpp"
+#include "engine/backend/thread_pool.hpp"
+#include "engine/base/check.hpp"
+#include "kernels/attention.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/rms_norm.hpp"
+#include "kernels/rope.hpp"
+#include "kernels/sampling.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace rollcast {
+
+namespace {
+
+using namespace kernels;
+
+/// Time that one shared run of a loop should take: long against the cost of claiming it, short
+/// against the imbalance it can leave. Speed only.
+constexpr double run_ns = 8000;
+
+/// Items of one run, from an estimate of what one item costs.
+std::size_t grain_for(double item_ns) noexcept {
+  return std::max<std::size_t>(1, static_cast<std::size_t>(run_ns / std::max(item_ns, 0.1)));
+}
+
+/// The transformer, written once over the CPU kernels. Threads share rows, row tiles, output panels
+/// or (sequence, head) items, never a reduction.
+class cpu_backend final : public backend {
+public:
+  cpu_backend(std::shared_ptr<const model_weights> weights, const numerics_profile& profile,
+              const cpu_backend_options& options, cpu_activations activations,
+              aligned_buffer kv_cache, device_shape shape)
+    : weights_(std::move(weights)), config_(weights_->config()), profile_(profile), shape_(shape),
+      pool_(options.threads), act_(std::move(activations)), kv_cache_(std::move(kv_cache)) {
+    rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
+  }
+
+  const device_shape& shape() const noexcept override { return shape_; }
+  const numerics_profile& numerics() const noexcept override { return profile_; }
+  content_hash weights_hash() const noexcept override { return weights_->hash(); }
+  std::span<const token_id> eos_token_ids() const noexcept override {
+    return config_.eos_token_ids;
+  }
+
+  void forward(const forward_rows& rows) override;
+  std::span<const float> logits() override {
+    return {act_.logits(), logit_count_ * config_.vocabulary};
+  }
+  void sample(std::span<const sample_params> how, std::span<sampled_token> out) override;
+  void score(std::span<const float> temperatures, std::span<const token_id> tokens,
+             std::span<float> out) override;
+  void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                 std::span<std::byte> image) const override;
+  void import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                 std::span<const std::byte> image) override;
+
+private:
+  kv_layout kv_of(std::size_t layer) const noexcept;
+  std::byte* group_at(std::size_t layer, std::span<const std::uint32_t> blocks,
+                      std::size_t group) const noexcept;
+
+  void embed(std::span<const token_id> tokens);
+  void norm(const float* x, const float* weight, float* y, std::size_t rows);
+  packed_rows pack(const float* x, std::size_t rows, std::size_t k);
+  void multiply(const packed_matrix& w, const packed_rows& x, float* y, const float* bias,
+                bool accumulate);
+  void attend(const layer_weights& layer, std::size_t index, const forward_rows& rows);
+  void feed_forward(const layer_weights& layer, std::size_t rows);
+  void make_logits(std::span<const std::uint32_t> logit_rows);
+
+  std::shared_ptr<const model_weights> weights_;
+  const model_config& config_;
+  numerics_profile profile_;
+  device_shape shape_;
+  thread_pool pool_;
+  cpu_activations act_;
+  aligned_buffer kv_cache_;
+  std::size_t items_ = 0;       ///< Of the attention plan of this pass.
+  double item_ns_ = 0;          ///< Estimated cost of one of them.
+  std::size_t logit_count_ = 0; ///< Rows in the logits buffer.
+};
+
+// -- pieces -------------------------------------------------------------------
+
+kv_layout cpu_backend::kv_of(std::size_t layer) const noexcept {
+  kv_layout kv{nullptr, shape_.block_tokens, config_.kv_heads, config_.head_dim, profile_.kv_type};
+  kv.data = kv_cache_.data() + layer * shape_.kv_blocks * kv.block_bytes();
+  return kv;
+}
+
+void cpu_backend::embed(std::span<const token_id> tokens) {
+  const auto& table = weights_->embedding();
+  const std::size_t dim = config_.hidden;
+  const std::size_t row_bytes = dim * size_of(table.type);
+  pool_.run(tokens.size(), grain_for(0.1 * static_cast<double>(dim)),
+            [&](std::size_t begin, std::size_t end, std::size_t) {
+              for (std::size_t row = begin; row < end; ++row)
+                widen_row_cpu(table.bytes.data()
+                                + static_cast<std::size_t>(tokens[row]) * row_bytes,
+                              table.type, dim, act_.hidden() + row * dim);
+            });
+}
+
+void cpu_backend::norm(const float* x, const float* weight, float* y, std::size_t rows) {
+  const std::size_t dim = config_.hidden;
+  const rms_norm_args args{x, weight, y, dim, dim, dim, config_.rms_eps};
+  pool_.run(
+    rows, grain_for(0.3 * static_cast<double>(dim)),
+    [&](std::size_t begin, std::size_t end, std::size_t) { rms_norm_cpu(args, begin, end); });
+}
+
+packed_rows cpu_backend::pack(const float* x, std::size_t rows, std::size_t k) {
+  const packed_rows packed{act_.packed(), rows, k, profile_.arithmetic};
+  const std::size_t tiles = row_tile_count(profile_.arithmetic, rows);
+  const double tile_ns = 0.3 * static_cast<double>(rows * k) / static_cast<double>(tiles);
+  pool_.run(tiles, grain_for(tile_ns), [&](std::size_t begin, std::size_t end, std::size_t) {
+    pack_rows(x, k, packed, begin, end);
+  });
+  return packed;
+}
+
+void cpu_backend::multiply(const packed_matrix& w, const packed_rows& x, float* y,
+                           const float* bias, bool accumulate) {
+  const gemm_args args{w, x, y, w.n, bias, accumulate};
+  const std::size_t panels = panel_count(w.n);
+  // A panel costs its bytes at memory speed or its products at the FMA rate, whichever is more.
+  const double panel_ns =
+    static_cast<double>(x.k) * std::max(4.0, 0.6 * static_cast<double>(x.rows));
+  const std::size_t share = std::max<std::size_t>(1, panels / (pool_.size() * 8));
+  pool_.run(panels, std::max(grain_for(panel_ns), share),
+            [&](std::size_t begin, std::size_t end, std::size_t) { gemm_cpu(args, begin, end); });
+}
+
+// -- one layer ----------------------------------------------------------------
+
+void cpu_backend::attend(const layer_weights& layer, std::size_t index, const forward_rows& rows) {
+  const std::size_t count = rows.tokens.size();
+  const std::size_t heads = config_.heads;
+  const std::size_t q_width = heads * config_.head_dim;
+  norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
+  multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(),
+           layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(), false);
+  const qkv_rope_args rope{act_.qkv(),
+                           layer.qkv.n,
+                           heads,
+                           config_.kv_heads,
+                           layer.q_norm.empty() ? nullptr : layer.q_norm.data(),
+                           layer.k_norm.empty() ? nullptr : layer.k_norm.data(),
+                           config_.rms_eps,
+                           act_.cos_sin(),
+                           rows.places.data(),
+                           kv_of(index)};
+  pool_.run(count, grain_for(0.6 * static_cast<double>(layer.qkv.n)),
+            [&](std::size_t begin, std::size_t end, std::size_t) {
+              qkv_rope_append_cpu(rope, begin, end);
+            });
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  const attention_args args{act_.qkv(), layer.qkv.n, act_.attended(), q_width,
+                            heads,      scale,       kv_of(index),    rows.sequences.data()};
+  pool_.run(items_, grain_for(item_ns_), [&](std::size_t begin, std::size_t end, std::size_t) {
+    for (std::size_t item = begin; item < end; ++item)
+      attention_cpu(args, act_.items()[item]);
+  });
+  multiply(layer.o, pack(act_.attended(), count, q_width), act_.hidden(), nullptr, true);
+}
+
+void cpu_backend::feed_forward(const layer_weights& layer, std::size_t rows) {
+  const std::size_t dim = config_.intermediate;
+  norm(act_.hidden(), layer.post_norm.data(), act_.normed(), rows);
+  multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
+           false);
+  const silu_mul_args args{act_.gate_up(), 2 * dim, act_.gated(), dim, dim};
+  pool_.run(
+    rows, grain_for(0.8 * static_cast<double>(dim)),
+    [&](std::size_t begin, std::size_t end, std::size_t) { silu_mul_cpu(args, begin, end); });
+  multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+}
+
+void cpu_backend::make_logits(std::span<const std::uint32_t> logit_rows) {
+  logit_count_ = logit_rows.size();
+  if (logit_rows.empty())
+    return;
+  const std::size_t dim = config_.hidden;
+  float* gathered = act_.gathered();
+  for (std::size_t i = 0; i < logit_rows.size(); ++i)
+    std::memcpy(gathered + i * dim, act_.hidden() + logit_rows[i] * dim, dim * sizeof(float));
+  norm(gathered, weights_->final_norm().data(), act_.normed(), logit_rows.size());
+  multiply(weights_->lm_head(), pack(act_.normed(), logit_rows.size(), dim), act_.logits(), nullptr,
+           false);
+}
+
+void cpu_backend::forward(const forward_rows& rows) {
+  const std::size_t count = rows.tokens.size();
+  ROLLCAST_CHECK(count <= shape_.rows_max && rows.places.size() == count);
+  ROLLCAST_CHECK(rows.logit_rows.size() <= shape_.logit_rows_max);
+  items_ =
+    plan_attention(rows.sequences.data(), rows.sequences.size(), config_.kv_heads, act_.items());
+  double keys = 0;
+  for (const auto& sequence : rows.sequences)
+    keys += static_cast<double>(sequence.rows) * (sequence.position + sequence.rows);
+  item_ns_ = 0.15 * keys * static_cast<double>(config_.heads * config_.head_dim)
+             / static_cast<double>(std::max<std::size_t>(items_, 1));
+  embed(rows.tokens);
+  for (std::size_t index = 0; index < config_.layers; ++index) {
+    const auto& layer = weights_->layers()[index];
+    attend(layer, index, rows);
+    feed_forward(layer, count);
+  }
+  make_logits(rows.logit_rows);
+}
+
+// -- what follows a pass ------------------------------------------------------
+
+void cpu_backend::sample(std::span<const sample_params> how, std::span<sampled_token> out) {
+  ROLLCAST_CHECK(how.size() == logit_count_ && out.size() == logit_count_);
+  const std::size_t vocabulary = config_.vocabulary;
+  pool_.run(how.size(), grain_for(2.0 * static_cast<double>(vocabulary)),
+            [&](std::size_t begin, std::size_t end, std::size_t thread) {
+              for (std::size_t row = begin; row < end; ++row)
+                out[row] = sample_token_cpu(act_.logits() + row * vocabulary, vocabulary, how[row],
+                                            act_.sample_scratch(thread));
+            });
+}
+
+void cpu_backend::score(std::span<const float> temperatures, std::span<const token_id> tokens,
+                        std::span<float> out) {
+  ROLLCAST_CHECK(tokens.size() == logit_count_ && out.size() == logit_count_);
+  const std::size_t vocabulary = config_.vocabulary;
+  pool_.run(tokens.size(), grain_for(1.0 * static_cast<double>(vocabulary)),
+            [&](std::size_t begin, std::size_t end, std::size_t) {
+              for (std::size_t row = begin; row < end; ++row)
+                out[row] = token_logprob_cpu(act_.logits() + row * vocabulary, vocabulary,
+                                             temperatures[row], tokens[row]);
+            });
+}
+
+std::byte* cpu_backend::group_at(std::size_t layer, std::span<const std::uint32_t> blocks,
+                                 std::size_t group) const noexcept {
+  const kv_layout kv = kv_of(layer);
+  const std::size_t groups_per_block = kv.block_tokens / kv_group;
+  return kv.data + blocks[group / groups_per_block] * kv.block_bytes()
+         + group % groups_per_block * kv.group_bytes();
+}
+
+void cpu_backend::export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                            std::span<std::byte> image) const {
+  ROLLCAST_CHECK(image.size() == groups * shape_.kv_group_bytes);
+  const std::size_t bytes = kv_of(0).group_bytes();
+  std::byte* to = image.data();
+  for (std::size_t layer = 0; layer < config_.layers; ++layer)
+    for (std::size_t group = 0; group < groups; ++group, to += bytes)
+      std::memcpy(to, group_at(layer, blocks, group), bytes);
+}
+
+void cpu_backend::import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                            std::span<const std::byte> image) {
+  ROLLCAST_CHECK(image.size() == groups * shape_.kv_group_bytes);
+  const std::size_t bytes = kv_of(0).group_bytes();
+  const std::byte* from = image.data();
+  for (std::size_t layer = 0; layer < config_.layers; ++layer)
+    for (std::size_t group = 0; group < groups; ++group, from += bytes)
+      std::memcpy(group_at(layer, blocks, group), from, bytes);
+}
+
+result<void> check(const cpu_backend_options& options) {
+  const auto bad = [](const std::string& what, std::uint64_t value, const std::string& must) {
+    return fail(errc::bad_config, what + " is " + std::to_string(value) + ": it must be " + must);
+  };
+  if (options.threads == 0 || options.threads > 1024)
+    return bad("threads", options.threads, "1 to 1024");
+  if (options.kv_blocks == 0)
+    return bad("kv-blocks", options.kv_blocks, "at least 1");
+  if (options.block_tokens == 0 || options.block_tokens % kv_group != 0)
+    return bad("block-tokens", options.block_tokens, "a multiple of " + std::to_string(kv_group));
+  if (options.rows_max == 0 || options.logit_rows_max == 0)
+    return bad("rows-max", options.rows_max, "at least 1");
+  return {};
+}
+
+} // namespace
+
+result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_weights> weights,
+                                                  const numerics_profile& profile,
+                                                  const cpu_backend_options& options) {
+  if (auto ok = check(options); !ok)
+    return fail(ok);
+  const model_config& config = weights->config();
+  device_shape shape;
+  shape.vocabulary = static_cast<std::uint32_t>(config.vocabulary);
+  shape.positions_max = static_cast<std::uint32_t>(config.max_positions);
+  if (options.positions_max != 0)
+    shape.positions_max = std::min(shape.positions_max, options.positions_max);
+  shape.kv_blocks = options.kv_blocks;
+  shape.block_tokens = options.block_tokens;
+  shape.rows_max = options.rows_max;
+  shape.logit_rows_max = std::min(options.logit_rows_max, options.rows_max);
+  const kv_layout kv{nullptr, options.block_tokens, config.kv_heads, config.head_dim,
+                     profile.kv_type};
+  shape.kv_group_bytes = config.layers * kv.group_bytes();
+  auto kv_cache = aligned_buffer::make(config.layers * options.kv_blocks * kv.block_bytes());
+  if (!kv_cache)
+    return fail(kv_cache);
+  auto activations = cpu_activations::make(config, profile.arithmetic, shape, options.threads);
+  if (!activations)
+    return fail(activations);
+  return std::make_unique<cpu_backend>(std::move(weights), profile, options,
+                                       std::move(*activations), std::move(*kv_cache), shape);
+}
+
+} // namespace rollcast

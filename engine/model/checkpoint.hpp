@@ -1,0 +1,106 @@
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "kernels/types.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rollcast {
+
+/// A file mapped read-only, unmapped with the object.
+class mapped_file {
+public:
+  /// @returns `io_failed` if the file cannot be opened or mapped. An empty file maps to no bytes.
+  static result<mapped_file> open(const std::filesystem::path& path);
+
+  mapped_file(mapped_file&& other) noexcept;
+  mapped_file& operator=(mapped_file&& other) noexcept;
+  ~mapped_file();
+
+  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+private:
+  mapped_file() = default;
+
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+/// Where one tensor of a safetensors file lies, as its header says and as was checked.
+struct tensor_entry {
+  std::string dtype; ///< As the file spells it: "BF16", "F8_E4M3", ...
+  std::vector<std::size_t> shape;
+  std::size_t begin = 0; ///< Bytes from the start of the file.
+  std::size_t end = 0;
+};
+
+/// Reads the header of a safetensors file that is wholly in `bytes`.
+///
+/// @returns `bad_checkpoint`, with `where` and what is wrong, unless: the header's length is in the
+///          file and at most 100 MB; it is one JSON object without repeated names; each tensor has
+///          dtype, shape and offsets of the right types; its bytes equal shape times dtype (for the
+///          dtypes of the format); and the tensors fill the data section from first byte to last
+///          without gap or overlap, as the format demands. So a file cut anywhere is refused.
+/// Source: https://huggingface.co/docs/safetensors, "Format".
+result<std::map<std::string, tensor_entry, std::less<>>>
+parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
+
+/// One tensor, in the mapping of its checkpoint.
+struct tensor_view {
+  std::string name;
+  kernels::dtype type = kernels::dtype::f32;
+  std::vector<std::size_t> shape;
+  std::span<const std::byte> bytes; ///< Row-major, little-endian, perhaps not aligned.
+};
+
+/// A Hugging Face checkpoint directory: its tensors by name, mapped and not copied.
+///
+/// The files must not be shortened while this object lives: reading past the new end of a mapped
+/// file ends the process. `model_weights` keeps no checkpoint once it has loaded.
+class checkpoint {
+public:
+  /// Opens `model.safetensors` if it is there; else the shards that `model.safetensors.index.json`
+  /// names; else every `*.safetensors`.
+  /// @returns `io_failed` for a file that cannot be read; `bad_checkpoint` for no such file, a file
+  ///          that `parse_safetensors` refuses, one name in two shards, an index that names a
+  ///          shard outside of the directory, or a tensor that is not in the shard it names.
+  static result<checkpoint> open(const std::filesystem::path& directory);
+
+  /// Names of all tensors, ascending.
+  std::vector<std::string_view> names() const;
+
+  bool contains(std::string_view name) const { return tensors_.contains(name); }
+
+  /// @returns the tensor; `bad_checkpoint` if it is missing or not of type BF16, F16 or F32.
+  result<tensor_view> tensor(std::string_view name) const;
+
+  /// The file that holds a tensor, for errors; the directory if none does.
+  std::string file_of(std::string_view name) const;
+
+  const std::filesystem::path& directory() const noexcept { return directory_; }
+
+  /// Tells the system that a tensor's pages are not needed again.
+  static void release(const tensor_view& tensor) noexcept;
+
+private:
+  struct placed_tensor {
+    tensor_entry entry;
+    std::size_t file = 0; ///< In `files_`.
+  };
+
+  result<void> add_file(const std::filesystem::path& path);
+  result<void> add_indexed(const std::filesystem::path& index);
+
+  std::filesystem::path directory_;
+  std::vector<mapped_file> files_;
+  std::map<std::string, placed_tensor, std::less<>> tensors_;
+};
+
+} // namespace rollcast

@@ -1,0 +1,67 @@
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/ids.hpp"
+#include "kernels/rope.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rollcast {
+
+/// Model families, by the class name in config.json's `architectures`.
+enum class architecture : std::uint8_t {
+  qwen3, ///< `Qwen3ForCausalLM`: RMSNorm of every q and k head, no biases.
+  qwen2, ///< `Qwen2ForCausalLM` (Qwen 2 and 2.5): biases on q, k and v.
+  llama, ///< `LlamaForCausalLM` (Llama 3.x): no biases, may scale its rotary frequencies.
+  mimo,  ///< `MiMoForCausalLM` (MiMo-7B): Qwen2's layers and MTP layers beside them.
+};
+
+/// Returns "qwen3", "qwen2", "llama" or "mimo".
+std::string_view to_string(architecture family) noexcept;
+
+/// Returns the name in config.json's `architectures`, for instance "Qwen3ForCausalLM".
+std::string_view class_name(architecture family) noexcept;
+
+/// The shape of a model: everything that the engine must know besides the weights. What
+/// `load_config` returns has passed every check that this header lists.
+struct model_config {
+  architecture family = architecture::qwen3;
+  std::size_t hidden = 0;       ///< Width of the residual stream.
+  std::size_t layers = 0;       ///< Base layers; MTP layers not counted.
+  std::size_t heads = 0;        ///< Query heads; a multiple of `kv_heads`.
+  std::size_t kv_heads = 0;     ///< Key and value heads.
+  std::size_t head_dim = 0;     ///< A multiple of 16, at most 256; need not be hidden / heads.
+  std::size_t intermediate = 0; ///< Width of the gated FFN.
+  std::size_t vocabulary = 0;   ///< Rows of the embedding.
+  float rms_eps = 1e-6f;
+  kernels::rope_params rope;
+  std::size_t max_positions = 0;       ///< Prompt and response together.
+  bool tie_embeddings = false;         ///< The head is the embedding.
+  bool attention_bias = false;         ///< q, k and v have biases; o never has.
+  bool qk_norm = false;                ///< Every q and k head is normalised before its rotation.
+  std::vector<token_id> eos_token_ids; ///< Ascending, without repeats; may be empty.
+  std::string dtype;                   ///< As the file says ("bfloat16"); may be empty.
+  std::size_t mtp_layers = 0;          ///< Layers under `model.mtp_layers`.
+};
+
+/// Reads `config.json`, and `generation_config.json` for more end-of-sequence ids where there is
+/// one. Accepts the spellings of transformers 4 and 5: `rope_theta`, `rope_scaling` and
+/// `torch_dtype`, or `rope_parameters` and `dtype`.
+///
+/// @returns `io_failed` if config.json cannot be read, else `bad_config` with one line that names
+///          file, key, value and what is accepted: a missing key, a wrong type, a number that is
+///          not finite or not in range, heads that do not divide, a head_dim that is not a multiple
+///          of 16, and whatever the engine does not compute (other architectures, rope types other
+///          than default, linear and llama3, partial rotation, sliding windows below the context,
+///          activations other than silu, biases elsewhere, quantised checkpoints).
+result<model_config> load_config(const std::filesystem::path& directory);
+
+/// Returns the text of a config.json that `load_config` reads back as `config`.
+std::string to_config_json(const model_config& config);
+
+} // namespace rollcast

@@ -1,0 +1,179 @@
+#include "engine/model/random_model.hpp"
+
+#include "engine/base/hash.hpp"
+#include "engine/base/prng.hpp"
+#include "engine/model/tensor_plan.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace rollcast {
+
+namespace {
+
+struct named_shape {
+  std::string name;
+  std::vector<std::size_t> shape;
+};
+
+std::size_t elements_of(const named_shape& tensor) {
+  std::size_t out = 1;
+  for (const std::size_t extent : tensor.shape)
+    out *= extent;
+  return out;
+}
+
+/// MiMo's MTP layer is a decoder layer and four tensors more.
+void add_mtp_layers(const model_config& config, std::vector<named_shape>& out) {
+  constexpr std::string_view first = "model.layers.0.";
+  const auto base = plan_tensors(config);
+  for (std::size_t layer = 0; layer < config.mtp_layers; ++layer) {
+    const std::string prefix = "model.mtp_layers." + std::to_string(layer) + ".";
+    for (const auto& tensor : base) {
+      if (tensor.name.starts_with(first))
+        out.push_back({prefix + tensor.name.substr(first.size()), tensor.shape});
+    }
+    for (const auto* norm : {"token_layernorm", "hidden_layernorm", "final_layernorm"})
+      out.push_back({prefix + norm + ".weight", {config.hidden}});
+    out.push_back({prefix + "input_proj.weight", {config.hidden, 2 * config.hidden}});
+  }
+}
+
+/// Rounds to the nearest half, ties to even. |x| is far below the largest half here.
+std::uint16_t round_f16(float x) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
+  const float size = std::fabs(x);
+  if (size < 0x1p-14f) // A subnormal half, or zero, is a multiple of 2^-24.
+    return static_cast<std::uint16_t>(
+      sign | static_cast<std::uint32_t>(std::nearbyint(static_cast<double>(size) * 0x1p24)));
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<std::uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+/// About normal: the sum of four uniforms of 16 bits, centred, in units of its deviation.
+float bell(prng& random) noexcept {
+  constexpr float deviation = 37837.227f; // 65536 / sqrt(3)
+  const std::uint64_t bits = random.next();
+  std::int32_t sum = -2 * 65535;
+  for (int part = 0; part < 4; ++part)
+    sum += static_cast<std::int32_t>((bits >> (16 * part)) & 0xffffu);
+  return static_cast<float>(sum) / deviation;
+}
+
+std::vector<std::byte> fill(const named_shape& tensor, std::uint64_t seed, kernels::dtype type) {
+  const bool matrix = tensor.shape.size() == 2;
+  const bool bias = tensor.name.ends_with(".bias");
+  const float mean = matrix || bias ? 0.0f : 1.0f;
+  const float deviation =
+    matrix ? 1.0f / std::sqrt(static_cast<float>(tensor.shape[1])) : (bias ? 0.02f : 0.1f);
+  prng random(hash_of(std::span<const char>(tensor.name), seed).low);
+  const std::size_t count = elements_of(tensor);
+  const std::size_t size = kernels::size_of(type);
+  std::vector<std::byte> out(count * size);
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = mean + deviation * bell(random);
+    if (type == kernels::dtype::f32) {
+      std::memcpy(&out[i * size], &value, size);
+    } else {
+      const std::uint16_t bits =
+        type == kernels::dtype::bf16 ? kernels::round_bf16(value) : round_f16(value);
+      std::memcpy(&out[i * size], &bits, size);
+    }
+  }
+  return out;
+}
+
+result<void> write_text(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out)
+    return fail(errc::io_failed, path.string() + ": cannot write: " + std::strerror(errno));
+  return {};
+}
+
+result<void> write_shard(const std::filesystem::path& path, const std::vector<named_shape>& tensors,
+                         std::uint64_t seed, kernels::dtype type) {
+  constexpr std::array<const char*, 3> names{"F32", "BF16", "F16"}; // In the order of dtype.
+  nlohmann::ordered_json header;
+  header["__metadata__"] = {{"format", "pt"}};
+  std::size_t at = 0;
+  for (const auto& tensor : tensors) {
+    const std::size_t end = at + elements_of(tensor) * kernels::size_of(type);
+    header[tensor.name] = {{"dtype", names[static_cast<std::size_t>(type)]},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {at, end}}};
+    at = end;
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' '); // As the reference writer aligns the data.
+  const std::uint64_t length = text.size();
+  std::ofstream out(path, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&length), sizeof length);
+  out << text;
+  for (const auto& tensor : tensors) {
+    const auto bytes = fill(tensor, seed, type);
+    out.write(reinterpret_cast<const char*>(bytes.data()),
+              static_cast<std::streamsize>(bytes.size()));
+  }
+  out.close();
+  if (!out)
+    return fail(errc::io_failed, path.string() + ": cannot write: " + std::strerror(errno));
+  return {};
+}
+
+} // namespace
+
+result<void> write_random_model(const std::filesystem::path& directory, const model_config& config,
+                                std::uint64_t seed, kernels::dtype type, std::size_t shards) {
+  std::error_code failed;
+  std::filesystem::create_directories(directory, failed);
+  if (failed)
+    return fail(errc::io_failed, directory.string() + ": cannot make: " + failed.message());
+  constexpr std::array<const char*, 3> names{"float32", "bfloat16", "float16"};
+  model_config written = config;
+  written.dtype = names[static_cast<std::size_t>(type)];
+  if (const auto done = write_text(directory / "config.json", to_config_json(written)); !done)
+    return fail(done);
+
+  std::vector<named_shape> tensors;
+  for (auto& tensor : plan_tensors(config))
+    tensors.push_back({tensor.name, tensor.shape});
+  add_mtp_layers(config, tensors);
+  if (shards <= 1)
+    return write_shard(directory / "model.safetensors", tensors, seed, type);
+
+  nlohmann::ordered_json index;
+  index["metadata"]["total_size"] = 0;
+  std::size_t total = 0;
+  for (std::size_t shard = 0; shard < shards; ++shard) {
+    std::array<char, 64> name{};
+    std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", shard + 1, shards);
+    std::vector<named_shape> part;
+    for (std::size_t i = shard; i < tensors.size(); i += shards) {
+      part.push_back(tensors[i]);
+      index["weight_map"][tensors[i].name] = name.data();
+      total += elements_of(tensors[i]) * kernels::size_of(type);
+    }
+    if (const auto done = write_shard(directory / name.data(), part, seed, type); !done)
+      return fail(done);
+  }
+  index["metadata"]["total_size"] = total;
+  return write_text(directory / "model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+} // namespace rollcast

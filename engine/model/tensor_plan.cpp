@@ -1,0 +1,60 @@
+#include "engine/model/tensor_plan.hpp"
+
+#include <utility>
+
+namespace rollcast {
+
+namespace {
+
+void plan_layer(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
+    out.push_back({prefix + std::string(name), std::move(shape), role, layer});
+  };
+  const std::size_t hidden = config.hidden;
+  const std::size_t q = config.heads * config.head_dim;
+  const std::size_t kv = config.kv_heads * config.head_dim;
+  add("input_layernorm.weight", {hidden}, tensor_role::input_norm);
+  add("self_attn.q_proj.weight", {q, hidden}, tensor_role::q);
+  add("self_attn.k_proj.weight", {kv, hidden}, tensor_role::k);
+  add("self_attn.v_proj.weight", {kv, hidden}, tensor_role::v);
+  if (config.attention_bias) {
+    add("self_attn.q_proj.bias", {q}, tensor_role::q_bias);
+    add("self_attn.k_proj.bias", {kv}, tensor_role::k_bias);
+    add("self_attn.v_proj.bias", {kv}, tensor_role::v_bias);
+  }
+  if (config.qk_norm) {
+    add("self_attn.q_norm.weight", {config.head_dim}, tensor_role::q_norm);
+    add("self_attn.k_norm.weight", {config.head_dim}, tensor_role::k_norm);
+  }
+  add("self_attn.o_proj.weight", {hidden, q}, tensor_role::o);
+  add("post_attention_layernorm.weight", {hidden}, tensor_role::post_norm);
+  add("mlp.gate_proj.weight", {config.intermediate, hidden}, tensor_role::gate);
+  add("mlp.up_proj.weight", {config.intermediate, hidden}, tensor_role::up);
+  add("mlp.down_proj.weight", {hidden, config.intermediate}, tensor_role::down);
+}
+
+} // namespace
+
+std::vector<planned_tensor> plan_tensors(const model_config& config) {
+  const std::size_t hidden = config.hidden;
+  std::vector<planned_tensor> out;
+  out.push_back(
+    {"model.embed_tokens.weight", {config.vocabulary, hidden}, tensor_role::embedding, 0});
+  for (std::size_t layer = 0; layer < config.layers; ++layer)
+    plan_layer(config, layer, out);
+  out.push_back({"model.norm.weight", {hidden}, tensor_role::final_norm, 0});
+  if (!config.tie_embeddings)
+    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0});
+  return out;
+}
+
+bool is_known_extra(const model_config& config, std::string_view name) {
+  if (name.starts_with("model.") && name.ends_with("rotary_emb.inv_freq"))
+    return true;
+  if (config.tie_embeddings && name == "lm_head.weight")
+    return true;
+  return config.family == architecture::mimo && name.starts_with("model.mtp_layers.");
+}
+
+} // namespace rollcast

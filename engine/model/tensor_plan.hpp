@@ -1,0 +1,50 @@
+#pragma once
+
+#include "engine/model/config.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rollcast {
+
+/// What a checkpoint tensor is for.
+enum class tensor_role : std::uint8_t {
+  embedding,
+  final_norm,
+  lm_head,
+  input_norm,
+  post_norm,
+  q_norm,
+  k_norm,
+  q,
+  k,
+  v,
+  o,
+  gate,
+  up,
+  down,
+  q_bias,
+  k_bias,
+  v_bias,
+};
+
+struct planned_tensor {
+  std::string name;
+  std::vector<std::size_t> shape; ///< Linear weights are [out, in].
+  tensor_role role;
+  std::size_t layer = 0; ///< Meaningless for embedding, final_norm and lm_head.
+};
+
+/// Every tensor that a model of this shape needs, under its Hugging Face name, layer by layer. The
+/// head is not among them when it is the embedding.
+std::vector<planned_tensor> plan_tensors(const model_config& config);
+
+/// True for tensors that published checkpoints hold and the engine does not need: the
+/// `rotary_emb.inv_freq` buffers of old files, `lm_head.weight` when the embedding is the head, and
+/// MiMo's `model.mtp_layers.*`.
+bool is_known_extra(const model_config& config, std::string_view name);
+
+} // namespace rollcast

@@ -1,0 +1,93 @@
+#pragma once
+
+#include "engine/base/aligned_buffer.hpp"
+#include "engine/base/error.hpp"
+#include "engine/base/hash.hpp"
+#include "engine/model/checkpoint.hpp"
+#include "engine/model/config.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/types.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace rollcast {
+
+/// One decoder layer, as the forward pass reads it. Matrices are packed and lie in the arena of the
+/// `model_weights`; vectors are widened to f32.
+struct layer_weights {
+  std::vector<float> input_norm;  ///< [hidden].
+  std::vector<float> post_norm;   ///< [hidden], before the FFN.
+  std::vector<float> q_norm;      ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> k_norm;      ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> qkv_bias;    ///< [(heads + 2 * kv_heads) * head_dim], or empty.
+  kernels::packed_matrix qkv;     ///< n = (heads + 2 * kv_heads) * head_dim, k = hidden; q, k, v.
+  kernels::packed_matrix o;       ///< n = hidden, k = heads * head_dim.
+  kernels::packed_matrix gate_up; ///< n = 2 * intermediate, k = hidden; gate, then up.
+  kernels::packed_matrix down;    ///< n = hidden, k = intermediate.
+};
+
+struct load_options {
+  bool allow_non_finite = false; ///< Load NaN and infinities instead of refusing them.
+  std::size_t threads = 2;       ///< Speed only; results are identical.
+};
+
+/// The weights of one epoch: immutable, in memory once, shared by whoever computes with them.
+class model_weights {
+public:
+  /// Checks and packs a checkpoint. In the f32 arithmetic bf16 matrices stay bf16 and f16 and f32
+  /// ones become f32; in the bf16 arithmetic all become bf16 (rounded once).
+  ///
+  /// @param source is consumed: nothing of it stays mapped, so that its files may be replaced,
+  ///               shortened or removed afterwards.
+  /// @returns `bad_checkpoint` with one line that names: the missing and unknown tensors (up to
+  ///          five of each, and how many); a tensor whose shape is not what the config says, or
+  ///          whose dtype is not BF16, F16 or F32; the first element that is not finite (or becomes
+  ///          infinite when rounded to bf16), by tensor, index and value; a `lm_head.weight` that
+  ///          differs from the embedding although the config ties them. as `aligned_buffer::make`
+  ///          without memory.
+  static result<std::shared_ptr<const model_weights>> load(const model_config& config,
+                                                           checkpoint&& source,
+                                                           kernels::arithmetic how,
+                                                           const load_options& options = {});
+
+  const model_config& config() const noexcept { return config_; }
+  kernels::arithmetic arithmetic() const noexcept { return arithmetic_; }
+
+  std::span<const layer_weights> layers() const noexcept { return layers_; }
+
+  /// [vocabulary, hidden], row-major, in the checkpoint's type; widen rows on use
+  /// (`kernels::widen_row_cpu`). The bytes lie in the arena, 64-byte aligned.
+  const tensor_view& embedding() const noexcept { return embedding_; }
+
+  /// [hidden].
+  std::span<const float> final_norm() const noexcept { return final_norm_; }
+
+  /// n = vocabulary, k = hidden; packed from the embedding when the config ties them.
+  const kernels::packed_matrix& lm_head() const noexcept { return lm_head_; }
+
+  /// Hash of the checkpoint's content: of name, dtype, shape and bytes of every used tensor, in
+  /// name order. The same for any split into files, any arithmetic and any number of threads.
+  content_hash hash() const noexcept { return hash_; }
+
+  /// Bytes of packed matrices and embedding.
+  std::size_t arena_bytes() const noexcept { return arena_.size(); }
+
+private:
+  friend class weight_loader;
+
+  model_weights() = default;
+
+  model_config config_;
+  kernels::arithmetic arithmetic_ = kernels::arithmetic::f32;
+  aligned_buffer arena_;
+  std::vector<layer_weights> layers_;
+  std::vector<float> final_norm_;
+  kernels::packed_matrix lm_head_;
+  tensor_view embedding_;
+  content_hash hash_;
+};
+
+} // namespace rollcast

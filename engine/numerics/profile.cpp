@@ -1,0 +1,43 @@
+#include "engine/numerics/profile.hpp"
+
+#include <array>
+#include <string>
+
+namespace rollcast {
+
+namespace {
+
+constexpr std::array profiles{
+  numerics_profile{
+    "cpu-f32-v1", kernels::arithmetic::f32, kernels::dtype::f32,
+    "gemm: one f32 fma chain over k ascending, weights widened exactly, bias after the chain; "
+    "reduce: 64 lanes, fold 32 16 8 4 2 1; attention: key tiles of 64 at absolute positions, one "
+    "online-softmax update a tile, f32 kv; rope: double tables rounded once; sampling: "
+    "philox4x32-10 (seed, position, token id), gumbel-max, lowest id on ties"},
+  numerics_profile{
+    "cpu-bf16-v1", kernels::arithmetic::bf16, kernels::dtype::bf16,
+    "gemm: inputs rounded to bf16, per pair acc=ftz(fma(x1,w1,acc)) then ftz(fma(x0,w0,acc)), bias "
+    "after the chain; reduce: 64 lanes, fold 32 16 8 4 2 1; attention: key tiles of 64 at absolute "
+    "positions, one online-softmax update a tile, bf16 kv rounded once, f32 arithmetic; rope: "
+    "double tables rounded once; sampling: philox4x32-10 (seed, position, token id), gumbel-max, "
+    "lowest id on ties"}};
+
+} // namespace
+
+content_hash numerics_profile::hash() const noexcept {
+  const auto chained = hash_of(std::span{name.data(), name.size()});
+  return hash_of(std::span{contract.data(), contract.size()}, chained.low);
+}
+
+result<numerics_profile> find_profile(std::string_view name) {
+  std::string known;
+  for (const auto& profile : profiles) {
+    if (profile.name == name)
+      return profile;
+    known += (known.empty() ? "" : ", ") + std::string{profile.name};
+  }
+  return fail(errc::unsupported_numerics,
+              "unknown numerics profile '" + std::string{name} + "': this build has " + known);
+}
+
+} // namespace rollcast

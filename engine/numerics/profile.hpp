@@ -1,0 +1,29 @@
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/hash.hpp"
+#include "kernels/types.hpp"
+
+#include <string_view>
+
+namespace rollcast {
+
+/// A named set of arithmetic rules. Two workers with the same profile hash, the same weights and
+/// the same request give the same bits; the scheduler never mixes two profiles in a batch.
+struct numerics_profile {
+  std::string_view name;            ///< e.g. "cpu-f32-v1".
+  kernels::arithmetic arithmetic{}; ///< What the GEMMs do.
+  kernels::dtype kv_type{};         ///< What the KV cache stores.
+  std::string_view contract;        ///< Every constant that decides a bit, in words.
+
+  /// Hash of name and contract: what workers report at registration.
+  content_hash hash() const noexcept;
+};
+
+/// The profile used when none is named.
+inline constexpr std::string_view default_profile = "cpu-f32-v1";
+
+/// Finds a profile by name; fails with `unsupported_numerics` and the names that exist.
+result<numerics_profile> find_profile(std::string_view name);
+
+} // namespace rollcast

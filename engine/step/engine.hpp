@@ -1,0 +1,100 @@
+#pragma once
+
+#include "engine/backend/backend.hpp"
+#include "engine/base/error.hpp"
+#include "engine/base/hash.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/step/request.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace rollcast {
+
+/// Bounds of one engine. None of them can change a bit of a response.
+struct engine_limits {
+  std::uint32_t batch_max = 64;  ///< Responses that take part in one step.
+  std::uint32_t rows_max = 512;  ///< Activation rows of one step (prefill budget); >= batch_max.
+  std::uint32_t context_max = 0; ///< Tokens of prompt and response; at most the model's positions.
+};
+
+/// Identifies a KV image: what a target checks before it believes one.
+struct kv_manifest {
+  response_id response;
+  std::uint32_t tokens = 0; ///< Positions held.
+  std::uint64_t bytes = 0;  ///< Size of the image.
+  content_hash prefix;      ///< Of the token ids whose KV it is.
+  content_hash content;     ///< Of the image's bytes.
+};
+
+/// Continuous batching on one device: admits chunks, steps them together, keeps the KV of responses
+/// between chunks, and exports or imports it. Not thread-safe; one thread owns it.
+///
+/// A response's tokens and log-probabilities depend on its own request alone: not on what else is
+/// admitted, in which order, on any of `engine_limits`, or on whether its KV was resumed, imported
+/// or recomputed. Held by tests/contract/engine_invariance_test.cpp.
+class engine {
+public:
+  /// Takes a device that has weights and KV blocks.
+  engine(std::unique_ptr<backend> device, engine_limits limits);
+  ~engine();
+  engine(engine&&) noexcept;
+  engine& operator=(engine&&) noexcept;
+
+  // -- work -------------------------------------------------------------------
+
+  /// Accepts a chunk. KV that is parked under the same response and whose tokens are a prefix of
+  /// `request.tokens` is used; the rest is computed. Fails with `bad_prompt` (too long for the
+  /// context, an id out of range, empty), `bad_sampling`, or `out_of_kv_blocks` (detail: need,
+  /// free).
+  result<void> admit(chunk_request request);
+
+  /// Runs one step over what is admitted. @returns the chunks that ended, valid until the next call
+  /// of a non-const member. Allocates nothing once the buffers have grown to their limits.
+  std::span<const chunk_report> step();
+
+  /// True while a call of `step` would do something.
+  bool has_work() const noexcept;
+
+  /// Forgets a response in any state and frees its blocks. @returns false if it is not here.
+  bool release(response_id response);
+
+  // -- KV between chunks ------------------------------------------------------
+
+  /// True if KV of the response is parked here.
+  bool parked(response_id response) const noexcept;
+
+  /// Copies the parked KV of `response` into `image` (resized). Fails with `out_of_kv_blocks` if it
+  /// is not parked here. The engine keeps its copy until `release`.
+  result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
+
+  /// Parks an image received from another engine. Fails with `frame_malformed` (size or hash
+  /// differ), or `out_of_kv_blocks`.
+  result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
+
+  // -- scoring ----------------------------------------------------------------
+
+  /// Teacher-forced log-probabilities of tokens[prompt_tokens ..], by the same forward pass and so
+  /// with the same bits as generation. Needs free blocks for the whole sequence and leaves them
+  /// free. `logprobs` gets tokens.size() - prompt_tokens values.
+  result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
+                     float temperature, std::vector<float>& logprobs);
+
+  // -- what an observer may ask ------------------------------------------------
+
+  std::uint32_t running() const noexcept; ///< Responses that take part in steps.
+  std::uint32_t waiting() const noexcept; ///< Admitted, not yet part of a step.
+  kv_usage kv() const noexcept;
+  const engine_stats& stats() const noexcept;
+  const engine_limits& limits() const noexcept;
+  const backend& device() const noexcept;
+
+private:
+  class state;
+  std::unique_ptr<state> state_;
+};
+
+} // namespace rollcast

@@ -1,0 +1,109 @@
+#include "engine/base/check.hpp"
+#include "engine/step/engine_state.hpp"
+#include "engine/step/validate.hpp"
+
+#include <algorithm>
+#include <string>
+
+namespace rollcast {
+
+namespace {
+
+std::uint64_t groups_of(std::uint32_t tokens) noexcept {
+  return (tokens + kernels::kv_group - 1) / kernels::kv_group;
+}
+
+} // namespace
+
+bool engine::state::is_parked(response_id response) const noexcept {
+  const auto it = sequences_.find(response);
+  return it != sequences_.end() && it->second->state == sequence_state::parked;
+}
+
+result<kv_manifest> engine::state::export_kv(response_id response,
+                                             std::vector<std::byte>& image) const {
+  if (!is_parked(response))
+    return fail(errc::out_of_kv_blocks,
+                "no KV of response " + std::to_string(response.value) + " is parked here");
+  const sequence& seq = *sequences_.at(response);
+  const std::uint64_t groups = groups_of(seq.cached);
+  image.resize(groups * device->shape().kv_group_bytes);
+  device->export_kv(seq.blocks, groups, image);
+  return kv_manifest{response, seq.cached, image.size(), seq.prefix,
+                     hash_bytes(std::span<const std::byte>{image})};
+}
+
+result<void> engine::state::import_kv(const kv_manifest& manifest,
+                                      std::span<const std::byte> image) {
+  const std::uint64_t groups = groups_of(manifest.tokens);
+  const std::uint64_t bytes = groups * device->shape().kv_group_bytes;
+  if (manifest.tokens == 0 || manifest.tokens >= limits.context_max || image.size() != bytes)
+    return fail(errc::frame_malformed, "KV image of " + std::to_string(image.size()) + " bytes for "
+                                         + std::to_string(manifest.tokens) + " tokens, expected "
+                                         + std::to_string(bytes));
+  const content_hash found = hash_bytes(image);
+  if (found != manifest.content)
+    return fail(errc::frame_malformed,
+                "KV image of response " + std::to_string(manifest.response.value) + " hashes to "
+                  + to_string(found) + ", its manifest says " + to_string(manifest.content));
+  release(manifest.response);
+  auto seq = std::make_unique<sequence>();
+  seq->id = manifest.response;
+  seq->state = sequence_state::parked;
+  seq->prefix = manifest.prefix;
+  if (!pool_.take(blocks_for(manifest.tokens), seq->blocks))
+    return fail(errc::out_of_kv_blocks,
+                "KV image needs " + std::to_string(blocks_for(manifest.tokens)) + " blocks, free "
+                  + std::to_string(pool_.free()) + " of " + std::to_string(pool_.total()));
+  seq->cached = manifest.tokens;
+  device->import_kv(seq->blocks, groups, image);
+  sequences_.emplace(seq->id, std::move(seq));
+  return {};
+}
+
+result<void> engine::state::score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
+                                  float temperature, std::vector<float>& logprobs) {
+  const device_shape& shape = device->shape();
+  if (auto ok = validate_tokens(tokens, shape.vocabulary, limits.context_max + 1); !ok)
+    return ok;
+  if (prompt_tokens == 0 || prompt_tokens > tokens.size())
+    return fail(errc::bad_prompt, "prompt of " + std::to_string(prompt_tokens) + " in "
+                                    + std::to_string(tokens.size()) + " tokens");
+  logprobs.clear();
+  const auto fed = static_cast<std::uint32_t>(tokens.size() - 1); // the last is only scored
+  std::vector<std::uint32_t> blocks;
+  if (!pool_.take(blocks_for(fed), blocks))
+    return fail(errc::out_of_kv_blocks, "scoring " + std::to_string(tokens.size())
+                                          + " tokens needs " + std::to_string(blocks_for(fed))
+                                          + " KV blocks, free " + std::to_string(pool_.free()));
+  logprobs.resize(tokens.size() - prompt_tokens);
+  std::size_t scored = 0;
+  for (std::uint32_t begin = 0; begin < fed;) {
+    const std::uint32_t wanted_from = prompt_tokens - 1; // its row predicts the first token
+    std::uint32_t rows = std::min(limits.rows_max, fed - begin);
+    rows = begin < wanted_from ? std::min(rows, wanted_from - begin)
+                               : std::min(rows, shape.logit_rows_max);
+    row_tokens_.assign(tokens.begin() + begin, tokens.begin() + begin + rows);
+    row_places_.clear();
+    logit_rows_.clear();
+    for (std::uint32_t i = 0; i < rows; ++i) {
+      row_places_.push_back({begin + i, blocks[(begin + i) / shape.block_tokens]});
+      if (begin >= wanted_from)
+        logit_rows_.push_back(i);
+    }
+    row_sequences_.assign(1, {blocks.data(), 0, rows, begin});
+    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_});
+    if (!logit_rows_.empty()) {
+      const std::vector<float> temperatures(rows, temperature);
+      device->score(temperatures, tokens.subspan(begin + 1, rows),
+                    std::span{logprobs}.subspan(scored, rows));
+      scored += rows;
+    }
+    begin += rows;
+  }
+  ROLLCAST_CHECK(scored == logprobs.size());
+  pool_.give_back(blocks);
+  return {};
+}
+
+} // namespace rollcast

@@ -1,0 +1,70 @@
+#pragma once
+
+#include "engine/cache/block_pool.hpp"
+#include "engine/step/engine.hpp"
+#include "engine/step/sequence.hpp"
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+namespace rollcast {
+
+/// Everything inside an engine. Split over engine.cpp (what callers see), engine_step.cpp (one
+/// step) and engine_kv.cpp (images and scoring).
+class engine::state {
+public:
+  state(std::unique_ptr<backend> device, engine_limits limits);
+
+  result<void> admit(chunk_request request);
+  std::span<const chunk_report> step();
+  bool release(response_id response);
+  result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
+  result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
+  result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
+                     float temperature, std::vector<float>& logprobs);
+  kv_usage kv() const noexcept;
+  bool is_parked(response_id response) const noexcept;
+
+  std::unique_ptr<backend> device;
+  engine_limits limits;
+  engine_stats stats;
+  std::vector<sequence*> running; ///< Ordered by arrival.
+  std::vector<sequence*> waiting; ///< Ordered by arrival.
+
+private:
+  std::uint32_t blocks_for(std::uint32_t tokens) const noexcept;
+  std::unique_ptr<sequence> make_sequence(chunk_request&& request) const;
+  void adopt_parked(sequence& fresh);
+  void retire_ended();
+  void start_waiting();
+  bool evict_parked();
+  bool take_blocks(sequence& seq, std::uint32_t tokens);
+  bool make_room(sequence& grower, std::uint32_t tokens);
+  void preempt(sequence& victim);
+  void plan_rows();
+  void add_rows(sequence& seq);
+  void choose_tokens();
+  void append(sequence& seq, const kernels::sampled_token& chosen);
+  void end_chunk(sequence& seq, chunk_end why);
+  bool stops(const sequence& seq, token_id token) const noexcept;
+  kernels::sample_params noise_of(const sequence& seq) const noexcept;
+
+  block_pool pool_;
+  std::unordered_map<response_id, std::unique_ptr<sequence>> sequences_;
+  std::vector<std::unique_ptr<sequence>> ended_; ///< Kept alive for the reports' spans.
+  std::vector<chunk_report> reports_;
+  std::uint64_t arrivals_ = 0;
+
+  // Rows of the step being built; reserved once.
+  std::vector<token_id> row_tokens_;
+  std::vector<kernels::row_place> row_places_;
+  std::vector<kernels::attention_sequence> row_sequences_;
+  std::vector<std::uint32_t> logit_rows_;
+  std::vector<sequence*> choosers_; ///< The sequence of each logit row.
+  std::vector<kernels::sample_params> noise_;
+  std::vector<kernels::sampled_token> chosen_;
+  std::vector<sequence*> stepping_; ///< Copy of `running` while it may change.
+};
+
+} // namespace rollcast

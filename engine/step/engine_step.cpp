@@ -1,0 +1,202 @@
+#include "engine/base/check.hpp"
+#include "engine/step/engine_state.hpp"
+
+#include <algorithm>
+#include <chrono>
+
+namespace rollcast {
+
+// -- who takes part -----------------------------------------------------------
+
+void engine::state::retire_ended() {
+  reports_.clear();
+  ended_.clear();
+}
+
+bool engine::state::take_blocks(sequence& seq, std::uint32_t tokens) {
+  const std::uint32_t need = blocks_for(tokens);
+  const auto held = static_cast<std::uint32_t>(seq.blocks.size());
+  return need <= held || pool_.take(need - held, seq.blocks);
+}
+
+bool engine::state::evict_parked() {
+  for (const auto& [id, seq] : sequences_)
+    if (seq->state == sequence_state::parked)
+      return release(id);
+  return false;
+}
+
+void engine::state::start_waiting() {
+  std::size_t started = 0;
+  while (started < waiting.size() && running.size() < limits.batch_max) {
+    sequence& seq = *waiting[started];
+    // With nothing running nobody else will give blocks back, so parked KV makes way.
+    while (!take_blocks(seq, seq.size()))
+      if (!running.empty() || !evict_parked())
+        break;
+    if (seq.blocks.size() < blocks_for(seq.size()))
+      break;
+    seq.state = sequence_state::running;
+    const auto later = [&](const sequence* other) { return other->arrival > seq.arrival; };
+    running.insert(std::find_if(running.begin(), running.end(), later), &seq);
+    ++started;
+  }
+  waiting.erase(waiting.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(started));
+}
+
+void engine::state::preempt(sequence& victim) {
+  victim.first_prefill = std::max(victim.first_prefill, victim.cached);
+  victim.cached = 0;
+  victim.step_rows = 0;
+  pool_.give_back(victim.blocks);
+  victim.state = sequence_state::waiting;
+  std::erase(running, &victim);
+  const auto later = [&](const sequence* other) { return other->arrival > victim.arrival; };
+  waiting.insert(std::find_if(waiting.begin(), waiting.end(), later), &victim);
+  ++stats.preemptions;
+}
+
+bool engine::state::make_room(sequence& grower, std::uint32_t tokens) {
+  while (!take_blocks(grower, tokens)) {
+    const auto grows = [](const sequence* seq) { return !seq->reserve; };
+    const auto last = std::find_if(running.rbegin(), running.rend(), grows);
+    ROLLCAST_CHECK(last != running.rend()); // the grower itself is one
+    sequence& victim = **last;
+    // Alone it fits: `admit` refused whatever needs more than the pool. Parked KV goes first.
+    if (&victim == &grower && evict_parked())
+      continue;
+    preempt(victim);
+    if (&victim == &grower)
+      return false;
+  }
+  return true;
+}
+
+// -- the rows of a step -------------------------------------------------------
+
+void engine::state::plan_rows() {
+  row_tokens_.clear();
+  row_places_.clear();
+  row_sequences_.clear();
+  logit_rows_.clear();
+  choosers_.clear();
+  stepping_.assign(running.begin(), running.end());
+  for (sequence* seq : stepping_)
+    seq->step_rows = 0;
+  std::uint32_t budget = limits.rows_max;
+  for (const bool decode : {true, false}) // whoever only decodes is never held up by a prompt
+    for (sequence* seq : stepping_) {
+      if (seq->state != sequence_state::running || (seq->pending() == 1) != decode)
+        continue;
+      const std::uint32_t rows = std::min(seq->pending(), budget);
+      if (rows == 0 || !make_room(*seq, seq->cached + rows))
+        continue;
+      seq->step_rows = rows;
+      budget -= rows;
+    }
+  for (sequence* seq : stepping_)
+    if (seq->state == sequence_state::running && seq->step_rows > 0)
+      add_rows(*seq);
+}
+
+void engine::state::add_rows(sequence& seq) {
+  const std::uint32_t block = device->shape().block_tokens;
+  row_sequences_.push_back(
+    {seq.blocks.data(), static_cast<std::uint32_t>(row_tokens_.size()), seq.step_rows, seq.cached});
+  for (std::uint32_t i = 0; i < seq.step_rows; ++i) {
+    const std::uint32_t position = seq.cached + i;
+    row_tokens_.push_back(seq.tokens[position]);
+    row_places_.push_back({position, seq.blocks[position / block]});
+    stats.recomputed_tokens += position < seq.first_prefill;
+    stats.prompt_tokens += position >= seq.first_prefill && position < seq.prompt_tokens;
+  }
+  seq.cached += seq.step_rows;
+  if (seq.pending() == 0) {
+    logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
+    choosers_.push_back(&seq);
+  }
+}
+
+// -- tokens -------------------------------------------------------------------
+
+kernels::sample_params engine::state::noise_of(const sequence& seq) const noexcept {
+  const sampling_params& how = seq.sampling;
+  kernels::sample_params noise;
+  noise.temperature = how.temperature;
+  noise.top_p = how.top_p;
+  noise.top_k = how.top_k;
+  noise.min_p = how.min_p;
+  noise.seed = how.seed;
+  noise.position = seq.size();
+  if (seq.generated() < how.min_new_tokens) {
+    noise.banned = seq.stop_ids.data();
+    noise.banned_count = seq.stop_ids.size();
+  }
+  return noise;
+}
+
+void engine::state::choose_tokens() {
+  noise_.clear();
+  for (const sequence* seq : choosers_)
+    noise_.push_back(noise_of(*seq));
+  chosen_.resize(choosers_.size());
+  if (choosers_.empty())
+    return;
+  device->sample(noise_, chosen_);
+  for (std::size_t i = 0; i < choosers_.size(); ++i)
+    append(*choosers_[i], chosen_[i]);
+}
+
+bool engine::state::stops(const sequence& seq, token_id token) const noexcept {
+  return std::find(seq.stop_ids.begin(), seq.stop_ids.end(), token) != seq.stop_ids.end();
+}
+
+void engine::state::append(sequence& seq, const kernels::sampled_token& chosen) {
+  seq.tokens.push_back(chosen.token);
+  seq.logprobs.push_back(chosen.logprob);
+  seq.kept_masses.push_back(chosen.kept_mass);
+  ++stats.generated_tokens;
+  if (stops(seq, chosen.token))
+    end_chunk(seq, chunk_end::stop);
+  else if (seq.size() >= seq.length_max)
+    end_chunk(seq, chunk_end::length);
+  else if (seq.size() >= seq.chunk_end)
+    end_chunk(seq, chunk_end::budget);
+}
+
+void engine::state::end_chunk(sequence& seq, chunk_end why) {
+  reports_.push_back(
+    {seq.id, why, std::span{seq.tokens}.subspan(seq.chunk_begin), seq.logprobs, seq.kept_masses});
+  std::erase(running, &seq);
+  if (why == chunk_end::budget) {
+    seq.state = sequence_state::parked;
+    seq.prefix = hash_of(std::span{seq.tokens}.first(seq.cached));
+    pool_.give_back(seq.blocks, blocks_for(seq.cached));
+    return;
+  }
+  pool_.give_back(seq.blocks);
+  const auto it = sequences_.find(seq.id);
+  ended_.push_back(std::move(it->second));
+  sequences_.erase(it);
+}
+
+std::span<const chunk_report> engine::state::step() {
+  retire_ended();
+  if (running.empty() && waiting.empty())
+    return reports_;
+  const auto begin = std::chrono::steady_clock::now();
+  start_waiting();
+  plan_rows();
+  if (!row_tokens_.empty()) {
+    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_});
+    choose_tokens();
+    ++stats.steps;
+    stats.rows += row_tokens_.size();
+  }
+  const auto spent = std::chrono::steady_clock::now() - begin;
+  stats.busy_ns +=
+    static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+  return reports_;
+}
+
+} // namespace rollcast

@@ -1,0 +1,49 @@
+#pragma once
+
+#include "engine/base/hash.hpp"
+#include "engine/step/request.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace rollcast {
+
+/// Where a response stands inside one engine.
+enum class sequence_state : std::uint8_t {
+  waiting, ///< Admitted; takes no part in steps yet.
+  running, ///< Takes part in every step.
+  parked,  ///< Between two chunks: only its KV is here.
+};
+
+/// One response inside the engine: its tokens, the KV blocks that hold a prefix of them, and what
+/// is left of its chunk.
+struct sequence {
+  response_id id;
+  sequence_state state = sequence_state::waiting;
+  std::uint64_t arrival = 0; ///< Order of admission; the latest is preempted first.
+
+  std::vector<token_id> tokens;
+  std::uint32_t prompt_tokens = 0;
+  sampling_params sampling;
+  std::vector<token_id> stop_ids; ///< What ends the response: the model's ids and the request's.
+  std::uint32_t length_max = 0;   ///< Tokens at which the response ends by length.
+  std::uint32_t chunk_end = 0;    ///< Tokens at which the chunk's budget is used up.
+  std::uint32_t chunk_begin = 0;  ///< Tokens that there were when the chunk was admitted.
+  bool reserve = true;
+
+  std::vector<std::uint32_t> blocks;
+  std::uint32_t cached = 0;        ///< Positions whose KV is in `blocks`.
+  std::uint32_t first_prefill = 0; ///< Positions below it were computed before, somewhere.
+  std::uint32_t step_rows = 0;     ///< Positions it computes in the step being built.
+  content_hash prefix;             ///< Of the cached tokens; kept while parked.
+
+  std::vector<float> logprobs;    ///< Of this chunk's tokens.
+  std::vector<float> kept_masses; ///< Of this chunk's tokens.
+
+  std::uint32_t size() const noexcept { return static_cast<std::uint32_t>(tokens.size()); }
+  std::uint32_t generated() const noexcept { return size() - prompt_tokens; }
+  /// Positions that must be computed before the next token can be chosen.
+  std::uint32_t pending() const noexcept { return size() - cached; }
+};
+
+} // namespace rollcast

@@ -1,0 +1,60 @@
+#include "tests/support/tiny_model.hpp"
+
+#include "engine/base/check.hpp"
+
+#include <cstdlib>
+#include <string>
+#include <system_error>
+
+namespace rollcast {
+
+temporary_directory::temporary_directory() {
+  std::string name = (std::filesystem::temp_directory_path() / "rollcast-test-XXXXXX").string();
+  ROLLCAST_CHECK(::mkdtemp(name.data()) != nullptr);
+  path_ = name;
+}
+
+temporary_directory::~temporary_directory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+model_config tiny_config(architecture family) {
+  model_config config;
+  config.family = family;
+  config.hidden = 64;
+  config.layers = 2;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = family == architecture::qwen3 ? 32 : 16;
+  config.intermediate = 96;
+  config.vocabulary = 200;
+  config.rms_eps = 1e-6f;
+  config.rope.head_dim = config.head_dim;
+  config.rope.theta = 1e6;
+  config.max_positions = 512;
+  config.tie_embeddings = family == architecture::qwen3;
+  config.attention_bias = family == architecture::qwen2 || family == architecture::mimo;
+  config.qk_norm = family == architecture::qwen3;
+  config.eos_token_ids = {199};
+  config.dtype = "bfloat16";
+  if (family == architecture::llama) {
+    config.rope.theta = 1e4;
+    config.rope.scaling = kernels::rope_scaling::llama3;
+    config.rope.factor = 8.0;
+    config.rope.low_freq_factor = 1.0;
+    config.rope.high_freq_factor = 4.0;
+    config.rope.original_max_position = 32;
+  }
+  if (family == architecture::mimo)
+    config.mtp_layers = 1;
+  return config;
+}
+
+void write_tiny_model(const std::filesystem::path& directory, architecture family,
+                      std::uint64_t seed, kernels::dtype type, std::size_t shards) {
+  const auto written = write_random_model(directory, tiny_config(family), seed, type, shards);
+  ROLLCAST_CHECK(written.has_value());
+}
+
+} // namespace rollcast

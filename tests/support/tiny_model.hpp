@@ -1,0 +1,38 @@
+#pragma once
+
+#include "engine/model/config.hpp"
+#include "engine/model/random_model.hpp"
+#include "kernels/types.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+
+namespace rollcast {
+
+/// A fresh directory under the system's temporary one, removed with the object.
+class temporary_directory {
+public:
+  temporary_directory();
+  temporary_directory(const temporary_directory&) = delete;
+  temporary_directory& operator=(const temporary_directory&) = delete;
+  ~temporary_directory();
+
+  const std::filesystem::path& path() const noexcept { return path_; }
+  std::filesystem::path operator/(const std::filesystem::path& name) const { return path_ / name; }
+
+private:
+  std::filesystem::path path_;
+};
+
+/// A model of two small layers with the family's peculiarities: head_dim other than hidden / heads
+/// and tied embeddings for Qwen3, llama3 scaling from 32 positions for Llama, an MTP layer for
+/// MiMo. Hidden 64, 4 heads, 2 kv heads, FFN 96, vocabulary 200, 512 positions, eos 199.
+model_config tiny_config(architecture family);
+
+/// Writes a random checkpoint of `tiny_config(family)` and stops the test program if it cannot.
+void write_tiny_model(const std::filesystem::path& directory, architecture family,
+                      std::uint64_t seed = 1, kernels::dtype type = kernels::dtype::bf16,
+                      std::size_t shards = 1);
+
+} // namespace rollcast

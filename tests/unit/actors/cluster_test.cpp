@@ -1,0 +1,368 @@
+// Goal: a batch gives the same responses however it is scheduled: one worker or two, any chunk
+// size, migration forced at every edge, static or context, workers that leave and fail.
+// Method: a scheduler node and worker nodes with real sockets in one process, each on its own
+// thread, over a device whose tokens betray any lost, doubled or foreign token or KV block; a
+// controller collects the results and they are compared with those of the plainest run.
+
+#include "actors/node.hpp"
+#include "cluster/wire/client.hpp"
+#include "tests/unit/actors/fake_backend.hpp"
+
+#include <gtest/gtest.h>
+#include <zmq.hpp>
+
+#include <future>
+#include <map>
+#include <thread>
+
+namespace rollcast::test {
+namespace {
+
+using namespace std::chrono_literals;
+using results = std::map<std::pair<std::uint32_t, std::uint32_t>, wire::response_ready>;
+
+/// A scheduler and workers that stop with the object.
+class cluster {
+public:
+  explicit cluster(scheduler_options scheduler = {}) {
+    scheduler_node_options options;
+    options.frontend.bind = "tcp://127.0.0.1:*";
+    options.cluster_port = 0;
+    options.metrics_port = 0;
+    options.scheduler = scheduler;
+    std::promise<scheduler_ports> ready;
+    auto ports_soon = ready.get_future();
+    scheduler_ = std::jthread{[options, &ready](std::stop_token stop) {
+      const auto ended =
+        run_scheduler(options, stop, [&](const scheduler_ports& p) { ready.set_value(p); });
+      EXPECT_TRUE(ended) << ended.error().detail;
+    }};
+    ports = ports_soon.get();
+  }
+  ~cluster() {
+    workers.clear();
+    scheduler_.request_stop();
+  }
+
+  void add_worker(fake_device device = {}, std::uint32_t batch_max = 8) {
+    worker_node_options options;
+    options.name = "w" + std::to_string(workers.size());
+    options.scheduler_port = ports.cluster_port;
+    options.engine.batch_max = batch_max;
+    options.drain_ms_max = 5s;
+    workers.emplace_back([options, device](std::stop_token stop) {
+      const auto ended = run_worker(options, std::make_unique<fake_backend>(device), stop);
+      EXPECT_TRUE(ended) << ended.error().detail;
+    });
+  }
+
+  scheduler_ports ports;
+  std::vector<std::jthread> workers;
+
+private:
+  std::jthread scheduler_;
+};
+
+wire::submit_batch sample_batch(const std::string& key) {
+  wire::submit_batch batch;
+  batch.batch_key = key;
+  batch.seed = 7;
+  batch.sampling.max_new_tokens = 300;
+  for (int g = 0; g < 12; ++g) {
+    auto& group = batch.groups.emplace_back();
+    group.id = "g" + std::to_string(g);
+    group.group_size = 4;
+    for (int t = 0; t <= g * 3; ++t)
+      group.prompt_token_ids.push_back(1 + (g * 31 + t * 7) % 999);
+  }
+  batch.groups[3].seed = 99;
+  batch.groups[4].sampling = batch.sampling;
+  batch.groups[4].sampling->top_k = 5;
+  return batch;
+}
+
+/// Collects a whole batch and its summary; acknowledges as it goes.
+results collect(wire::controller_client& client, const std::string& key,
+                wire::batch_summary* summary = nullptr) {
+  results out;
+  std::uint64_t expected = 1;
+  const auto until = std::chrono::steady_clock::now() + 30s;
+  while (std::chrono::steady_clock::now() < until) {
+    auto event = client.next_event(1s);
+    if (!event)
+      continue;
+    if (auto* r = std::get_if<wire::response_ready>(&*event)) {
+      EXPECT_EQ(r->sequence, expected++) << "numbered once, without holes";
+      EXPECT_EQ(r->logprobs.size(), r->token_ids.size());
+      EXPECT_TRUE(client.ack(key, r->sequence));
+      auto& place = out[{r->group, r->index}];
+      EXPECT_EQ(place.sequence, 0u) << "finished twice";
+      place = std::move(*r);
+    } else if (auto* done = std::get_if<wire::batch_done>(&*event)) {
+      EXPECT_EQ(done->sequence, expected);
+      EXPECT_TRUE(client.ack(key, done->sequence));
+      if (summary != nullptr)
+        *summary = done->summary;
+      return out;
+    } else {
+      ADD_FAILURE() << std::get<wire::request_failed>(*event).message;
+      return out;
+    }
+  }
+  ADD_FAILURE() << "no BatchDone; " << out.size() << " results";
+  return out;
+}
+
+wire::controller_client connect(const cluster& c) {
+  auto client = wire::controller_client::connect(c.ports.frontend_endpoint, 5s);
+  EXPECT_TRUE(client) << client.error().detail;
+  return std::move(*client);
+}
+
+results run(cluster& c, wire::submit_batch batch, wire::batch_summary* summary = nullptr) {
+  auto client = connect(c);
+  const auto accepted = client.submit(batch);
+  EXPECT_TRUE(accepted) << accepted.error().detail;
+  return collect(client, batch.batch_key, summary);
+}
+
+/// The results without what may differ between two runs.
+results plain(results in) {
+  for (auto& [place, r] : in) {
+    r.sequence = 0;
+    r.batch_key.clear();
+  }
+  return in;
+}
+
+/// What one worker without chunks says: the truth of this file.
+const results& truth() {
+  static const results once = [] {
+    cluster c;
+    c.add_worker();
+    auto batch = sample_batch("truth");
+    batch.policy = "static";
+    return plain(run(c, batch));
+  }();
+  return once;
+}
+
+TEST(cluster, gives_the_same_responses_for_any_chunk_size_and_policy) {
+  ASSERT_EQ(truth().size(), 48u);
+  cluster c;
+  c.add_worker();
+  c.add_worker();
+  for (const std::uint32_t chunk : {1u, 16u, 100u, 0u}) {
+    auto batch = sample_batch("chunk" + std::to_string(chunk));
+    batch.chunk_tokens = chunk;
+    batch.policy = "context";
+    EXPECT_EQ(plain(run(c, batch)), truth()) << "chunk_tokens " << chunk;
+  }
+  auto batch = sample_batch("static");
+  batch.policy = "static";
+  EXPECT_EQ(plain(run(c, batch)), truth());
+}
+
+TEST(cluster, gives_the_same_responses_when_every_chunk_moves) {
+  cluster c;
+  fake_device other;
+  other.block_tokens = 32; // images do not depend on the block size
+  c.add_worker();
+  c.add_worker(other, 5);
+  auto batch = sample_batch("moving");
+  batch.chunk_tokens = 16;
+  batch.force_migration = true;
+  wire::batch_summary summary;
+  EXPECT_EQ(plain(run(c, batch, &summary)), truth());
+  EXPECT_GT(summary.migrations, 20u);
+  EXPECT_GT(summary.migrated_bytes, 20u * 128u);
+  EXPECT_EQ(summary.recomputed_tokens, 0u) << "every move worked";
+  EXPECT_EQ(summary.workers.size(), 2u);
+}
+
+TEST(cluster, gives_the_same_responses_when_kv_is_scarce) {
+  cluster c;
+  fake_device tight;
+  tight.kv_blocks = 24; // one response at its longest needs 21
+  c.add_worker(tight);
+  for (const auto* policy : {"context", "static"}) {
+    auto batch = sample_batch(std::string{"tight-"} + policy);
+    batch.chunk_tokens = 32;
+    batch.policy = policy;
+    EXPECT_EQ(plain(run(c, batch)), truth()) << policy;
+  }
+}
+
+TEST(cluster, gives_the_same_responses_when_workers_come_and_go) {
+  cluster c;
+  fake_device slow;
+  slow.step_time = 300us;
+  c.add_worker(slow);
+  auto client = connect(c);
+  auto batch = sample_batch("coming");
+  batch.chunk_tokens = 16;
+  ASSERT_TRUE(client.submit(batch));
+  std::jthread changes{[&] {
+    std::this_thread::sleep_for(50ms);
+    c.add_worker(slow);
+    std::this_thread::sleep_for(50ms);
+    c.workers[0].request_stop();
+    c.workers[0].join();
+  }};
+  EXPECT_EQ(plain(collect(client, batch.batch_key)), truth());
+}
+
+TEST(cluster, waits_for_the_first_worker) {
+  cluster c;
+  auto client = connect(c);
+  auto batch = sample_batch("early");
+  const auto accepted = client.submit(batch);
+  ASSERT_TRUE(accepted);
+  EXPECT_EQ(accepted->responses, 48u);
+  EXPECT_EQ(accepted->numerics_profile, "") << "nobody knows yet";
+  c.add_worker();
+  EXPECT_EQ(plain(collect(client, batch.batch_key)), truth());
+}
+
+TEST(cluster, lets_another_controller_resume) {
+  cluster c;
+  c.add_worker();
+  auto batch = sample_batch("resumed");
+  batch.chunk_tokens = 16;
+  {
+    auto first = connect(c);
+    ASSERT_TRUE(first.submit(batch));
+    ASSERT_TRUE(first.next_event(5s)); // sees a result, acknowledges nothing, and dies
+  }
+  auto second = connect(c);
+  const auto attached = second.resume(batch.batch_key, 0);
+  ASSERT_TRUE(attached) << attached.error().detail;
+  EXPECT_EQ(attached->first_sequence, 1u);
+  EXPECT_EQ(plain(collect(second, batch.batch_key)), truth());
+  const auto again = second.submit(batch);
+  ASSERT_TRUE(again) << again.error().detail;
+  EXPECT_EQ(again->first_sequence, 50u) << "everything was acknowledged: nothing runs twice";
+}
+
+TEST(cluster, refuses_what_it_cannot_do_with_the_numbers) {
+  cluster c;
+  c.add_worker();
+  auto client = connect(c);
+  for (;;) { // until the worker is there
+    const auto status = client.status();
+    ASSERT_TRUE(status);
+    if (!status->workers.empty())
+      break;
+    std::this_thread::sleep_for(10ms);
+  }
+  const auto refused = [&](auto change) {
+    auto batch = sample_batch("bad");
+    change(batch);
+    const auto answer = client.submit(batch);
+    return answer ? std::string{"accepted"}
+                  : std::string{to_string(answer.error().code)} + ": " + answer.error().detail;
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  const auto long_prompt = refused([](auto& b) { b.groups[2].prompt_token_ids.assign(2'048, 5); });
+  EXPECT_TRUE(has(long_prompt, "bad_prompt") && has(long_prompt, "group 2")
+              && has(long_prompt, "2048"))
+    << long_prompt;
+  const auto foreign = refused([](auto& b) { b.groups[0].prompt_token_ids = {5, 1'000}; });
+  EXPECT_TRUE(has(foreign, "bad_prompt") && has(foreign, "1000")) << foreign;
+  const auto policy = refused([](auto& b) { b.policy = "magic"; });
+  EXPECT_TRUE(has(policy, "bad_config") && has(policy, "magic")) << policy;
+  const auto weights = refused([](auto& b) { b.required_weight_version = 9; });
+  EXPECT_TRUE(has(weights, "stale_epoch")) << weights;
+  ASSERT_TRUE(client.submit(sample_batch("taken")));
+  auto other = sample_batch("taken");
+  other.seed = 8;
+  const auto conflict = client.submit(other);
+  ASSERT_FALSE(conflict);
+  EXPECT_EQ(conflict.error().code, errc::batch_conflict);
+}
+
+TEST(cluster, cancels_a_batch) {
+  cluster c;
+  fake_device slow;
+  slow.step_time = 2ms;
+  c.add_worker(slow);
+  auto client = connect(c);
+  auto batch = sample_batch("cancelled");
+  batch.chunk_tokens = 8;
+  ASSERT_TRUE(client.submit(batch));
+  ASSERT_TRUE(client.next_event(10s));
+  ASSERT_TRUE(client.cancel(batch.batch_key));
+  std::uint64_t sequence = 1;
+  std::size_t cancelled = 0;
+  for (;;) {
+    const auto event = client.next_event(10s);
+    ASSERT_TRUE(event) << event.error().detail;
+    ASSERT_TRUE(client.ack(batch.batch_key, ++sequence));
+    if (const auto* r = std::get_if<wire::response_ready>(&*event))
+      cancelled += r->reason == wire::finish_reason::cancelled ? 1 : 0;
+    else
+      break;
+  }
+  EXPECT_GT(cancelled, 0u);
+  EXPECT_EQ(plain(run(c, sample_batch("after"))), truth()) << "nothing is left of it";
+}
+
+TEST(cluster, survives_garbage_on_the_controllers_port) {
+  cluster c;
+  c.add_worker();
+  zmq::context_t context;
+  zmq::socket_t stranger{context, zmq::socket_type::dealer};
+  stranger.set(zmq::sockopt::linger, 100);
+  stranger.connect(c.ports.frontend_endpoint);
+  std::string noise = "garbage";
+  for (int i = 0; i < 200; ++i) {
+    noise += static_cast<char>(i * 37);
+    stranger.send(zmq::buffer(noise),
+                  i % 3 == 0 ? zmq::send_flags::sndmore : zmq::send_flags::none);
+  }
+  EXPECT_EQ(plain(run(c, sample_batch("calm"))), truth());
+}
+
+TEST(cluster, refuses_a_worker_with_other_weights) {
+  cluster c;
+  c.add_worker();
+  ASSERT_EQ(plain(run(c, sample_batch("first"))), truth());
+  worker_node_options options;
+  options.scheduler_port = c.ports.cluster_port;
+  fake_device other;
+  other.weights = 2;
+  const auto ended = run_worker(options, std::make_unique<fake_backend>(other), std::stop_token{});
+  ASSERT_FALSE(ended);
+  EXPECT_EQ(ended.error().code, errc::numerics_mismatch) << ended.error().detail;
+  EXPECT_EQ(exit_code_of(ended.error()), 2);
+}
+
+TEST(cluster, gives_up_without_a_scheduler) {
+  worker_node_options options;
+  options.scheduler_port = 1; // nobody listens there
+  options.give_up_ms = 200ms;
+  const auto ended = run_worker(options, std::make_unique<fake_backend>(), std::stop_token{});
+  ASSERT_FALSE(ended);
+  EXPECT_EQ(exit_code_of(ended.error()), 3) << ended.error().detail;
+}
+
+TEST(cluster, says_which_port_is_in_use) {
+  cluster c;
+  scheduler_node_options options;
+  options.frontend.bind = c.ports.frontend_endpoint;
+  options.cluster_port = 0;
+  options.metrics_port.reset();
+  const auto frontend_taken = run_scheduler(options, std::stop_token{});
+  ASSERT_FALSE(frontend_taken);
+  EXPECT_EQ(frontend_taken.error().code, errc::address_in_use);
+  options.frontend.bind = "tcp://127.0.0.1:*";
+  options.cluster_port = c.ports.cluster_port;
+  const auto cluster_taken = run_scheduler(options, std::stop_token{});
+  ASSERT_FALSE(cluster_taken);
+  EXPECT_EQ(cluster_taken.error().code, errc::address_in_use) << cluster_taken.error().detail;
+}
+
+} // namespace
+} // namespace rollcast::test

@@ -1,0 +1,174 @@
+"""A fake scheduler: a ROUTER in a thread that numbers, keeps and pushes results as the real one
+does, and fails on request. It makes no tokens; a response is a function of its place."""
+
+import struct
+import threading
+from typing import Callable, Dict, List, Optional, Tuple
+
+import zmq
+
+from rollcast import rollcast_pb2 as wire
+
+
+def float_of(bits: int) -> float:
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def result_of(key: str, sequence: int, number: int, size: int) -> wire.Result:
+    """The `number`-th response of a batch; log-probabilities with awkward bits."""
+    tokens = [number, 100 + number, 7]
+    return wire.Result(
+        batch_key=key,
+        sequence=sequence,
+        group=number // size,
+        index=number % size,
+        id=f"prompt {number // size}",
+        token_ids=tokens,
+        logprobs=[float_of(0xBF7FFFFF - number), float_of(0x80000001), float_of(0x80000000)],
+        finish_reason=wire.FINISH_REASON_STOP,
+        weight_versions=[wire.WeightSpan(version=4, start=0, end=len(tokens))],
+        response_seed=2**63 + number,
+    )
+
+
+class FakeBatch:
+    def __init__(self, submitted: wire.SubmitBatch, peer: bytes) -> None:
+        self.submitted = submitted
+        self.peer = peer
+        self.responses = sum(g.group_size for g in submitted.groups)
+        self.acknowledged = 0
+        self.sent = 0
+        self.items: List[wire.Envelope] = []
+
+
+class FakeScheduler:
+    """Context manager. What a test may set: `drop` (does not push what it says true to, once per
+    item), `order` (the order of finishing), `window` (how much it pushes beyond what is
+    acknowledged), `held` (push nothing by itself), `deaf` (answer nothing)."""
+
+    def __init__(self) -> None:
+        self.batches: Dict[str, FakeBatch] = {}
+        self.requests: List[wire.Envelope] = []
+        self.drop: Callable[[wire.Envelope], bool] = lambda item: False
+        self.order: Callable[[List[int]], List[int]] = lambda numbers: numbers
+        self.window = 1000
+        self.held = False
+        self.deaf = False
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self.port = self._router.bind_to_random_port("tcp://127.0.0.1")
+        self.endpoint = f"tcp://127.0.0.1:{self.port}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> "FakeScheduler":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._router.close()
+        self._context.term()
+
+    def kinds(self) -> List[Optional[str]]:
+        return [r.WhichOneof("body") for r in self.requests]
+
+    def forget(self) -> None:
+        """Loses every batch, as a restart without a journal."""
+        self.batches.clear()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            if not self._router.poll(5):
+                continue
+            peer, data = self._router.recv_multipart()
+            request = wire.Envelope.FromString(data)
+            self.requests.append(request)
+            if not self.deaf:
+                self._answer(peer, request)
+
+    def _send(self, peer: bytes, request_id: int, envelope: wire.Envelope) -> None:
+        envelope.version = 1
+        envelope.request_id = request_id
+        self._router.send_multipart([peer, envelope.SerializeToString()])
+
+    def _answer(self, peer: bytes, request: wire.Envelope) -> None:
+        kind = request.WhichOneof("body")
+        answer, batch = getattr(self, f"_on_{kind}")(peer, getattr(request, kind))
+        self._send(peer, request.request_id, answer)
+        if batch:
+            self._push(batch)
+
+    def _push(self, batch: FakeBatch) -> None:
+        until = batch.acknowledged + self.window
+        for item in batch.items[batch.sent : until]:
+            batch.sent += 1
+            if not self.drop(item):
+                self._send(batch.peer, 0, item)
+
+    Answered = Tuple[wire.Envelope, Optional[FakeBatch]]
+
+    def _on_get_status(self, peer: bytes, _: wire.GetStatus) -> Answered:
+        worker = wire.WorkerStatus(worker=9, name="w", state="ready", kv_blocks_total=64)
+        status = wire.Status(model="fake", weight_version=4, workers=[worker])
+        status.batches.extend(
+            wire.BatchStatus(batch_key=key, responses=b.responses)
+            for key, b in self.batches.items()
+        )
+        return wire.Envelope(status=status), None
+
+    def _on_submit_batch(self, peer: bytes, submitted: wire.SubmitBatch) -> Answered:
+        key = submitted.batch_key
+        if not submitted.groups[0].prompt_token_ids:
+            error = wire.Error(code="bad_prompt", message="group 0: the prompt is empty")
+            return wire.Envelope(error=error), None
+        if key not in self.batches:
+            batch = self.batches[key] = FakeBatch(submitted, peer)
+            size = submitted.groups[0].group_size
+            for number in self.order(list(range(batch.responses))):
+                result = result_of(key, len(batch.items) + 1, number, size)
+                batch.items.append(wire.Envelope(result=result))
+            summary = wire.Summary(
+                responses=batch.responses, tokens=3 * batch.responses, policy="fake"
+            )
+            summary.workers.add(worker=9, tokens=3 * batch.responses)
+            done = wire.BatchDone(batch_key=key, sequence=len(batch.items) + 1, summary=summary)
+            batch.items.append(wire.Envelope(batch_done=done))
+        return self._attached(peer, self.batches[key], 0)
+
+    def _on_resume_results(self, peer: bytes, request: wire.ResumeResults) -> Answered:
+        if request.batch_key not in self.batches:
+            return self._unknown(request.batch_key), None
+        return self._attached(peer, self.batches[request.batch_key], request.after_sequence)
+
+    def _attached(self, peer: bytes, batch: FakeBatch, after: int) -> Answered:
+        batch.peer = peer
+        batch.acknowledged = batch.sent = after = max(after, batch.acknowledged)
+        accepted = wire.BatchAccepted(
+            batch_key=batch.submitted.batch_key,
+            responses=batch.responses,
+            first_sequence=after + 1,
+            numerics_profile="fake-f32",
+            weight_version=4,
+        )
+        return wire.Envelope(batch_accepted=accepted), None if self.held else batch
+
+    def _on_ack_results(self, peer: bytes, request: wire.AckResults) -> Answered:
+        batch = self.batches.get(request.batch_key)
+        if batch is None:
+            return self._unknown(request.batch_key), None
+        batch.acknowledged = max(batch.acknowledged, request.sequence)
+        return wire.Envelope(ok=wire.Ok()), None if self.held else batch
+
+    def _on_cancel_batch(self, peer: bytes, request: wire.CancelBatch) -> Answered:
+        batch = self.batches.get(request.batch_key)
+        if batch is None:
+            return self._unknown(request.batch_key), None
+        for item in batch.items[batch.acknowledged : -1]:
+            item.result.finish_reason = wire.FINISH_REASON_CANCELLED
+        return wire.Envelope(ok=wire.Ok()), batch
+
+    def _unknown(self, key: str) -> wire.Envelope:
+        return wire.Envelope(error=wire.Error(code="unknown_batch", message=f"no batch {key}"))
