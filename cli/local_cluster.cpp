@@ -50,6 +50,24 @@ bool ended(pid_t pid) {
   return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid;
 }
 
+/// SIGTERM to all, SIGKILL to whoever is left after `grace`.
+void end_all(std::vector<pid_t> left, std::chrono::milliseconds grace) {
+  std::erase_if(left, [](pid_t pid) { return pid <= 0; });
+  for (const pid_t pid : left)
+    ::kill(pid, SIGTERM);
+  const auto deadline = clock::now() + grace;
+  for (;;) {
+    std::erase_if(left, [](pid_t pid) { return ended(pid); });
+    if (left.empty() || clock::now() >= deadline)
+      break;
+    std::this_thread::sleep_for(std::chrono::milliseconds{2});
+  }
+  for (const pid_t pid : left) {
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
+}
+
 } // namespace
 
 result<local_cluster::child> local_cluster::spawn(std::vector<std::string> arguments) const {
@@ -149,25 +167,13 @@ result<void> local_cluster::supervise() {
 }
 
 void local_cluster::stop(std::chrono::milliseconds grace) {
-  std::vector<pid_t> left;
+  // Workers first: while they drain they still need their scheduler.
+  std::vector<pid_t> pids;
   for (const auto& worker : workers_)
-    if (worker.pid > 0)
-      left.push_back(worker.pid);
+    pids.push_back(worker.pid);
   workers_.clear();
-  if (const pid_t pid = std::exchange(scheduler_.pid, -1); pid > 0)
-    left.push_back(pid);
-  for (const pid_t pid : left)
-    ::kill(pid, SIGTERM);
-  const auto deadline = clock::now() + grace;
-  while (!left.empty() && clock::now() < deadline) {
-    std::erase_if(left, [](pid_t pid) { return ended(pid); });
-    if (!left.empty())
-      std::this_thread::sleep_for(std::chrono::milliseconds{5});
-  }
-  for (const pid_t pid : left) {
-    ::kill(pid, SIGKILL);
-    ::waitpid(pid, nullptr, 0);
-  }
+  end_all(std::move(pids), grace);
+  end_all({std::exchange(scheduler_.pid, -1)}, grace);
 }
 
 } // namespace rollcast::cli

@@ -40,7 +40,7 @@ public:
   /// `peer_lost` when the scheduler, or every worker, has ended.
   result<void> supervise();
 
-  /// SIGTERM to all, SIGKILL to whoever is still there after `grace`.
+  /// SIGTERM to the workers and then to the scheduler; SIGKILL to whoever outlives its `grace`.
   void stop(std::chrono::milliseconds grace = std::chrono::milliseconds{5000});
 
 private:

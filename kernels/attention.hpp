@@ -26,11 +26,12 @@ struct attention_item {
   std::uint32_t rows;
 };
 
-/// Upper bound of the items `plan_attention` writes.
+/// Upper bound of the items `plan_attention` writes for so many sequences of so many rows in all.
 std::size_t attention_items_max(std::size_t sequences, std::size_t rows,
                                 std::size_t kv_heads) noexcept;
 
-/// Divides the work once per step, for all layers. Speed only: no bit depends on it.
+/// Divides the work once per step, for all layers: one item per kv head for a decode row, and for
+/// every 32 rows of a prompt; longest first. Speed only: no bit depends on it. Never allocates.
 /// @returns the number of items written to `items`.
 std::size_t plan_attention(const attention_sequence* sequences, std::size_t count,
                            std::size_t kv_heads, attention_item* items) noexcept;
@@ -47,7 +48,23 @@ struct attention_args {
 };
 
 /// Causal attention of item `item` over keys 0 .. position of each row, whose K and V (the row's
-/// own included) are already in the cache. Reads no key or value past the row's position.
+/// own included) are already in the cache.
+/// @param args `heads` a multiple of `kv.kv_heads`; `head_dim` a multiple of 16. `out` overlaps
+///             nothing; the item's part of it is overwritten, and used as the accumulator.
+/// Numerics: a score is one f32 FMA chain over d, ascending from +0, then times `scale`. Keys go in
+///           tiles of `key_tile`, ascending, cut at absolute positions. Per tile, with s the scores
+///           of the keys up to the row's position and m = -inf, l = 0, o = 0 before the first:
+///               m' = max(m, max s);  alpha = exp_f32(m - m');  p_j = exp_f32(s_j - m')
+///               l = fma(l, alpha, sum of p in the order of kernels/reduce_order.hpp)
+///               o = o * alpha, then o = fma(p_j, v_j, o) for each j, ascending
+///           and at the end out = o / l. bf16 keys and values are widened exactly. A row is a
+///           function of its q and of the keys and values up to its position, bit for bit: not of
+///           the item, chunk, block size or block table (tests/unit/kernels/attention_test.cpp).
+///           Slots behind the row's position may hold anything, NaN too; blocks that hold no
+///           position up to it are not looked up. Scores must be finite, or the row is NaN.
+/// Cost:     decode reads each K and V once for all heads of the group and runs at the speed of
+///           memory; prefill at the speed of FMA.
+/// Source:   Milakov and Gimelshein, Online normalizer calculation for softmax, arXiv:1805.02867.
 void attention_cpu(const attention_args& args, const attention_item& item) noexcept;
 
 } // namespace rollcast::kernels

@@ -15,6 +15,9 @@ struct silu_mul_args {
   std::size_t dim;
 };
 
+/// Computes rows [row_begin, row_end). `out` may not overlap `gate_up`.
+/// Numerics: f32: exp by `exp_f32`, true division, one rounding an operation; silu(-inf) is NaN.
+/// Cost:     reads 2 and writes 1 element per output; one exp and one division each.
 void silu_mul_cpu(const silu_mul_args& args, std::size_t row_begin, std::size_t row_end) noexcept;
 
 /// Widens one checkpoint row of `dim` elements into `out`, exactly. `source` may be unaligned.

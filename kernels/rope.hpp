@@ -22,6 +22,10 @@ struct rope_params {
 
 /// Fills `cos_sin` ([positions, head_dim]: cos of the head_dim/2 frequencies, then their sin) for
 /// positions [0, positions). Computed in double by house sincos, exp and log; stored as f32.
+/// @param params  `head_dim` even, `theta` > 1, `factor` > 0; positions times frequency below 2^31.
+/// Numerics: frequency i is exp(-2i / head_dim * log(theta)); one rounding to f32 at the end.
+/// Source:   Su et al., RoFormer, arXiv:2104.09864; llama3 scaling as in transformers'
+///           modeling_rope_utils.py.
 void rope_table(const rope_params& params, std::size_t positions, float* cos_sin);
 
 /// Where one activation row's K and V go.
@@ -47,6 +51,13 @@ struct qkv_rope_args {
   kv_layout kv;
 };
 
+/// Does rows [row_begin, row_end), each to a place of its own.
+/// @param args `head_dim` a multiple of 16; the norms both given or each null on its own.
+/// Numerics: norm as `rms_norm_cpu`; with c, s the cosine and sine of the position,
+///           out1 = fma(x1, c, -(x2 * s)) and out2 = fma(x2, c, x1 * s), the inner product rounded;
+///           K after rotation and V as they are, rounded once to nearest even bf16 if the cache is
+///           bf16. A row is a function of itself, its position and the norms, bit for bit.
+/// Cost:     one pass over the row; K is written with a stride of one kv group.
 void qkv_rope_append_cpu(const qkv_rope_args& args, std::size_t row_begin,
                          std::size_t row_end) noexcept;
 

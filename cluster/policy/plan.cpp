@@ -3,7 +3,6 @@
 #include "engine/base/check.hpp"
 
 #include <algorithm>
-#include <limits>
 
 // The second half of `scheduler_policy`: from what is known to what is done.
 

@@ -298,47 +298,4 @@ void scheduler_policy::release_later(slot_t worker, const response_state& r,
   releases_.push_back({fleet_[worker].id, r.id, attempt});
 }
 
-// -- accounting -----------------------------------------------------------------------------------
-
-namespace {
-
-worker_view view_of(const worker_state& w) {
-  return {w.id, w.load(), w.slots, w.kv_blocks, w.reserved_blocks, w.parked_blocks, w.draining};
-}
-
-} // namespace
-
-std::vector<worker_view> scheduler_policy::workers() const {
-  std::vector<worker_view> out;
-  out.reserve(fleet_.size());
-  for (const auto& [id, slot] : fleet_.by_id())
-    out.push_back(view_of(fleet_[slot]));
-  return out;
-}
-
-std::optional<worker_view> scheduler_policy::worker(worker_id id) const {
-  const auto slot = fleet_.find(id);
-  return slot == no_slot ? std::nullopt : std::optional{view_of(fleet_[slot])};
-}
-
-std::optional<response_view> scheduler_policy::response(response_id id) const {
-  const auto slot = find(id);
-  if (slot == no_slot)
-    return std::nullopt;
-  const auto& r = responses_[slot];
-  response_view out{r.at, r.tokens_done, r.attempt, {}, {}};
-  if (r.at == phase::running)
-    out.holder = fleet_[r.worker].id;
-  if (r.kv_worker != no_slot)
-    out.kv_at = fleet_[r.kv_worker].id;
-  return out;
-}
-
-std::optional<std::uint32_t> scheduler_policy::estimate(group_id id) const {
-  const auto found = group_slots_.find(id);
-  if (found == group_slots_.end() || !groups_[found->second].measured)
-    return std::nullopt;
-  return groups_[found->second].longest_finished;
-}
-
 } // namespace rollcast::policy

@@ -103,7 +103,8 @@ void kv_exchange::loop::expire() {
     end_pull(id, fail(errc::timed_out, "no KV from " + name + " for "
                                          + std::to_string(options_.idle_ms_max.count())
                                          + " ms; the response is computed again"));
-    forget_peer(name); // a fresh connection next time: this one may be half open
+    if (const auto at = peers_.find(name); at != peers_.end() && at->second.pulls == 0)
+      peers_.erase(at); // a fresh connection next time: this one may be half open
   }
   std::erase_if(offers_, [now](const auto& entry) { return entry.second.deadline <= now; });
   std::erase_if(peers_, [now](const auto& entry) {

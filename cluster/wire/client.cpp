@@ -35,6 +35,10 @@ public:
       dealer_(context_, zmq::socket_type::dealer) {
     dealer_.set(zmq::sockopt::linger, linger_ms);
     dealer_.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout.count()));
+    dealer_.set(zmq::sockopt::rcvhwm, 0); // what is dropped would be sent again
+    // A connection that died silently is noticed and made anew.
+    dealer_.set(zmq::sockopt::heartbeat_ivl, 2'000);
+    dealer_.set(zmq::sockopt::heartbeat_timeout, 6'000);
     dealer_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
     dealer_.connect(endpoint_);
   }

@@ -243,14 +243,11 @@ std::uint64_t request_id_of(std::span<const std::byte> bytes) noexcept {
   CodedInputStream in{reinterpret_cast<const std::uint8_t*>(bytes.data()),
                       static_cast<int>(bytes.size())};
   constexpr auto wanted = static_cast<std::uint32_t>(v1::Envelope::kRequestIdFieldNumber) << 3;
-  while (const auto tag = in.ReadTag()) {
-    std::uint64_t id = 0;
-    if (tag == wanted)
-      return in.ReadVarint64(&id) ? id : 0;
-    if (!WireFormatLite::SkipField(&in, tag))
-      return 0;
-  }
-  return 0;
+  std::uint64_t id = 0; // the last one counts, as for the parser
+  while (const auto tag = in.ReadTag())
+    if (tag == wanted ? !in.ReadVarint64(&id) : !WireFormatLite::SkipField(&in, tag))
+      break;
+  return id;
 }
 
 std::string encode(std::uint64_t request_id, const request& body) {

@@ -23,8 +23,8 @@ public:
   std::size_t size() const noexcept { return team_.size() + 1; }
 
   /// Calls body(begin, end, thread) until [0, items) is covered once, in runs of at most `grain`
-  /// items; `thread` is in [0, size()). Returns when all is done. Allocates nothing. Not reentrant;
-  /// one caller at a time.
+  /// items (one run when there is nobody to share with); `thread` is in [0, size()). Returns when
+  /// all is done. Allocates nothing. Not reentrant; one caller at a time.
   template <class Body>
   void run(std::size_t items, std::size_t grain, Body&& body) {
     if (team_.empty() || items <= grain) {

@@ -34,9 +34,6 @@ constexpr bool wide = lanes == 16;
 constexpr std::size_t pass_columns = wide ? panel_columns : panel_columns / 2;
 constexpr std::size_t pass_vectors = pass_columns / lanes;
 constexpr std::size_t pass_rows_max = wide ? detail::tile_rows_max : 6;
-constexpr std::size_t pass_panels(std::size_t rows) {
-  return wide ? detail::panels_at_once(rows) : 1;
-}
 
 // -- one step of k ------------------------------------------------------------
 // A policy says how the two steps of a pair of k are read and added. `w` and `x` point at the pair;
@@ -98,51 +95,40 @@ struct step_bf16 {
 
 // -- the loops ----------------------------------------------------------------
 
-/// Rows [Row, Row + N) of a tile of R rows x P panels x `pass_columns` from `column`.
-template <class Step, std::size_t R, std::size_t Row, std::size_t N, std::size_t P>
-HWY_NOINLINE void run_pass(const gemm_tile& t, std::size_t panel, std::size_t column) {
+/// Rows [Row, Row + N) of a tile of R rows x `pass_columns` from `column`.
+template <class Step, std::size_t R, std::size_t Row, std::size_t N>
+HWY_NOINLINE void run_pass(const gemm_tile& t, std::size_t column) {
   constexpr std::size_t V = pass_vectors;
-  constexpr std::size_t c_panel = R * panel_columns;
   const float_tag d;
-  float* const c = t.c + panel * c_panel + Row * panel_columns + column;
-  floats acc[P][N][V];
+  float* const c = t.c + Row * panel_columns + column;
+  floats acc[N][V];
 #pragma GCC unroll 16
-  for (std::size_t p = 0; p < P; ++p)
+  for (std::size_t r = 0; r < N; ++r)
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < N; ++r)
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < V; ++v)
-        acc[p][r][v] =
-          t.resume ? hn::Load(d, c + p * c_panel + r * panel_columns + v * lanes) : hn::Zero(d);
+    for (std::size_t v = 0; v < V; ++v)
+      acc[r][v] = t.resume ? hn::Load(d, c + r * panel_columns + v * lanes) : hn::Zero(d);
 
-  const std::size_t panel_stride = t.panel_stride;
-  const std::byte* w = t.w + panel * panel_stride;
+  const std::byte* w = t.w;
   const std::byte* x = t.x;
-  const std::byte* ahead = t.ahead + panel * panel_stride;
+  const std::byte* ahead = t.ahead;
   const std::size_t ahead_step = t.ahead_step;
   for (std::size_t i = t.pairs; i != 0; --i) {
 #pragma GCC unroll 2
     for (std::size_t step = 0; step < 2; ++step) {
       // The barrier keeps the compiler from holding both halves of a pair, which would spill.
       asm volatile("" ::: "memory");
-#pragma GCC unroll 16
-      for (std::size_t p = 0; p < P; ++p)
-        __builtin_prefetch(ahead + p * panel_stride, 0, 2); // into L2
+      __builtin_prefetch(ahead, 0, 2);
       ahead += ahead_step;
-      floats weight[P][V];
+      floats weight[V];
 #pragma GCC unroll 16
-      for (std::size_t p = 0; p < P; ++p)
-#pragma GCC unroll 16
-        for (std::size_t v = 0; v < V; ++v)
-          weight[p][v] = Step::weight(w + p * panel_stride, step, column + v * lanes);
+      for (std::size_t v = 0; v < V; ++v)
+        weight[v] = Step::weight(w, step, column + v * lanes);
 #pragma GCC unroll 16
       for (std::size_t r = 0; r < N; ++r) {
         const floats a = Step::template activation<R>(x, step, Row + r);
 #pragma GCC unroll 16
-        for (std::size_t p = 0; p < P; ++p)
-#pragma GCC unroll 16
-          for (std::size_t v = 0; v < V; ++v)
-            acc[p][r][v] = Step::add(weight[p][v], a, acc[p][r][v]);
+        for (std::size_t v = 0; v < V; ++v)
+          acc[r][v] = Step::add(weight[v], a, acc[r][v]);
       }
     }
     w += Step::weight_bytes;
@@ -150,35 +136,22 @@ HWY_NOINLINE void run_pass(const gemm_tile& t, std::size_t panel, std::size_t co
   }
 
 #pragma GCC unroll 16
-  for (std::size_t p = 0; p < P; ++p)
+  for (std::size_t r = 0; r < N; ++r)
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < N; ++r)
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < V; ++v)
-        hn::Store(acc[p][r][v], d, c + p * c_panel + r * panel_columns + v * lanes);
+    for (std::size_t v = 0; v < V; ++v)
+      hn::Store(acc[r][v], d, c + r * panel_columns + v * lanes);
 }
 
-/// All rows of the tile in passes of even height, P panels from `panel`.
-template <class Step, std::size_t R, std::size_t P, std::size_t Row = 0>
-HWY_INLINE void run_rows(const gemm_tile& t, std::size_t panel) {
+/// All rows of the tile from `Row`, in passes of even height.
+template <class Step, std::size_t R, std::size_t Row = 0>
+void run_tile(const gemm_tile& t) {
   constexpr std::size_t left = R - Row;
   constexpr std::size_t passes = (left + pass_rows_max - 1) / pass_rows_max;
   constexpr std::size_t N = (left + passes - 1) / passes;
   for (std::size_t column = 0; column < panel_columns; column += pass_columns)
-    run_pass<Step, R, Row, N, P>(t, panel, column);
+    run_pass<Step, R, Row, N>(t, column);
   if constexpr (Row + N < R)
-    run_rows<Step, R, P, Row + N>(t, panel);
-}
-
-template <class Step, std::size_t R>
-void run_tile(const gemm_tile& t) {
-  constexpr std::size_t P = pass_panels(R);
-  std::size_t panel = 0;
-  for (; panel + P <= t.panels; panel += P)
-    run_rows<Step, R, P>(t, panel);
-  if constexpr (P > 1)
-    for (; panel < t.panels; ++panel)
-      run_rows<Step, R, 1>(t, panel);
+    run_tile<Step, R, Row + N>(t);
 }
 
 /// The bf16 profile's tile. On x86 the FMAs flush by themselves in this mode, like vdpbf16ps also

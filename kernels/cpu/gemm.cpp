@@ -53,14 +53,14 @@ struct gemm_job {
     return tile_begin(args.x.rows, tile + 1) - tile_begin(args.x.rows, tile);
   }
 
-  /// Adds pairs [pair, pair + count) of `tile` x panels [panel, panel + panels) to `c`.
-  void run(std::size_t tile, std::size_t panel, std::size_t panels, std::size_t pair,
-           std::size_t count, float* c, fetch ahead) const {
+  /// Adds pairs [pair, pair + count) of `tile` x `panel` to `c`.
+  void run(std::size_t tile, std::size_t panel, std::size_t pair, std::size_t count, float* c,
+           fetch ahead) const {
     const std::size_t rows = rows_of(tile);
     const std::byte* x =
       args.x.data + (tile_begin(args.x.rows, tile) * pairs + pair * rows) * row_bytes;
-    loops.by_rows[rows - 1]({panel_at(panel) + pair * pair_bytes, panel_bytes(), panels, x, count,
-                             ahead.from, ahead.step, c, pair != 0});
+    loops.by_rows[rows - 1](
+      {panel_at(panel) + pair * pair_bytes, x, count, ahead.from, ahead.step, c, pair != 0});
   }
 
   /// Writes the finished accumulators of `tile` x `panel`.
@@ -76,14 +76,9 @@ struct gemm_job {
 /// One tile of rows: the weights are read once, and the limit is how fast they come from memory.
 void run_stream(const gemm_job& job, std::size_t begin, std::size_t end) {
   alignas(64) float c[detail::tile_floats_max];
-  const std::size_t rows = job.args.x.rows;
-  const std::size_t step = detail::panels_at_once(rows);
-  for (std::size_t panel = begin; panel < end; panel += step) {
-    const std::size_t panels = std::min(step, end - panel);
-    job.run(0, panel, panels, 0, job.pairs, c,
-            {job.panel_at(panel) + ahead_bytes, job.pair_bytes / 2});
-    for (std::size_t i = 0; i < panels; ++i)
-      job.finish(0, panel + i, c + i * rows * panel_columns);
+  for (std::size_t panel = begin; panel < end; ++panel) {
+    job.run(0, panel, 0, job.pairs, c, {job.panel_at(panel) + ahead_bytes, job.pair_bytes / 2});
+    job.finish(0, panel, c);
   }
 }
 
@@ -96,7 +91,7 @@ void run_resident(const gemm_job& job, std::size_t begin, std::size_t end, std::
     for (std::size_t tile = 0; tile < job.tiles; ++tile)
       for (std::size_t panel = first; panel < last; ++panel) {
         const std::byte* next = job.panel_at(std::min(panel + group, end - 1));
-        job.run(tile, panel, 1, 0, job.pairs, c,
+        job.run(tile, panel, 0, job.pairs, c,
                 {next + tile * job.panel_bytes() / job.tiles, job.pair_bytes / 2 / job.tiles});
         job.finish(tile, panel, c);
       }
@@ -112,7 +107,7 @@ void run_blocked(const gemm_job& job, std::size_t panel) {
     const std::size_t count = std::min(chunk_tiles, job.tiles - chunk);
     for (std::size_t pair = 0; pair < job.pairs; pair += block)
       for (std::size_t i = 0; i < count; ++i)
-        job.run(chunk + i, panel, 1, pair, std::min(block, job.pairs - pair),
+        job.run(chunk + i, panel, pair, std::min(block, job.pairs - pair),
                 c + i * detail::tile_floats_max, {job.panel_at(panel) + pair * job.pair_bytes, 0});
     for (std::size_t i = 0; i < count; ++i)
       job.finish(chunk + i, panel, c + i * detail::tile_floats_max);

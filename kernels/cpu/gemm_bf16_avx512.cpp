@@ -14,70 +14,43 @@ namespace {
 
 constexpr std::size_t vectors = panel_columns / 16;
 
-/// R rows x P panels.
-template <std::size_t R, std::size_t P>
-void run_pass(const gemm_tile& t, std::size_t panel) {
-  constexpr std::size_t c_panel = R * panel_columns;
-  float* const c = t.c + panel * c_panel;
-  __m512 acc[P][R][vectors];
+template <std::size_t R>
+void run_tile(const gemm_tile& t) {
+  __m512 acc[R][vectors];
 #pragma GCC unroll 16
-  for (std::size_t p = 0; p < P; ++p)
+  for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < vectors; ++v)
-        acc[p][r][v] = t.resume ? _mm512_load_ps(c + p * c_panel + r * panel_columns + v * 16)
-                                : _mm512_setzero_ps();
+    for (std::size_t v = 0; v < vectors; ++v)
+      acc[r][v] = t.resume ? _mm512_load_ps(t.c + r * panel_columns + v * 16) : _mm512_setzero_ps();
 
-  const std::size_t panel_stride = t.panel_stride;
-  const std::byte* w = t.w + panel * panel_stride;
+  const std::byte* w = t.w;
   const auto* x = reinterpret_cast<const int*>(t.x);
-  const std::byte* ahead = t.ahead + panel * panel_stride;
+  const std::byte* ahead = t.ahead;
   const std::size_t ahead_step = t.ahead_step;
   for (std::size_t i = t.pairs; i != 0; --i) {
-#pragma GCC unroll 16
-    for (std::size_t p = 0; p < P; ++p) {
-      __builtin_prefetch(ahead + p * panel_stride, 0, 2);
-      __builtin_prefetch(ahead + p * panel_stride + ahead_step, 0, 2);
-    }
+    __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead + ahead_step, 0, 2);
     ahead += 2 * ahead_step;
-    __m512bh weight[P][vectors];
+    __m512bh weight[vectors];
 #pragma GCC unroll 16
-    for (std::size_t p = 0; p < P; ++p)
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < vectors; ++v)
-        weight[p][v] = (__m512bh)_mm512_load_si512(w + p * panel_stride + v * 64);
+    for (std::size_t v = 0; v < vectors; ++v)
+      weight[v] = (__m512bh)_mm512_load_si512(w + v * 64);
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r) {
       const auto a = (__m512bh)_mm512_set1_epi32(x[r]);
 #pragma GCC unroll 16
-      for (std::size_t p = 0; p < P; ++p)
-#pragma GCC unroll 16
-        for (std::size_t v = 0; v < vectors; ++v)
-          acc[p][r][v] = _mm512_dpbf16_ps(acc[p][r][v], weight[p][v], a);
+      for (std::size_t v = 0; v < vectors; ++v)
+        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], weight[v], a);
     }
     w += panel_pair_bytes(dtype::bf16);
     x += R;
   }
 
 #pragma GCC unroll 16
-  for (std::size_t p = 0; p < P; ++p)
+  for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 16
-      for (std::size_t v = 0; v < vectors; ++v)
-        _mm512_store_ps(c + p * c_panel + r * panel_columns + v * 16, acc[p][r][v]);
-}
-
-template <std::size_t R>
-void run_tile(const gemm_tile& t) {
-  constexpr std::size_t P = panels_at_once(R);
-  std::size_t panel = 0;
-  for (; panel + P <= t.panels; panel += P)
-    run_pass<R, P>(t, panel);
-  if constexpr (P > 1)
-    for (; panel < t.panels; ++panel)
-      run_pass<R, 1>(t, panel);
+    for (std::size_t v = 0; v < vectors; ++v)
+      _mm512_store_ps(t.c + r * panel_columns + v * 16, acc[r][v]);
 }
 
 constexpr gemm_loops loops{{run_tile<1>, run_tile<2>, run_tile<3>, run_tile<4>, run_tile<5>,

@@ -11,26 +11,18 @@ namespace rollcast::kernels::detail {
 /// layout, so the same on every target.
 inline constexpr std::size_t tile_rows_max = 13;
 
-/// Panels that the loops take at once: few rows alone would leave the FMA units waiting for their
-/// own results.
-constexpr std::size_t panels_at_once(std::size_t rows) noexcept {
-  return rows == 1 ? 4 : rows <= 4 ? 2 : 1;
-}
-
-/// Floats of accumulators that one call of a loop can need.
+/// Accumulators of one tile and panel.
 inline constexpr std::size_t tile_floats_max = tile_rows_max * panel_columns;
 
-/// One tile of rows against one or more whole panels, for a run of k pairs.
+/// One tile of rows against one panel, for a run of k pairs.
 struct gemm_tile {
-  const std::byte* w;       ///< First panel, at the first pair.
-  std::size_t panel_stride; ///< Bytes from a panel to the next.
-  std::size_t panels;       ///< 1 .. panels_at_once(rows).
-  const std::byte* x;       ///< The row tile, at the first pair.
-  std::size_t pairs;        ///< Pairs of k to add.
-  const std::byte* ahead;   ///< Weights to fetch into L2 meanwhile; may lie past the matrix.
-  std::size_t ahead_step;   ///< Bytes of them, for each panel and half pair.
-  float* c;                 ///< Accumulators [panels][rows][panel_columns], 64-byte aligned.
-  bool resume;              ///< Continue the chains that `c` holds; else start from +0.
+  const std::byte* w;     ///< The panel, at the first pair.
+  const std::byte* x;     ///< The row tile, at the first pair.
+  std::size_t pairs;      ///< Pairs of k to add.
+  const std::byte* ahead; ///< Weights to fetch into L2 meanwhile; may lie past the matrix.
+  std::size_t ahead_step; ///< Bytes of them for each half pair.
+  float* c;               ///< Accumulators [rows][panel_columns], 64-byte aligned.
+  bool resume;            ///< Continue the chains that `c` holds; else start from +0.
 };
 
 /// What happens to the finished accumulators of one tile and panel.

@@ -99,6 +99,20 @@ std::uint64_t row_weights(const float* logits, std::size_t count, float temperat
   return sum_fixed(low, high, (count + lanes - 1) / lanes * lanes);
 }
 
+/// Writes the ids of tokens with z at least `bound`, ascending. @returns how many there are.
+std::size_t gather_row(const float* z, std::size_t count, float bound, std::uint32_t* tokens) {
+  const auto least = hn::Set(f32, bound);
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < count; i += lanes) {
+    const auto in = hn::Ge(hn::Load(f32, z + i), least);
+    if (hn::AllFalse(f32, in))
+      continue;
+    const auto ids = hn::Iota(u32, static_cast<std::uint32_t>(i));
+    n += hn::CompressStore(ids, hn::RebindMask(u32, in), u32, tokens + n);
+  }
+  return n;
+}
+
 /// Sets to zero the weights of tokens behind the cut or below `w_min`.
 /// @returns the sum of `fixed_weight` of those that are left.
 std::uint64_t keep_row(const float* z, float* w, std::size_t count, float z_cut,

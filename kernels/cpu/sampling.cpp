@@ -19,6 +19,7 @@ namespace rollcast::kernels {
 
 HWY_EXPORT(row_max);
 HWY_EXPORT(row_weights);
+HWY_EXPORT(gather_row);
 HWY_EXPORT(keep_row);
 HWY_EXPORT(race_row);
 
@@ -75,6 +76,7 @@ float logprob_of(float z, float z_max, std::uint64_t mass) noexcept {
 struct sampling_row {
   float* z;
   float* w;
+  std::uint32_t* candidates;
   std::uint32_t* order;
   sampling_histogram* histogram;
   std::size_t vocabulary;
@@ -98,8 +100,9 @@ struct sampling_row {
 sampling_row place_row(std::byte* scratch, std::size_t vocabulary) noexcept {
   const std::size_t n = padded(vocabulary);
   auto* floats = reinterpret_cast<float*>(scratch);
-  return {floats, floats + n, reinterpret_cast<std::uint32_t*>(floats + 2 * n),
-          reinterpret_cast<sampling_histogram*>(floats + 3 * n), vocabulary};
+  auto* ids = reinterpret_cast<std::uint32_t*>(floats + 2 * n);
+  return {floats,    floats + n, ids, ids + n, reinterpret_cast<sampling_histogram*>(ids + 2 * n),
+          vocabulary};
 }
 
 /// When all tokens with a probability are banned: the lowest id that is not, or, if all are, the
@@ -124,13 +127,30 @@ noise_stream open_stream(std::uint64_t seed, std::uint32_t position) noexcept {
   return stream;
 }
 
-/// Zeroes the weights that top-k, top-p and min-p take away. @returns the mass that is left.
-std::uint64_t filter_row(const sampling_row& row, const sample_params& params,
-                         float z_max) noexcept {
+/// Finds the cut of top-k and top-p, among the tokens within eight nats of the best if it lies
+/// there, as it does for nearly every row of a trained model.
+sampling_cut find_cut(const sampling_row& row, const sample_params& params, float top,
+                      std::uint64_t mass) noexcept {
+  constexpr float lowest = -std::numeric_limits<float>::max();
+  for (const float bound : {top - 8.0f, lowest}) {
+    const std::size_t count =
+      HWY_DYNAMIC_DISPATCH(gather_row)(row.z, row.vocabulary, bound, row.candidates);
+    const sampling_candidates candidates{row.z, row.w, row.candidates, count, bound == lowest,
+                                         top,   mass};
+    if (const auto cut =
+          find_sampling_cut(candidates, params.top_k, params.top_p, *row.histogram, row.order))
+      return *cut;
+  }
+  return {-infinity, 0}; // Not reached: the second round has the whole row.
+}
+
+/// Zeroes the weights that top-k, top-p and min-p take away.
+/// @param mass the sum of the weights before. @returns the sum after.
+std::uint64_t filter_row(const sampling_row& row, const sample_params& params, float top,
+                         std::uint64_t mass) noexcept {
   sampling_cut cut{-infinity, 0};
   if (params.top_k != 0 || params.top_p < 1.0f)
-    cut = find_sampling_cut(row.z, row.w, row.vocabulary, z_max, params.top_k, params.top_p,
-                            *row.histogram, row.order);
+    cut = find_cut(row, params, top, mass);
   // The best token's weight is 1, so that it always stays.
   const float least = std::min(params.min_p, 1.0f);
   return HWY_DYNAMIC_DISPATCH(keep_row)(row.z, row.w, row.vocabulary, cut.z, cut.token, least);
@@ -147,7 +167,7 @@ float kept_share(std::uint64_t kept, float top, std::uint64_t mass, float z_max)
 } // namespace
 
 std::size_t sample_scratch_bytes(std::size_t vocabulary) noexcept {
-  return padded(vocabulary) * (2 * sizeof(float) + sizeof(std::uint32_t))
+  return padded(vocabulary) * 2 * (sizeof(float) + sizeof(std::uint32_t))
          + sizeof(sampling_histogram);
 }
 
@@ -180,7 +200,7 @@ sampled_token sample_token_cpu(const float* logits, std::size_t vocabulary,
     return {static_cast<std::int32_t>(best), logprob_of(row.z[best], z_max, mass), 1.0f};
   const bool filtered = params.top_k != 0 || params.top_p < 1.0f || params.min_p > 0.0f;
   if (filtered)
-    kept = filter_row(row, params, top);
+    kept = filter_row(row, params, top, kept);
   runner winner{static_cast<double>(row.z[best])
                   + gumbel(token_bits(params.seed, params.position, best)),
                 best};

@@ -19,6 +19,9 @@
 #include <string_view>
 #include <thread>
 #include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace rollcast::test {
 namespace {
@@ -42,8 +45,7 @@ double seconds(F call) {
 
 /// Memory in huge pages where the kernel gives them, as the engine maps its KV cache.
 std::byte* map_bytes(std::size_t bytes) {
-  void* p =
-    mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   madvise(p, bytes, MADV_HUGEPAGE);
   std::memset(p, 0, bytes);
   return static_cast<std::byte*>(p);
@@ -63,6 +65,33 @@ double read_bandwidth() {
   munmap(const_cast<std::uint64_t*>(data), bytes);
   return static_cast<double>(bytes) / s;
 }
+
+#if defined(__x86_64__)
+/// f32 FLOP/s of sixteen independent chains of 512-bit FMAs.
+__attribute__((target("avx512f"))) double avx512_fma_rate() {
+  constexpr int chains = 16, rounds = 200'000;
+  __m512 acc[chains];
+  for (auto& a : acc)
+    a = _mm512_set1_ps(1.0f);
+  const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+  const double s = seconds([&]() __attribute__((target("avx512f"))) {
+    __m512 a[chains];
+    for (int i = 0; i < chains; ++i)
+      a[i] = acc[i];
+    for (int r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+      for (int i = 0; i < chains; ++i)
+        a[i] = _mm512_fmadd_ps(a[i], x, y);
+    }
+    for (int i = 0; i < chains; ++i)
+      acc[i] = a[i];
+  });
+  volatile float sink = 0;
+  for (const auto& a : acc)
+    sink = sink + _mm512_cvtss_f32(a);
+  return 2.0 * 16 * chains * rounds / s;
+}
+#endif
 
 struct attention_bench {
   std::size_t heads = 12, kv_heads = 4, head_dim = 64;
@@ -88,7 +117,8 @@ struct attention_bench {
     bytes = blocks * kv.block_bytes();
     kv.data = map_bytes(bytes * layers);
     auto* x = reinterpret_cast<std::uint16_t*>(kv.data);
-    for (std::size_t i = type == dtype::f32 ? 1 : 0; i < bytes * layers / 2; i += type == dtype::f32 ? 2 : 1)
+    for (std::size_t i = type == dtype::f32 ? 1 : 0; i < bytes * layers / 2;
+         i += type == dtype::f32 ? 2 : 1)
       x[i] = static_cast<std::uint16_t>(0x3e00 + i % 97);
     std::vector<std::uint32_t> order(blocks);
     std::iota(order.begin(), order.end(), 0u);
@@ -114,8 +144,7 @@ struct attention_bench {
 
   void run(std::size_t thread, std::size_t threads) {
     const std::size_t stride = heads * head_dim;
-    attention_args args{q.data(), stride, out.data(), stride, heads, 0.125f, kv,
-                        sequences.data()};
+    attention_args args{q.data(), stride, out.data(), stride, heads, 0.125f, kv, sequences.data()};
     for (std::size_t layer = 0; layer < layers; ++layer, args.kv.data += bytes)
       for (std::size_t i = thread; i < items.size(); i += threads)
         attention_cpu(args, items[i]);
@@ -124,17 +153,19 @@ struct attention_bench {
   void report(const char* name, double bandwidth) {
     for (const std::size_t threads : {1u, 2u}) {
       const double s = seconds([&] {
-        std::vector<std::thread> others;
-        for (std::size_t t = 1; t < threads; ++t)
-          others.emplace_back([this, t, threads] { run(t, threads); });
-        run(0, threads);
-        for (auto& t : others)
-          t.join();
-      }) / static_cast<double>(layers);
+                         std::vector<std::thread> others;
+                         for (std::size_t t = 1; t < threads; ++t)
+                           others.emplace_back([this, t, threads] { run(t, threads); });
+                         run(0, threads);
+                         for (auto& t : others)
+                           t.join();
+                       })
+                       / static_cast<double>(layers);
       const double flops = 4.0 * static_cast<double>(keys * heads * head_dim);
-      std::printf("%-34s %zu thread(s) %9.1f us/layer  %6.1f GFLOP/s  KV %5.1f GB/s (%.0f %% of read)\n",
-                  name, threads, s * 1e6, flops / s * 1e-9, static_cast<double>(bytes) / s * 1e-9,
-                  static_cast<double>(bytes) / s / bandwidth * 100);
+      std::printf(
+        "%-34s %zu thread(s) %9.1f us/layer  %6.1f GFLOP/s  KV %5.1f GB/s (%.0f %% of read)\n",
+        name, threads, s * 1e6, flops / s * 1e-9, static_cast<double>(bytes) / s * 1e-9,
+        static_cast<double>(bytes) / s / bandwidth * 100);
     }
   }
 };
@@ -151,8 +182,10 @@ void row_benches() {
          rms_norm_cpu({x.data(), w.data(), y.data(), 768, 768, 768, 1e-6f}, 0, rows);
        }),
        768);
-  line("silu_mul 2048",
-       seconds([&] { silu_mul_cpu({x.data(), 4096, y.data(), 2048, 2048}, 0, rows); }), 2048);
+  line("silu_mul 2048", seconds([&] {
+         silu_mul_cpu({x.data(), 4096, y.data(), 2048, 2048}, 0, rows);
+       }),
+       2048);
   std::vector<float> table(512 * 64);
   rope_table({64, 1e6, rope_scaling::none, 1, 1, 4, 8192}, 512, table.data());
   std::vector<row_place> places;
@@ -162,9 +195,9 @@ void row_benches() {
   kv.data = map_bytes(rows * kv.block_bytes());
   auto qkv = pattern(rows * 1280, 5);
   line("qkv_rope_append 12+4+4 x 64, norms", seconds([&] {
-         qkv_rope_append_cpu({qkv.data(), 1280, 12, 4, w.data(), w.data(), 1e-6f, table.data(),
-                              places.data(), kv},
-                             0, rows);
+         qkv_rope_append_cpu(
+           {qkv.data(), 1280, 12, 4, w.data(), w.data(), 1e-6f, table.data(), places.data(), kv}, 0,
+           rows);
        }),
        1280);
 }
@@ -204,6 +237,10 @@ int main(int argc, char** argv) {
   }
   const double bandwidth = read_bandwidth();
   std::printf("read bandwidth, one thread: %.1f GB/s\n", bandwidth * 1e-9);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f"))
+    std::printf("f32 FMA rate, one thread: %.1f GFLOP/s\n", avx512_fma_rate() * 1e-9);
+#endif
   using rollcast::kernels::dtype;
   attention_bench{64, 1, 256, dtype::f32, 64, 12}.report("decode 64 x 256..319, f32", bandwidth);
   attention_bench{64, 1, 256, dtype::bf16, 64, 12}.report("decode 64 x 256..319, bf16", bandwidth);

@@ -92,10 +92,9 @@ TEST(rope_contract, bits_are_the_committed_ones_on_every_instruction_set) {
 
 TEST(attention_contract, bits_are_the_committed_ones_on_every_instruction_set) {
   on_every_instruction_set([] {
-    for (const auto& shape : {attention_shape{6, 2, 64, dtype::f32},
-                              attention_shape{6, 2, 64, dtype::bf16},
-                              attention_shape{7, 1, 80, dtype::f32},
-                              attention_shape{4, 1, 128, dtype::bf16}}) {
+    for (const auto& shape :
+         {attention_shape{6, 2, 64, dtype::f32}, attention_shape{6, 2, 64, dtype::bf16},
+          attention_shape{7, 1, 80, dtype::f32}, attention_shape{4, 1, 128, dtype::bf16}}) {
       attention_problem problem{shape, 150, 16, 7};
       problem.append(0, 150);
       std::vector<float> out;

@@ -25,8 +25,9 @@ inline sampled sample(const std::vector<float>& logits, const kernels::sample_pa
   const bool greedy = p.temperature == 0.0f;
   std::vector<double> z(n), prob(n);
   for (std::size_t i = 0; i < n; ++i)
-    z[i] = std::isnan(logits[i]) ? -INFINITY
-                                 : static_cast<double>(greedy ? logits[i] : logits[i] / p.temperature);
+    z[i] = std::isnan(logits[i])
+             ? -INFINITY
+             : static_cast<double>(greedy ? logits[i] : logits[i] / p.temperature);
   const double top = *std::max_element(z.begin(), z.end());
   double sum = 0;
   for (const double x : z)

@@ -98,8 +98,10 @@ void cluster_sim::inject() {
     std::vector<policy::event> says;
     if (happens(faults_.kv_lost))
       w.worker.lose_parked(rng_.next(), says);
-    for (const auto& e : says)
+    for (const auto& e : says) {
+      self_lost_.emplace(id, std::get<policy::kv_lost>(e).response);
       post_from(w, e);
+    }
     well += w.gone_at == 0;
   }
   std::erase_if(workers_, [this](const auto& kvp) {
@@ -113,12 +115,26 @@ void cluster_sim::inject() {
     post(policy::response_cancelled{response_id{1 + rng_.below(length_.size())}});
 }
 
+bool cluster_sim::imports(const work_order& o) {
+  const auto source = workers_.find(o.what.from);
+  if (source == workers_.end())
+    return false;
+  if (source->second.worker.holds(o.what.response, o.tokens_done))
+    return !happens(faults_.pull_failed);
+  // Missing: fine if the source lost it or is given up, or if nobody waits for this chunk any more.
+  const auto& r = book_.responses.at(o.what.response);
+  const auto target = workers_.find(o.what.worker);
+  const auto awaited = target != workers_.end() && target->second.gone_at == 0
+                       && r.holder == o.what.worker && r.attempt == o.what.attempt;
+  if (awaited && source->second.gone_at == 0
+      && !self_lost_.contains({o.what.from, o.what.response}))
+    wrong_ = "worker " + std::to_string(o.what.from.value) + " let go of response "
+             + std::to_string(o.what.response.value) + " before its move was confirmed";
+  return false;
+}
+
 void cluster_sim::run_workers() {
-  const auto import = [this](const work_order& o) {
-    const auto source = workers_.find(o.what.from);
-    return source != workers_.end() && source->second.worker.holds(o.what.response, o.tokens_done)
-           && !happens(faults_.pull_failed);
-  };
+  const auto import = [this](const work_order& o) { return imports(o); };
   for (auto& [id, w] : workers_) {
     std::vector<policy::event> says;
     w.worker.step(
@@ -232,6 +248,8 @@ std::string cluster_sim::step() {
   ++now_;
   inject();
   run_workers();
+  if (!wrong_.empty())
+    return wrong_;
   if (auto wrong = deliver_orders(); !wrong.empty())
     return wrong;
   if (auto wrong = deliver_events(); !wrong.empty())

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -71,6 +72,7 @@ private:
   void draw_group(std::uint32_t index, const workload& load);
   void lose(incarnation& w, bool crashed);
   void inject();
+  bool imports(const work_order& o);
   void run_workers();
   std::string deliver_orders();
   std::string deliver_events();
@@ -94,6 +96,8 @@ private:
   std::multimap<std::uint64_t, policy::event> events_;               ///< By due tick.
   std::multimap<std::uint64_t, std::pair<worker_id, order>> orders_; ///< By due tick.
   std::map<worker_id, incarnation> workers_;
+  std::set<std::pair<worker_id, response_id>> self_lost_; ///< KV that its worker lost by itself.
+  std::string wrong_;                                     ///< Found while the workers ran.
   std::map<response_id, std::uint32_t> length_;
   std::map<group_id, std::vector<response_id>> groups_;
 };

@@ -6,6 +6,7 @@
 
 #include "actors/node.hpp"
 #include "cluster/wire/client.hpp"
+#include "cluster/wire/codec.hpp"
 #include "tests/unit/actors/fake_backend.hpp"
 
 #include <gtest/gtest.h>
@@ -44,12 +45,13 @@ public:
     scheduler_.request_stop();
   }
 
-  void add_worker(fake_device device = {}, std::uint32_t batch_max = 8) {
+  void add_worker(fake_device device = {}, std::uint32_t batch_max = 8,
+                  std::chrono::milliseconds drain = 5s) {
     worker_node_options options;
     options.name = "w" + std::to_string(workers.size());
     options.scheduler_port = ports.cluster_port;
     options.engine.batch_max = batch_max;
-    options.drain_ms_max = 5s;
+    options.drain_ms_max = drain;
     workers.emplace_back([options, device](std::stop_token stop) {
       const auto ended = run_worker(options, std::make_unique<fake_backend>(device), stop);
       EXPECT_TRUE(ended) << ended.error().detail;
@@ -210,6 +212,42 @@ TEST(cluster, gives_the_same_responses_when_workers_come_and_go) {
     c.workers[0].join();
   }};
   EXPECT_EQ(plain(collect(client, batch.batch_key)), truth());
+}
+
+TEST(cluster, gives_the_same_responses_when_a_worker_leaves_its_work_behind) {
+  cluster c;
+  fake_device slow;
+  slow.step_time = 1ms;
+  c.add_worker(slow, 8, 0ms); // does not wait for its chunks when it is stopped
+  c.add_worker(slow);
+  auto client = connect(c);
+  auto batch = sample_batch("leaving");
+  batch.chunk_tokens = 64;
+  ASSERT_TRUE(client.submit(batch));
+  ASSERT_TRUE(client.next_event(5s));
+  auto second = connect(c);
+  ASSERT_TRUE(second.resume(batch.batch_key, 0));
+  c.workers[0].request_stop();
+  EXPECT_EQ(plain(collect(second, batch.batch_key)), truth());
+}
+
+TEST(cluster, is_not_held_up_by_a_controller_that_does_not_read) {
+  cluster c;
+  c.add_worker();
+  zmq::context_t context;
+  zmq::socket_t deaf{context, zmq::socket_type::dealer};
+  deaf.set(zmq::sockopt::linger, 0);
+  deaf.set(zmq::sockopt::rcvhwm, 1);
+  deaf.connect(c.ports.frontend_endpoint);
+  auto batch = sample_batch("deaf");
+  deaf.send(zmq::buffer(wire::encode(1, wire::request{batch})));
+  for (std::uint64_t id = 2; id < 20'000; ++id) // floods with questions, takes no answer
+    deaf.send(zmq::buffer(wire::encode(id, wire::request{wire::get_status{}})),
+              zmq::send_flags::dontwait);
+  EXPECT_EQ(plain(run(c, sample_batch("other"))), truth());
+  auto heir = connect(c);
+  ASSERT_TRUE(heir.resume("deaf", 0));
+  EXPECT_EQ(plain(collect(heir, "deaf")), truth()) << "nothing of the deaf one's batch is lost";
 }
 
 TEST(cluster, waits_for_the_first_worker) {

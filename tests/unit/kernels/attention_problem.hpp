@@ -26,8 +26,7 @@ class attention_problem {
 public:
   attention_problem(attention_shape shape, std::size_t length, std::size_t block_tokens,
                     std::uint64_t seed, std::uint64_t layout_seed = 1)
-    : shape{shape}, length{length},
-      q{pattern(length * shape.heads * shape.head_dim, seed, 2.0f)},
+    : shape{shape}, length{length}, q{pattern(length * shape.heads * shape.head_dim, seed, 2.0f)},
       k{pattern(length * shape.kv_heads * shape.head_dim, seed + 1, 2.0f)},
       v{pattern(length * shape.kv_heads * shape.head_dim, seed + 2, 2.0f)} {
     kv.block_tokens = block_tokens;
@@ -67,13 +66,13 @@ public:
                                                static_cast<std::uint32_t>(begin)};
     const std::size_t stride = shape.heads * shape.head_dim;
     out.resize(length * stride);
-    const kernels::attention_args args{q.data(), stride,      out.data(), stride,
+    const kernels::attention_args args{q.data(),    stride,  out.data(), stride,
                                        shape.heads, scale(), kv,         &sequence};
     for (std::uint32_t h = 0; h < shape.kv_heads; ++h)
       for (std::size_t row = 0; row < end - begin; row += item_rows)
-        kernels::attention_cpu(args, {0, h, static_cast<std::uint32_t>(row),
-                                      static_cast<std::uint32_t>(
-                                        std::min(item_rows, end - begin - row))});
+        kernels::attention_cpu(
+          args, {0, h, static_cast<std::uint32_t>(row),
+                 static_cast<std::uint32_t>(std::min(item_rows, end - begin - row))});
   }
 
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }

@@ -21,9 +21,8 @@ protected:
 };
 
 /// Prefills everything in one call.
-std::vector<float> whole(const attention_shape& shape, std::size_t length,
-                         std::size_t block_tokens, std::uint64_t layout_seed = 1,
-                         std::size_t item_rows = 32) {
+std::vector<float> whole(const attention_shape& shape, std::size_t length, std::size_t block_tokens,
+                         std::uint64_t layout_seed = 1, std::size_t item_rows = 32) {
   attention_problem problem{shape, length, block_tokens, 7, layout_seed};
   problem.append(0, length);
   std::vector<float> out;
@@ -50,7 +49,7 @@ void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b) 
 }
 
 constexpr attention_shape shapes[] = {
-  {6, 2, 64, dtype::f32},  {6, 2, 64, dtype::bf16}, {4, 4, 16, dtype::f32},
+  {6, 2, 64, dtype::f32},  {6, 2, 64, dtype::bf16},  {4, 4, 16, dtype::f32},
   {7, 1, 80, dtype::f32},  {8, 1, 128, dtype::bf16}, {2, 1, 256, dtype::f32},
   {25, 1, 48, dtype::f32},
 };

@@ -2,9 +2,8 @@
 // Philox.
 // Method: sweeps against libm in double or long double, edge cases by hand, Random123's known
 // answers.
-#include "kernels/numerics.hpp"
-
 #include "engine/base/prng.hpp"
+#include "kernels/numerics.hpp"
 
 #include <gtest/gtest.h>
 
@@ -23,8 +22,8 @@ constexpr float inf = std::numeric_limits<float>::infinity();
 template <class T, class Wide>
 double ulps(T got, Wide want) {
   const auto rounded = static_cast<T>(want);
-  const auto ulp = std::nextafter(std::abs(rounded), std::numeric_limits<T>::infinity())
-                   - std::abs(rounded);
+  const auto ulp =
+    std::nextafter(std::abs(rounded), std::numeric_limits<T>::infinity()) - std::abs(rounded);
   return static_cast<double>(std::abs(static_cast<Wide>(got) - want) / static_cast<Wide>(ulp));
 }
 

@@ -140,8 +140,7 @@ TEST(rope_table, agrees_with_the_long_double_oracle) {
     rope_table(p, positions, table.data());
     for (std::size_t position : {0u, 1u, 2u, 100u, 4999u})
       for (std::size_t i = 0; i < 64; ++i) {
-        const long double angle =
-          static_cast<long double>(position) * oracle::rope_frequency(p, i);
+        const long double angle = static_cast<long double>(position) * oracle::rope_frequency(p, i);
         // Half an ulp of f32 and the error of a double frequency, magnified by the position.
         const double bound = 0x1p-25 + 5000 * 1e-15;
         EXPECT_NEAR(static_cast<double>(std::cos(angle)), table[position * 128 + i], bound);
@@ -152,7 +151,8 @@ TEST(rope_table, agrees_with_the_long_double_oracle) {
 
 /// A layer's rows before the step between qkv and attention.
 struct qkv_problem {
-  static constexpr std::size_t heads = 3, kv_heads = 2, rows = 20, position0 = 30, block_tokens = 16;
+  static constexpr std::size_t heads = 3, kv_heads = 2, rows = 20, position0 = 30,
+                               block_tokens = 16;
   rope_params rope;
   std::vector<float> qkv, q_norm, k_norm, cos_sin;
   std::vector<row_place> places;
@@ -172,16 +172,22 @@ struct qkv_problem {
       const auto p = static_cast<std::uint32_t>(position0 + r);
       places.push_back({p, 3 - p / static_cast<std::uint32_t>(block_tokens)});
     }
-    args = {qkv.data(), (heads + 2 * kv_heads) * dim,     heads,
-            kv_heads,   norms ? q_norm.data() : nullptr,  norms ? k_norm.data() : nullptr,
-            1e-6f,      cos_sin.data(),                   places.data(),
+    args = {qkv.data(),
+            (heads + 2 * kv_heads) * dim,
+            heads,
+            kv_heads,
+            norms ? q_norm.data() : nullptr,
+            norms ? k_norm.data() : nullptr,
+            1e-6f,
+            cos_sin.data(),
+            places.data(),
             kv};
   }
 
   float cached(std::size_t row, std::size_t head, std::size_t d, bool value) const {
     const std::size_t slot = places[row].position % block_tokens, lane = slot % kv_group;
-    const std::byte* tile = kv.data + kv.k_offset(places[row].kv_block, slot, head)
-                            + (value ? kv.tile_bytes() : 0);
+    const std::byte* tile =
+      kv.data + kv.k_offset(places[row].kv_block, slot, head) + (value ? kv.tile_bytes() : 0);
     const std::size_t at = value ? lane * kv.head_dim + d : d * kv_group + lane;
     if (kv.type == dtype::f32)
       return reinterpret_cast<const float*>(tile)[at];
@@ -199,8 +205,8 @@ TEST(qkv_rope_append, agrees_with_the_double_oracle) {
         for (std::size_t h = 0; h < p.heads + p.kv_heads; ++h) {
           const float* x = &before[r * p.args.qkv_stride + h * dim];
           const auto& w = h < p.heads ? p.q_norm : p.k_norm;
-          const auto normed = norms ? oracle::rms_norm(x, w.data(), dim, 1e-6f)
-                                    : std::vector<double>(x, x + dim);
+          const auto normed =
+            norms ? oracle::rms_norm(x, w.data(), dim, 1e-6f) : std::vector<double>(x, x + dim);
           const auto want = oracle::rotate(normed, p.rope, p.places[r].position);
           for (std::size_t d = 0; d < dim; ++d) {
             const float got = h < p.heads ? p.qkv[r * p.args.qkv_stride + h * dim + d]

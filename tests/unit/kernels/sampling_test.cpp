@@ -1,7 +1,7 @@
 // Goal: the sampler chooses what its definition says, although it looks at the noise of few tokens,
 // reports the right log-probability, and gives the same bits on every instruction set.
-// Method: thousands of rows of many sizes, shapes and parameters against a sort-everything oracle in
-// double; edge cases by hand; a chi-square test of what comes out.
+// Method: thousands of rows of many sizes, shapes and parameters against a sort-everything oracle
+// in double; edge cases by hand; a chi-square test of what comes out.
 #include "kernels/dispatch.hpp"
 #include "kernels/sampling.hpp"
 #include "tests/oracle/sampling.hpp"
@@ -103,9 +103,9 @@ TEST_F(sampling, chooses_the_oracles_token_with_filters_and_bans) {
         banned.push_back(sample(logits, {}).token);
       std::size_t left = 0;
       for (std::size_t t = 0; t < n; ++t)
-        left += logits[t] > -INFINITY
-                && std::find(banned.begin(), banned.end(), static_cast<std::int32_t>(t))
-                     == banned.end();
+        left +=
+          logits[t] > -INFINITY
+          && std::find(banned.begin(), banned.end(), static_cast<std::int32_t>(t)) == banned.end();
       if (left == 0)
         banned.clear();
       params.banned = banned.data();
@@ -142,7 +142,8 @@ TEST_F(sampling, survives_rows_that_leave_nothing_to_choose) {
   params.banned = banned;
   params.banned_count = 3;
   EXPECT_EQ(2, sample(nothing, params).token);
-  EXPECT_EQ(2, sample({1.0f, 2.0f, -INFINITY, 3.0f}, params).token) << "all that could be is banned";
+  EXPECT_EQ(2, sample({1.0f, 2.0f, -INFINITY, 3.0f}, params).token)
+    << "all that could be is banned";
   EXPECT_EQ(0.0f, sample({1.0f, 2.0f, -INFINITY, 3.0f}, params).kept_mass);
   const std::int32_t all[] = {0, 1};
   params.banned = all;

@@ -202,6 +202,22 @@ TEST(policy_placement, parked_kv_of_the_lowest_priority_makes_room_when_nothing_
   EXPECT_EQ(d.policy.counters().evictions, 2u);
 }
 
+TEST(policy_placement, news_of_a_group_changes_whose_kv_makes_room) {
+  driver d{plain_limits()};
+  d.join(1, 6, 3);
+  d.submit(1, 1, 1, 50);
+  d.submit(2, 1, 2, 50);
+  d.submit(3, 2, 1, 40);
+  const auto all = d.dispatches();
+  ASSERT_EQ(all.size(), 3u);
+  d.edge(all[0], 10);     // 40 expected to go
+  d.edge(all[2], 10);     // 30
+  d.complete(all[1], 10); // now response 1 is expected to end first
+  d.tell(response_submitted{response_id{9}, group_id{9}, 0, 30, 10});
+  EXPECT_EQ(d.order(), ids{9});
+  EXPECT_EQ(d.releases, (std::vector<release>{{worker_id{1}, response_id{1}, 1}}));
+}
+
 TEST(policy_placement, a_source_of_an_unconfirmed_pull_is_not_evicted) {
   auto limits = plain_limits();
   limits.home_spread = 0;

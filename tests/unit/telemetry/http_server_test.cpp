@@ -64,7 +64,10 @@ public:
   raw_peer& operator=(const raw_peer&) = delete;
   ~raw_peer() { ::close(fd_); }
 
-  void send(std::string_view bytes) const { ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  /// @returns false once the server has reset the connection.
+  bool send(std::string_view bytes) const {
+    return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0;
+  }
   /// Returns all that comes until the server closes.
   std::string rest() const {
     std::string all;
@@ -164,7 +167,19 @@ TEST_F(http_server_test, slow_clients_do_not_hold_up_the_probes) {
   const auto got = client_of(*server).Get("/healthz");
   ASSERT_TRUE(got);
   EXPECT_EQ(got->status, 200);
+  EXPECT_EQ(slow.front()->rest(), "") << "the oldest made room";
   EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds{500});
+}
+
+TEST_F(http_server_test, a_peer_that_still_sends_is_not_reset_before_it_has_the_answer) {
+  const auto server = serve();
+  raw_peer peer{server->port()};
+  peer.send("POST /metrics HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n");
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(peer.send(std::string(1'000, 'x'))) << i;
+    std::this_thread::sleep_for(milliseconds{20});
+  }
+  EXPECT_TRUE(peer.rest().starts_with("HTTP/1.1 405 "));
 }
 
 TEST_F(http_server_test, a_client_that_never_finishes_its_request_is_dropped) {

@@ -98,6 +98,14 @@ TEST(hostile_bytes, a_wrong_envelope_is_malformed) {
     << "the refusal must find its asker";
 }
 
+TEST(hostile_bytes, of_several_request_ids_the_last_one_counts) {
+  const auto status = encode(5, request{get_status{}}) + std::string{"\x10\x06", 2};
+  const auto got = decode_request(bytes_of(status));
+  ASSERT_TRUE(got) << got.error().detail;
+  EXPECT_EQ(got->request_id, 6u);
+  EXPECT_EQ(request_id_of(bytes_of(status)), 6u);
+}
+
 TEST(hostile_bytes, text_that_is_not_utf8_is_malformed) {
   EXPECT_EQ(code_of(encode(5, request{cancel_batch{"\xff\xfe"}})), errc::frame_malformed);
 }

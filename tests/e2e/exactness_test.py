@@ -1,0 +1,160 @@
+# Goal: responses.jsonl is a function of weights, prompts, sampling, seed and profile alone; not of
+# workers, threads, chunks, batch, rows, blocks, policy, memory, moves or instruction set.
+# Method: one plain run is the oracle of each model and profile; every other way to run it must give
+# the same bytes. `rollcast score` recomputes the log-probabilities and must find no difference, and
+# must find the one bit that a test turns.
+
+import json
+import math
+import random
+import re
+import struct
+import unittest
+
+from cluster import COLLATZ, FAMILIES, ClusterTest, call, first_prompts, write_lines
+
+PROFILES = ("cpu-f32-v1", "cpu-bf16-v1")
+VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200}
+CONTEXT = 256
+
+# One setting changed at a time, against the oracle's defaults.
+SINGLE = [
+    {"workers": 2},
+    {"workers": 3},
+    {"threads": 2},
+    {"chunk_tokens": 16, "workers": 2},
+    {"chunk_tokens": 100, "workers": 2},
+    {"chunk_tokens": 0, "workers": 2},
+    {"max_batch": 1},
+    {"max_batch": 7},
+    {"max_batch": 64},
+    {"prefill_rows": 16, "max_batch": 16},
+    {"prefill_rows": 64},
+    {"prefill_rows": 512},
+    {"block_tokens": 32},
+    {"block_tokens": 64},
+    {"policy": "static", "workers": 2},
+    {"policy": "context", "workers": 2},
+    {"kv_blocks": 48, "workers": 2, "chunk_tokens": 16},
+    {"kv_blocks": 48, "policy": "static"},
+]
+# Everything changed at once.
+MIXED = [
+    {"workers": 3, "threads": 2, "chunk_tokens": 16, "max_batch": 7, "prefill_rows": 64,
+     "block_tokens": 32, "policy": "context"},
+    {"workers": 2, "chunk_tokens": 100, "max_batch": 64, "prefill_rows": 16, "kv_blocks": 80,
+     "policy": "context"},
+    {"workers": 2, "threads": 2, "chunk_tokens": 0, "max_batch": 3, "prefill_rows": 512,
+     "block_tokens": 64, "policy": "static"},
+]
+MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
+
+
+def other_instruction_sets():
+    """The instruction sets of this machine, as the program itself lists them in its refusal."""
+    said = call("score", "--model", COLLATZ, "--responses", "/dev/null", "--instruction-set", "none")
+    return [name for name in re.split(r"[ ,\n]+", said.err.rsplit(":", 1)[-1]) if name]
+
+
+class Exactness(ClusterTest):
+    def check(self, prompts, settings, ways):
+        """Runs the oracle and each way; returns the oracle's bytes."""
+        oracle, _ = self.run_batch(prompts, workers=1, threads=1, **settings)
+        for way in ways:
+            with self.subTest(**way):
+                got, summary = self.run_batch(prompts, **{"threads": 1, **settings, **way})
+                self.assert_same(got, oracle, str(way))
+                if way.get("force_migration"):
+                    self.assertGreater(summary["migrations"], 0)
+                    self.assertGreater(summary["migrated_bytes"], 0)
+        return oracle
+
+    def collatz(self):
+        return {"model": COLLATZ, "group_size": 4, "max_new_tokens": 300, "seed": 7}
+
+    def score(self, data, model=COLLATZ, *more):
+        path = self.work / "scored.jsonl"
+        path.write_bytes(data)
+        return call("score", "--model", model, "--responses", path, "--threads", 2, *more)
+
+    def test_the_example_gives_the_same_bytes_however_it_is_run(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 24)
+        oracle = self.check(prompts, self.collatz(), SINGLE + MIXED + [MOVING])
+        self.assertEqual(len(oracle.splitlines()), 96)
+        lengths = {len(json.loads(line)["token_ids"]) for line in oracle.splitlines()}
+        self.assertGreater(len(lengths), 10, "all alike: this would prove little")
+        said = self.score(oracle)
+        self.assertEqual(said.code, 0, said)
+        self.assertIn("max abs difference 0,", said.out)
+
+    def test_the_bf16_profile_gives_its_own_bytes_however_it_is_run(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 12)
+        settings = {**self.collatz(), "numerics": "cpu-bf16-v1"}
+        oracle = self.check(prompts, settings, MIXED + [MOVING, {"max_batch": 1}])
+        said = self.score(oracle)
+        self.assertEqual(said.code, 0, said)
+        self.assertIn("max abs difference 0,", said.out)
+        f32, _ = self.run_batch(prompts, **{**settings, "numerics": "cpu-f32-v1"})
+        self.assertNotEqual(oracle, f32, "the profiles are not told apart")
+
+    def test_every_instruction_set_gives_the_same_bytes(self):
+        sets = other_instruction_sets()
+        if len(sets) < 2:
+            self.skipTest(f"this machine has only {sets}")
+        prompts = first_prompts(self.work / "prompts.jsonl", 6)
+        for profile in PROFILES:
+            self.check(prompts, {**self.collatz(), "numerics": profile},
+                       [{"instruction_set": name} for name in sets])
+
+    def test_each_family_gives_the_same_bytes_however_it_is_run(self):
+        for family, vocabulary in VOCABULARY.items():
+            rng = random.Random(family)
+            lines = []
+            for number in range(6):
+                length = rng.choice((1, 5, 16, 17, 40, 90))
+                ids = [rng.randrange(vocabulary) for _ in range(length)]
+                lines.append({"prompt_token_ids": ids, "id": f"p{number}", "sampling": {
+                    "max_new_tokens": 250 - length, "ignore_eos": number % 2 == 0}})
+            lines[1]["sampling"].update(temperature=0.7, top_p=0.9, top_k=40, min_p=0.01)
+            lines[2]["sampling"].update(temperature=0)
+            lines[3]["seed"] = 99
+            prompts = write_lines(self.work / f"{family}.jsonl", lines)
+            model = FAMILIES / family
+            for profile in PROFILES:
+                settings = {"model": model, "group_size": 2, "numerics": profile}
+                with self.subTest(family=family, profile=profile):
+                    ways = MIXED + [MOVING] if profile == "cpu-f32-v1" else MIXED[:1] + [MOVING]
+                    oracle = self.check(prompts, settings, ways)
+                    records = [json.loads(line) for line in oracle.splitlines()]
+                    self.assertEqual(max(len(r["prompt_token_ids"]) + len(r["token_ids"])
+                                         for r in records), 250)
+                    said = self.score(oracle, model)
+                    self.assertEqual(said.code, 0, said)
+                    self.assertIn("max abs difference 0,", said.out)
+
+    def test_score_finds_one_bit_and_another_profile(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 3)
+        data, _ = self.run_batch(prompts, **self.collatz())
+        self.assertEqual(self.score(data).code, 0)
+        lines = data.decode().splitlines()
+        record = json.loads(lines[5])
+        old = record["logprobs"][17]
+        bits = struct.unpack("<I", struct.pack("<f", old))[0] ^ 1
+        record["logprobs"][17] = struct.unpack("<f", struct.pack("<I", bits))[0]
+        self.assertTrue(math.isfinite(record["logprobs"][17]) and record["logprobs"][17] != old)
+        lines[5] = json.dumps(record)
+        said = self.score(("\n".join(lines) + "\n").encode())
+        self.assertEqual(said.code, 1, said)
+        self.assertNotIn("max abs difference 0,", said.out)
+        self.assertEqual(self.score(data, COLLATZ, "--numerics", "cpu-bf16-v1").code, 1)
+
+    def test_another_seed_gives_other_tokens(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 3)
+        one, _ = self.run_batch(prompts, **self.collatz())
+        two, _ = self.run_batch(prompts, **{**self.collatz(), "seed": 8})
+        tokens = [[json.loads(line)["token_ids"] for line in d.splitlines()] for d in (one, two)]
+        self.assertNotEqual(tokens[0], tokens[1])
+
+
+if __name__ == "__main__":
+    unittest.main()
