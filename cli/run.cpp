@@ -76,6 +76,7 @@ public:
 private:
   result<void> take(const wire::event& event);
   result<void> take(const wire::response_ready& ready);
+  result<void> ask_again();
   result<void> look_around();
   response_record record_of(const wire::response_ready& ready) const;
 
@@ -117,11 +118,18 @@ response_record collection::record_of(const wire::response_ready& ready) const {
 result<void> collection::take(const wire::response_ready& ready) {
   if (ready.sequence <= last_sequence_)
     return {}; // pushed again after a silence
-  if (ready.sequence != last_sequence_ + 1 || ready.group >= batch_.groups.size())
-    return fail(errc::frame_malformed, "result " + std::to_string(ready.sequence) + " of group "
-                                         + std::to_string(ready.group) + " came after result "
-                                         + std::to_string(last_sequence_)
-                                         + ": one is missing or foreign");
+  if (ready.sequence != last_sequence_ + 1)
+    return ask_again();
+  if (ready.group >= batch_.groups.size())
+    return fail(errc::frame_malformed, "a result of group " + std::to_string(ready.group)
+                                         + " came, the batch has "
+                                         + std::to_string(batch_.groups.size()) + " groups");
+  if (profile_.empty()) { // accepted before the first worker came and named it
+    const auto status = client_.status();
+    if (!status)
+      return fail(status);
+    profile_ = status->numerics_profile;
+  }
   records.push_back(record_of(ready));
   if (auto ok = out_.keep(records.back()); !ok)
     return ok;
@@ -135,10 +143,19 @@ result<void> collection::take(const wire::event& event) {
   if (const auto* failed = std::get_if<wire::request_failed>(&event))
     return fail(failed->code, failed->message);
   if (const auto* over = std::get_if<wire::batch_done>(&event)) {
+    if (over->sequence != last_sequence_ + 1)
+      return ask_again();
     summary = over->summary;
-    last_sequence_ = over->sequence;
     done_ = true; // acknowledged only when the files are written
   }
+  return {};
+}
+
+/// A push was lost: has everything after the last result that we hold pushed again. What we hold is
+/// on disk, so the scheduler may forget it.
+result<void> collection::ask_again() {
+  if (const auto resumed = client_.resume(batch_.batch_key, last_sequence_); !resumed)
+    return fail(resumed);
   return {};
 }
 
@@ -184,10 +201,10 @@ result<void> collection::run() {
       if (auto ok = look_around(); !ok)
         return ok;
     }
-    if (now - heard > timeout_) { // perhaps a push was lost; asking again costs nothing
+    if (now - heard > timeout_) { // perhaps a push was lost; asking costs nothing
       heard = now;
-      if (auto ok = client_.resume(batch_.batch_key, last_sequence_); !ok)
-        return fail(ok);
+      if (auto ok = ask_again(); !ok)
+        return ok;
     }
     progress_->show(records.size(), done_ ? summary.tokens : tokens_, done_);
   }

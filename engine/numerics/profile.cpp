@@ -12,15 +12,16 @@ constexpr std::array profiles{
     "cpu-f32-v1", kernels::arithmetic::f32, kernels::dtype::f32,
     "gemm: one f32 fma chain over k ascending, weights widened exactly, bias after the chain; "
     "reduce: 64 lanes, fold 32 16 8 4 2 1; attention: key tiles of 64 at absolute positions, one "
-    "online-softmax update a tile, f32 kv; rope: double tables rounded once; sampling: "
-    "philox4x32-10 (seed, position, token id), gumbel-max, lowest id on ties"},
+    "online-softmax update a tile, f32 kv; rope: double tables rounded once; vocabulary softmax: "
+    "40-bit fixed-point terms, integer sum; sampling: philox4x32-10 (seed, position, token id), "
+    "gumbel-max in double, lowest id on ties"},
   numerics_profile{
     "cpu-bf16-v1", kernels::arithmetic::bf16, kernels::dtype::bf16,
     "gemm: inputs rounded to bf16, per pair acc=ftz(fma(x1,w1,acc)) then ftz(fma(x0,w0,acc)), bias "
     "after the chain; reduce: 64 lanes, fold 32 16 8 4 2 1; attention: key tiles of 64 at absolute "
     "positions, one online-softmax update a tile, bf16 kv rounded once, f32 arithmetic; rope: "
-    "double tables rounded once; sampling: philox4x32-10 (seed, position, token id), gumbel-max, "
-    "lowest id on ties"}};
+    "double tables rounded once; vocabulary softmax: 40-bit fixed-point terms, integer sum; "
+    "sampling: philox4x32-10 (seed, position, token id), gumbel-max in double, lowest id on ties"}};
 
 } // namespace
 

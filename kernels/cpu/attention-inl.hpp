@@ -24,8 +24,8 @@ HWY_BEFORE_NAMESPACE();
 namespace rollcast::kernels::HWY_NAMESPACE {
 
 /// Rows that share a register of K or V: 6 rows x 4 vectors fill AVX-512's and NEON's registers,
-/// 6 rows x 2 vectors AVX2's.
-inline constexpr std::size_t block_rows = 6;
+/// 6 rows x 2 vectors AVX2's. EMU128 never runs, so it is spared the other sizes.
+inline constexpr std::size_t block_rows = HWY_TARGET == HWY_EMU128 ? 1 : 6;
 /// Vectors of keys, or of the head dimension, in flight for each row of a block.
 inline constexpr std::size_t block_vectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
 inline constexpr std::size_t pass_rows = 96;
@@ -210,17 +210,15 @@ HWY_NOINLINE void tile_block(const row_block& rows, const key_value_tile<T>& til
       tile_values<1>(&rows.out[r], tile, tile, head_dim, &p[r], &one, common, rows.keys[r]);
 }
 
-template <class T>
+/// Calls `tile_block` for `count` rows, R at most.
+template <std::size_t R, class T>
 HWY_INLINE void run_block(std::size_t count, const row_block& rows, const key_value_tile<T>& tile,
                           const key_value_tile<T>& next, std::size_t head_dim, float scale) {
-  switch (count) {
-    case 1: return tile_block<1>(rows, tile, next, head_dim, scale);
-    case 2: return tile_block<2>(rows, tile, next, head_dim, scale);
-    case 3: return tile_block<3>(rows, tile, next, head_dim, scale);
-    case 4: return tile_block<4>(rows, tile, next, head_dim, scale);
-    case 5: return tile_block<5>(rows, tile, next, head_dim, scale);
-    default: return tile_block<6>(rows, tile, next, head_dim, scale);
+  if constexpr (R > 1) {
+    if (count < R)
+      return run_block<R - 1>(count, rows, tile, next, head_dim, scale);
   }
+  tile_block<R>(rows, tile, next, head_dim, scale);
 }
 
 /// Looks up the tile that begins at position `first`; `keys` of it, at least 1, are in the cache.
@@ -283,7 +281,7 @@ HWY_INLINE void attention_pass(const attention_args& args, const attention_item&
         rows.out[i] = out(r + i);
         rows.keys[i] = std::min(key_tile, position(r + i) + 1 - first);
       }
-      run_block(end - r, rows, tile, b == 0 ? next : tile, head_dim, args.scale);
+      run_block<block_rows>(end - r, rows, tile, b == 0 ? next : tile, head_dim, args.scale);
     }
     tile = next;
   }

@@ -98,20 +98,22 @@ void run_resident(const gemm_job& job, std::size_t begin, std::size_t end, std::
   }
 }
 
-/// One panel too large for L2 against many rows: blocks of k stay in L2 while a chunk of row tiles
-/// passes by. The chains pause in `c`, exactly, and go on with the next block.
-void run_blocked(const gemm_job& job, std::size_t panel) {
+/// One panel too large for L2 against a chunk of row tiles: blocks of k stay in L2 while the chunk
+/// passes by, and the next block (panels lie one after the other) is fetched meanwhile. The chains
+/// pause in `c`, exactly, and go on with the next block.
+void run_blocked(const gemm_job& job, std::size_t panel, std::size_t chunk) {
   alignas(64) float c[chunk_tiles * detail::tile_floats_max];
-  const std::size_t block = resident_bytes / job.pair_bytes;
-  for (std::size_t chunk = 0; chunk < job.tiles; chunk += chunk_tiles) {
-    const std::size_t count = std::min(chunk_tiles, job.tiles - chunk);
-    for (std::size_t pair = 0; pair < job.pairs; pair += block)
-      for (std::size_t i = 0; i < count; ++i)
-        job.run(chunk + i, panel, pair, std::min(block, job.pairs - pair),
-                c + i * detail::tile_floats_max, {job.panel_at(panel) + pair * job.pair_bytes, 0});
+  const std::size_t block = resident_bytes / 2 / job.pair_bytes;
+  const std::size_t count = std::min(chunk_tiles, job.tiles - chunk);
+  for (std::size_t pair = 0; pair < job.pairs; pair += block) {
+    const std::byte* next = job.panel_at(panel) + (pair + block) * job.pair_bytes;
     for (std::size_t i = 0; i < count; ++i)
-      job.finish(chunk + i, panel, c + i * detail::tile_floats_max);
+      job.run(chunk + i, panel, pair, std::min(block, job.pairs - pair),
+              c + i * detail::tile_floats_max,
+              {next + i * block * job.pair_bytes / count, job.pair_bytes / 2 / count});
   }
+  for (std::size_t i = 0; i < count; ++i)
+    job.finish(chunk + i, panel, c + i * detail::tile_floats_max);
 }
 
 const detail::gemm_loops& choose_loops(const detail::gemm_kernels& code, arithmetic how,
@@ -140,8 +142,9 @@ void gemm_cpu(const gemm_args& args, std::size_t panel_begin, std::size_t panel_
   if (job.tiles == 1)
     return run_stream(job, panel_begin, panel_end);
   if (job.panel_bytes() > resident_bytes) {
-    for (std::size_t panel = panel_begin; panel < panel_end; ++panel)
-      run_blocked(job, panel);
+    for (std::size_t chunk = 0; chunk < job.tiles; chunk += chunk_tiles)
+      for (std::size_t panel = panel_begin; panel < panel_end; ++panel)
+        run_blocked(job, panel, chunk);
     return;
   }
   const bool rows_stay = args.x.rows * job.pairs * job.row_bytes <= resident_rows_bytes;

@@ -159,7 +159,8 @@ double read_rate(unsigned, const std::byte*, std::size_t) {
 struct shape {
   std::size_t n, k;
 };
-constexpr shape shapes[] = {{1280, 768}, {768, 768}, {4096, 768}, {768, 2048}, {32000, 768}};
+constexpr shape shapes[] = {{1280, 768}, {768, 768},   {4096, 768},
+                            {768, 2048}, {32000, 768}, {3584, 18944}};
 
 struct limits {
   double fma[2], dot[2], read[2]; ///< With one thread and with two.

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::uint32_t tokens_max = 256;
 constexpr std::uint32_t prompt_max = 40;
-constexpr int plans_per_tick_max = 64;
+constexpr int plans_per_tick_max = 1024;
 
 } // namespace
 

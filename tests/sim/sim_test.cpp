@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::uint64_t seeds_of_every_fault = 1000;
 constexpr int faulty_ticks = 150;
-constexpr int calm_ticks_max = 4'000;
+constexpr int calm_ticks_max =
+  40'000; // the slowest run: one worker, 200 responses, chunks of 5 tokens
 
 /// Draws the knobs of a run, so that every rule of the policy is somewhere at its edge.
 workload draw_load(prng& rng) {

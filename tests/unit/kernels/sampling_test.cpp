@@ -80,6 +80,15 @@ TEST_F(sampling, chooses_the_oracles_token_without_filters) {
     }
 }
 
+TEST_F(sampling, chooses_the_oracles_token_from_a_full_vocabulary) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    expect_oracle(row(32'000, seed), {.seed = seed, .position = 3});
+    if (HasFatalFailure())
+      return;
+  }
+}
+
 TEST_F(sampling, chooses_the_oracles_token_with_filters_and_bans) {
   std::uint64_t seed = 1'000'000;
   for (const std::size_t n : {2u, 5u, 33u, 64u, 258u, 3000u})
