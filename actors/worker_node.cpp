@@ -3,7 +3,6 @@
 #include "actors/error_bridge.hpp"
 #include "actors/node_system.hpp"
 #include "cluster/transport/tcp_probe.hpp"
-#include "kernels/kv_layout.hpp"
 
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -76,7 +75,7 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   hello.block_tokens = shape.block_tokens;
   // A few more than fit a step, so that the next chunk is there when one ends.
   hello.slots = options.slots != 0 ? options.slots : batch + std::max(1u, batch / 8);
-  hello.kv_bytes_per_token = static_cast<std::uint32_t>(shape.kv_group_bytes / kernels::kv_group);
+  hello.kv_bytes_per_token = static_cast<std::uint32_t>(shape.kv_bytes_per_token());
   hello.context_max = device.limits().context_max;
   hello.vocabulary = shape.vocabulary;
   hello.eos_token_ids = to_bytes(device.device().eos_token_ids());

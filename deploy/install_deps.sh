@@ -14,20 +14,28 @@ packages=(
 
 missing=()
 for package in "${packages[@]}"; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' \
+    || missing+=("$package")
 done
 ((${#missing[@]})) || exit 0
 
 as_root=()
 if [[ "$(id -u)" != 0 ]]; then
-  command -v sudo >/dev/null || { echo "install_deps: need root or sudo to install: ${missing[*]}" >&2; exit 2; }
+  if ! command -v sudo >/dev/null; then
+    echo "install_deps: need root or sudo to install: ${missing[*]}" >&2
+    exit 2
+  fi
   as_root=(sudo)
 fi
 echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive
-if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+install() {
+  "${as_root[@]}" apt-get update -qq \
+    && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+if ! install >"$log" 2>&1; then
   tail -n 20 "$log" >&2
   echo "install_deps: apt-get failed, see the lines above" >&2
   exit 2

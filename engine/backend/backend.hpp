@@ -23,6 +23,10 @@ struct device_shape {
   std::uint32_t rows_max = 0;       ///< Rows of one forward pass.
   std::uint32_t logit_rows_max = 0; ///< Rows of one forward pass whose logits are asked for.
   std::uint64_t kv_group_bytes = 0; ///< Bytes of `kernels::kv_group` positions, all layers.
+
+  constexpr std::uint64_t kv_bytes_per_token() const noexcept {
+    return kv_group_bytes / kernels::kv_group;
+  }
 };
 
 /// The rows of one forward pass. Rows of a sequence are consecutive in every array.

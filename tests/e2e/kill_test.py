@@ -6,8 +6,10 @@
 import os
 import random
 import signal
+import tempfile
 import time
 import unittest
+from pathlib import Path
 
 from cluster import (
     COLLATZ,
@@ -26,6 +28,7 @@ from cluster import (
 
 SEED = int(os.environ.get("ROLLCAST_SEED", "20261121"))
 BATCH = {"group_size": 4, "max_new_tokens": 1000, "seed": 3}
+OVER_THE_WIRE = {**BATCH, "tokenizer": COLLATZ / "tokenizer.json"}
 RESPONSES = 40 * BATCH["group_size"]
 # Small steps, so that a batch lasts long enough to be disturbed.
 SLOW = {"max_batch": 6}
@@ -43,15 +46,15 @@ class Disturbed(ClusterTest):
         assert said.code == 0, str(said)
         cls.oracle = (out / "responses.jsonl").read_bytes()
 
-    def wait_for_middle(self, endpoint, share, running_on=None):
+    def wait_for_middle(self, process, endpoint, share, running_on=None):
         """Returns the status once that share has finished and some run (on that worker)."""
 
         def look():
+            self.assertIsNone(process.poll(), "too late: the batch is over")
             now = status(endpoint)
             batch = now["batches"][0] if now and now["batches"] else None
             if batch is None or batch["finished"] < share * RESPONSES:
                 return None
-            self.assertLess(batch["finished"], RESPONSES, "too late: the batch is over")
             on = [w for w in now["workers"] if w["pid"] == running_on or running_on is None]
             return now if sum(w["running"] for w in on) else None
 
@@ -59,8 +62,8 @@ class Disturbed(ClusterTest):
 
     def disturb(self, endpoint, what, share=0.2, running_on=None, **settings):
         """Runs the batch, does `what` to it in the middle, compares; returns the summary."""
-        batch = self.submit(endpoint, self.prompts, **BATCH, **settings)
-        what(self.wait_for_middle(endpoint, share, running_on))
+        batch = self.submit(endpoint, self.prompts, **OVER_THE_WIRE, **settings)
+        what(self.wait_for_middle(batch, endpoint, share, running_on))
         data, summary = self.collect(batch)
         self.assert_same(data, self.oracle, f"{settings}, seed {SEED}")
         return summary
@@ -111,7 +114,7 @@ class Disturbed(ClusterTest):
 
     def test_a_batch_may_come_before_any_worker(self):
         scheduler = self.scheduler()
-        batch = self.submit(scheduler.endpoint, self.prompts, **BATCH)
+        batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE)
         wait_until(lambda: (status(scheduler.endpoint) or {}).get("batches"), "the batch")
         self.worker(scheduler)
         self.assert_same(self.collect(batch)[0], self.oracle, "submitted before the first worker")
@@ -164,7 +167,7 @@ class Left(ClusterTest):
 
     def long_run(self):
         """A `run` that would take long, with its children."""
-        out = self.work / "out"
+        out = Path(tempfile.mkdtemp(dir=self.work))
         prompts = first_prompts(self.work / "prompts.jsonl", 200)
         process = start("run", "--model", COLLATZ, "--workers", 2, "--threads", 1, "--prompts",
                         prompts, "--out", out, "--group-size", 32, "--max-new-tokens", 1500,
@@ -217,7 +220,7 @@ class Left(ClusterTest):
             with self.subTest(killed=role):
                 process, children, begun, out = self.long_run()
                 for pid in children:
-                    command = open(f"/proc/{pid}/cmdline").read().split("\0")
+                    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
                     if command[1] == role:
                         os.kill(pid, signal.SIGKILL)
                 said = Outcome(process, begun, 20)

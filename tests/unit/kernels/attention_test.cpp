@@ -126,6 +126,24 @@ TEST_F(attention, gives_the_same_bits_on_every_instruction_set) {
   }
 }
 
+TEST_F(attention, keeps_a_bad_key_or_value_from_the_rows_before_it) {
+  for (const auto& shape : shapes)
+    for (const std::size_t bad : {1u, 17u, 63u, 64u, 70u, 100u}) {
+      SCOPED_TRACE(name(shape) + " position " + std::to_string(bad));
+      const auto want = whole(shape, 101, 16);
+      attention_problem problem{shape, 101, 16, 7};
+      const std::size_t width = shape.kv_heads * shape.head_dim;
+      std::fill_n(&problem.k[bad * width], width, poison);
+      std::fill_n(&problem.v[bad * width], width, INFINITY);
+      problem.append(0, 101);
+      std::vector<float> out;
+      problem.attend(0, 101, 32, out);
+      const std::size_t before = bad * shape.heads * shape.head_dim;
+      EXPECT_EQ(0, std::memcmp(want.data(), out.data(), before * sizeof(float)));
+      EXPECT_TRUE(std::isnan(out[before])) << "the row itself must show it";
+    }
+}
+
 TEST_F(attention, of_one_key_is_its_value) {
   const attention_shape shape;
   attention_problem problem{shape, 1, 16, 3};

@@ -1,6 +1,5 @@
-// Goal: old, late, doubled and wrong news change nothing, limits hold, and mode static_ binds
-// groups. Method: tell each piece of news twice or at the wrong time, and look at verdict and
-// state.
+// Goal: old, late, doubled and wrong news change nothing, limits hold, mode static_ binds groups.
+// Method: tell each piece of news twice or at the wrong time, and look at verdict and state.
 
 #include "tests/unit/policy/driver.hpp"
 
