@@ -66,6 +66,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
+    start_pulls();
   }
   while (!pulls_.empty())
     end_pull(pulls_.begin()->first, fail(errc::cancelled, "the KV exchange is stopping"));
@@ -99,12 +100,20 @@ void kv_exchange::loop::expire() {
     if (p.deadline <= now)
       silent.push_back(id);
   for (const auto id : silent) {
-    const auto name = pulls_.at(id).endpoint;
-    end_pull(id, fail(errc::timed_out, "no KV from " + name + " for "
-                                         + std::to_string(options_.idle_ms_max.count())
-                                         + " ms; the response is computed again"));
-    if (const auto at = peers_.find(name); at != peers_.end() && at->second.pulls == 0)
-      peers_.erase(at); // a fresh connection next time: this one may be half open
+    const auto it = pulls_.find(id);
+    if (it == pulls_.end())
+      continue; // ended with another one from the same holder
+    const auto name = it->second.endpoint;
+    const error why{errc::timed_out,
+                    "no KV from " + name + " for " + std::to_string(options_.idle_ms_max.count())
+                      + " ms; the response is computed again",
+                    {}};
+    // A holder that answers others is only slow with this one; one that says nothing is dead, and
+    // whoever waits for it need not find out in turn.
+    if (peers_.at(name).heard + options_.idle_ms_max <= now)
+      end_pulls_from(name, why);
+    else
+      end_pull(id, tl::unexpected(why));
   }
   std::erase_if(offers_, [now](const auto& entry) { return entry.second.deadline <= now; });
   std::erase_if(peers_, [now](const auto& entry) {

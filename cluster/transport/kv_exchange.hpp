@@ -22,8 +22,9 @@ struct kv_exchange_options {
   std::uint64_t image_bytes_max = std::uint64_t{8} << 30; ///< Of one response's KV, in or out.
   std::uint32_t part_bytes = 1u << 20;                    ///< Size of one part of an image.
   std::uint32_t parts_in_flight = 4;                      ///< Parts a puller asks for ahead.
-  std::size_t pulls_max = 64;                             ///< Into this worker, at one time.
-  std::size_t offers_max = 64;                            ///< Out of this worker, at one time.
+  std::size_t pulls_active = 8;  ///< Into this worker at one time; bounds the memory of images.
+  std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
+  std::size_t offers_max = 128;  ///< Out of this worker at one time.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
 };
 
@@ -51,7 +52,8 @@ struct kv_ticket {
 ///
 /// A transfer is drawn by the puller, part after part, so a slow or dead puller costs the holder
 /// one image and nothing blocks. Every transfer ends: done, refused, or given up after
-/// `idle_ms_max` of silence. The holder keeps the response's KV blocks whatever happens here; only
+/// `idle_ms_max` of silence; if the holder said nothing at all for so long, all that is wanted from
+/// it is given up. The holder keeps the response's KV blocks whatever happens here; only
 /// the scheduler's release frees them.
 class kv_exchange {
 public:

@@ -6,6 +6,7 @@
 
 #include <zmq.hpp>
 
+#include <deque>
 #include <map>
 #include <mutex>
 #include <string_view>
@@ -55,6 +56,7 @@ private:
   struct peer {
     zmq::socket_t socket;
     std::size_t pulls = 0;
+    clock::time_point heard{}; ///< When it last said anything, or was connected.
     clock::time_point idle_since{};
   };
   /// A transfer into this worker.
@@ -68,7 +70,8 @@ private:
     std::uint32_t parts = 0;
     std::uint32_t parts_wanted = 0; ///< Asked for so far, ascending.
     std::uint32_t parts_here = 0;   ///< Received so far; they arrive in the order asked for.
-    clock::time_point deadline;
+    bool started = false;           ///< Its holder was asked; until then it waits for its turn.
+    clock::time_point deadline = clock::time_point::max();
   };
   /// A transfer out of this worker. Without an image it still waits for `answer`.
   struct offer {
@@ -87,13 +90,16 @@ private:
   void on(const stop_command&) { running_ = false; }
 
   // The puller's side.
+  void start_pulls();
+  void start_pull(std::uint64_t id, pull& p);
+  result<void> connect(const std::string& name);
+  void end_pulls_from(const std::string& name, const error& why);
   void hear_holder(const std::string& name);
   void take_manifest(std::uint64_t id, pull& p, const kv_frame& frame);
   void take_part(std::uint64_t id, pull& p, const kv_frame& frame, const zmq::message_t& payload);
   void want_parts(std::uint64_t id, pull& p);
   void finish(std::uint64_t id, pull& p);
   void end_pull(std::uint64_t id, result<kv_image> how);
-  void forget_peer(const std::string& name);
   bool tell_holder(const pull& p, const kv_frame& frame);
   clock::time_point soon() const { return clock::now() + options_.idle_ms_max; }
 
@@ -118,6 +124,8 @@ private:
   zmq::socket_t router_;
   std::map<std::string, peer> peers_;
   std::map<std::uint64_t, pull> pulls_;
+  std::deque<std::uint64_t> pulls_waiting_; ///< Oldest first; ended ones are skipped.
+  std::size_t pulls_started_ = 0;
   std::map<kv_ticket, offer> offers_;
   bool running_ = true;
   std::thread thread_;

@@ -16,36 +16,55 @@ void kv_exchange::loop::on(pull_command& c) {
   p.request = c.request;
   p.tokens = std::move(c.tokens);
   p.done = std::move(c.done);
-  p.deadline = soon();
-  auto at = peers_.find(p.endpoint);
-  if (at == peers_.end()) {
-    try {
-      zmq::socket_t socket{context_, zmq::socket_type::dealer};
-      socket.set(zmq::sockopt::linger, 0);
-      socket.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} * 16 + 1024);
-      socket.connect(p.endpoint);
-      at = peers_.emplace(p.endpoint, peer{std::move(socket)}).first;
-    } catch (const zmq::error_t& e) {
-      ++counts.pulls_failed;
-      auto done = std::move(p.done);
-      auto why = "cannot connect to the worker at " + p.endpoint + ": " + e.what();
-      pulls_.erase(c.id);
-      return done(fail(errc::peer_lost, std::move(why)));
-    }
+  pulls_waiting_.push_back(c.id);
+}
+
+void kv_exchange::loop::start_pulls() {
+  while (!pulls_waiting_.empty() && pulls_started_ < options_.pulls_active) {
+    const auto id = pulls_waiting_.front();
+    pulls_waiting_.pop_front();
+    if (const auto it = pulls_.find(id); it != pulls_.end())
+      start_pull(id, it->second);
   }
-  ++at->second.pulls;
-  kv_frame frame{.kind = kv_message::open, .pull = c.id};
+}
+
+void kv_exchange::loop::start_pull(std::uint64_t id, pull& p) {
+  if (auto connected = connect(p.endpoint); !connected)
+    return end_pull(id, fail(connected));
+  p.started = true;
+  p.deadline = soon();
+  ++pulls_started_;
+  ++peers_.at(p.endpoint).pulls;
+  kv_frame frame{.kind = kv_message::open, .pull = id};
   frame.holder = p.request.holder;
   frame.response = p.request.response;
   if (!tell_holder(p, frame))
-    end_pull(c.id, fail(errc::peer_lost, "the queue to " + p.endpoint + " is full"));
+    end_pull(id, fail(errc::peer_lost, "the queue to " + p.endpoint + " is full"));
+}
+
+result<void> kv_exchange::loop::connect(const std::string& name) {
+  if (peers_.contains(name))
+    return {};
+  try {
+    peer fresh;
+    fresh.socket = zmq::socket_t{context_, zmq::socket_type::dealer};
+    fresh.socket.set(zmq::sockopt::linger, 0);
+    fresh.socket.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} * 16 + 1024);
+    fresh.socket.connect(name);
+    fresh.heard = clock::now();
+    peers_.emplace(name, std::move(fresh));
+  } catch (const zmq::error_t& e) {
+    return fail(errc::peer_lost, "cannot connect to the worker at " + name + ": " + e.what());
+  }
+  return {};
 }
 
 void kv_exchange::loop::on(const cancel_command& c) {
   const auto it = pulls_.find(c.id);
   if (it == pulls_.end())
     return;
-  tell_holder(it->second, {.kind = kv_message::close, .pull = c.id});
+  if (it->second.started)
+    tell_holder(it->second, {.kind = kv_message::close, .pull = c.id});
   end_pull(c.id, fail(errc::cancelled, "the transfer was cancelled"));
 }
 
@@ -67,9 +86,10 @@ void kv_exchange::loop::hear_holder(const std::string& name) {
         zmq::message_t extra;
         more = socket.recv(extra, zmq::recv_flags::dontwait) && extra.more();
       }
-    } catch (const zmq::error_t&) {
-      return forget_peer(name);
+    } catch (const zmq::error_t& e) {
+      return end_pulls_from(name, {errc::peer_lost, "lost " + name + ": " + e.what(), {}});
     }
+    at->second.heard = clock::now();
     const auto frame = decode_kv_frame({head.data<std::byte>(), head.size()});
     if (!frame) {
       ++counts.frames_rejected;
@@ -169,24 +189,25 @@ void kv_exchange::loop::finish(std::uint64_t id, pull& p) {
 void kv_exchange::loop::end_pull(std::uint64_t id, result<kv_image> how) {
   const auto it = pulls_.find(id);
   const auto done = std::move(it->second.done);
-  const auto peer = peers_.find(it->second.endpoint);
-  if (peer != peers_.end()) {
-    --peer->second.pulls;
-    peer->second.idle_since = clock::now();
+  if (it->second.started) {
+    --pulls_started_;
+    auto& from = peers_.at(it->second.endpoint);
+    --from.pulls;
+    from.idle_since = clock::now();
   }
   pulls_.erase(it);
   ++(how ? counts.pulls_done : counts.pulls_failed);
   done(std::move(how));
 }
 
-void kv_exchange::loop::forget_peer(const std::string& name) {
+void kv_exchange::loop::end_pulls_from(const std::string& name, const error& why) {
   std::vector<std::uint64_t> orphans;
   for (const auto& [id, p] : pulls_)
     if (p.endpoint == name)
       orphans.push_back(id);
   for (const auto id : orphans)
-    end_pull(id, fail(errc::peer_lost, "the connection to " + name + " was given up"));
-  peers_.erase(name);
+    end_pull(id, tl::unexpected(why));
+  peers_.erase(name); // a fresh connection next time: this one may be half open
 }
 
 bool kv_exchange::loop::tell_holder(const pull& p, const kv_frame& frame) {

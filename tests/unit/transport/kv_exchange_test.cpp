@@ -161,6 +161,23 @@ TEST(kv_exchange, gives_up_on_a_holder_that_keeps_silent) {
   EXPECT_LT(took, 2s);
 }
 
+TEST(kv_exchange, gives_up_at_once_on_all_that_is_wanted_from_a_silent_holder) {
+  const auto silent = open();
+  const holder source{sound_image(5'000)};
+  auto options = quick();
+  options.pulls_active = 2;
+  const auto target = open(options);
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<std::future<result<kv_image>>> doomed;
+  for (std::uint64_t response = 1; response <= 10; ++response)
+    doomed.push_back(pull(*target, silent->endpoint(), response));
+  auto behind = pull(*target, source.exchange->endpoint());
+  for (auto& d : doomed)
+    EXPECT_EQ(code(std::move(d)), errc::timed_out);
+  EXPECT_EQ(code(std::move(behind)), errc::ok);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 900ms) << "two rounds would take 600 ms more";
+}
+
 TEST(kv_exchange, gives_up_on_a_worker_that_is_not_there) {
   const auto target = open();
   EXPECT_EQ(code(pull(*target, "tcp://127.0.0.1:1")), errc::timed_out);

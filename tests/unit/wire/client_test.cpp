@@ -1,7 +1,7 @@
 // Goal: the C++ client ends every call in time, with the answer or one clear line, and loses
 // nothing that is pushed while it waits for an answer.
-// Method: real ZeroMQ on loopback against a fake scheduler, a ROUTER in a thread that answers as the
-// test says.
+// Method: real ZeroMQ on loopback against a fake scheduler, a ROUTER in a thread that answers as
+// the test says.
 
 #include "cluster/wire/client.hpp"
 #include "cluster/wire/codec.hpp"
