@@ -277,6 +277,11 @@ decode_worker_actor::behavior_type decode_worker(self_ptr self, decode_worker_pa
       if (worker == self->state.id)
         drop(self, response, attempt);
     },
+    [self](atom::gone, worker_id holder) {
+      for (const auto& [response, h] : self->state.responses)
+        if (h.pull != 0 && h.waiting.pull_from == holder)
+          self->state.parts.exchange->cancel(h.pull);
+    },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
     [self](atom::step) { step(self); },

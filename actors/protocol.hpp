@@ -218,6 +218,9 @@ using decode_worker_actor = caf::typed_actor<
   caf::replies_to<atom::decode, chunk_assignment>::with<caf::ok_atom>,
   // Drops the response in any state, if the attempt held is not above the one named.
   caf::reacts_to<atom::release, worker_id, response_id, std::uint32_t>,
+  // That worker is lost: what is being pulled from it is computed instead, without waiting for a
+  // timeout.
+  caf::reacts_to<atom::gone, worker_id>,
   // A link to a scheduler is there: registers with it.
   caf::reacts_to<atom::join, registry_actor>,
   // Takes no new work; tells the scheduler. The node watches `worker_pulse` for the end.

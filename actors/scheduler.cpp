@@ -184,6 +184,8 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
     st.parts.metrics->worker_lost.add();
   }
   st.workers.erase(it);
+  for (const auto& [other, w] : st.workers)
+    self->send(w.handle, atom::gone_v, id);
   (void)st.policy->on(policy::worker_lost{id}); // stale if the policy knew already
   for (auto& [key, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)

@@ -33,6 +33,16 @@ struct bench_engine_options {
 /// Measures prefill and decode on a random-weight model of 100 M parameters.
 int run_bench_engine(const bench_engine_options& options);
 
+struct bench_scheduler_options {
+  std::uint32_t workers = 10'000;
+  std::uint32_t responses = 1'000'000; ///< Alive at all times.
+  double seconds = 5;                  ///< Timed in the steady state, for ample and scarce KV each.
+  std::filesystem::path out;           ///< "" is stdout.
+};
+
+/// Measures the scheduling policy alone: decisions per second on one core, and its memory.
+int run_bench_scheduler(const bench_scheduler_options& options);
+
 struct status_options {
   std::string connect;
   bool watch = false;

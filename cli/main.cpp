@@ -180,9 +180,21 @@ void add_status(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
 }
 
+void add_bench_scheduler(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("scheduler", "the policy: decisions per second and memory");
+  auto options = std::make_shared<bench_scheduler_options>();
+  add(*app, "--workers", options->workers, "pretend workers")->check(CLI::PositiveNumber);
+  add(*app, "--responses", options->responses, "responses in flight")->check(CLI::PositiveNumber);
+  add(*app, "--seconds", options->seconds, "of each steady state")->check(CLI::PositiveNumber);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback(
+    [options, &chosen] { chosen = [options] { return run_bench_scheduler(*options); }; });
+}
+
 void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
+  add_bench_scheduler(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();
   add(*app, "--threads", options->threads, "0: all processors");

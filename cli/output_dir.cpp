@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <tuple>
 #include <utility>
 
@@ -58,7 +59,8 @@ result<output_dir> output_dir::open(const std::filesystem::path& directory) {
   if (made)
     return cannot("make directory", directory, made.value());
   output_dir out{directory};
-  out.partial_ = ::open(out.partial_file().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  out.partial_ =
+    ::open(out.partial_file().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (out.partial_ < 0)
     return cannot("create", out.partial_file(), errno);
   return out;
@@ -70,6 +72,30 @@ output_dir::output_dir(output_dir&& other) noexcept
 output_dir::~output_dir() {
   if (partial_ >= 0)
     ::close(partial_);
+}
+
+result<std::vector<response_record>> output_dir::take_up(std::uint64_t count) {
+  std::vector<response_record> records;
+  off_t bytes = 0;
+  std::ifstream in{partial_file()};
+  std::string line;
+  while (records.size() < count && std::getline(in, line) && !in.eof()) { // eof: cut off
+    const std::string where = partial_file().string() + ":" + std::to_string(records.size() + 1);
+    auto record = from_line(line, where);
+    if (!record)
+      return fail(record);
+    records.push_back(std::move(*record));
+    bytes += static_cast<off_t>(line.size() + 1);
+  }
+  if (records.size() < count)
+    return fail(errc::io_failed, std::to_string(count)
+                                   + " responses of this batch were acknowledged by an earlier "
+                                   + "run, and " + partial_file().string() + " holds "
+                                   + std::to_string(records.size())
+                                   + ": give the --out of that run, or another --batch-key");
+  if (::ftruncate(partial_, bytes) != 0 && errno != EINVAL) // a device has no length
+    return cannot("shorten", partial_file(), errno);
+  return records;
 }
 
 result<void> output_dir::keep(const response_record& record) {

@@ -14,12 +14,18 @@ namespace rollcast::cli {
 /// `responses.jsonl`. So a full disk or a crash loses nothing that the scheduler has forgotten.
 class output_dir {
 public:
-  /// Makes the directory and opens the partial file. Fails with `io_failed`, path and reason.
+  /// Makes the directory and opens the partial file, in which an earlier run may have left
+  /// responses: call `take_up` next. Fails with `io_failed`, path and reason.
   static result<output_dir> open(const std::filesystem::path& directory);
 
   output_dir(output_dir&& other) noexcept;
   output_dir& operator=(output_dir&&) = delete;
   ~output_dir();
+
+  /// Returns the first `count` responses of the partial file, which an earlier run of the same
+  /// batch kept and acknowledged, and drops what follows them: it comes again. Fails with
+  /// `io_failed` when there are fewer, and then drops nothing.
+  result<std::vector<response_record>> take_up(std::uint64_t count);
 
   /// Appends one response to the partial file. Fails with `io_failed`.
   result<void> keep(const response_record& record);

@@ -82,7 +82,13 @@ result<wire::sampling_params> read_sampling(const json& object, wire::sampling_p
   then(read_count(object, "min_new_tokens", sampling.min_new_tokens));
   if (!ok)
     return fail(ok);
-  sampling.ignore_eos = object.value("ignore_eos", sampling.ignore_eos);
+  if (object.contains("ignore_eos")) {
+    const json& value = object.at("ignore_eos");
+    if (!value.is_boolean())
+      return fail(errc::bad_sampling,
+                  "ignore_eos is " + value.dump() + ": it must be true or false");
+    sampling.ignore_eos = value.get<bool>();
+  }
   if (object.contains("stop_token_ids")) {
     auto ids = read_ids(object, "stop_token_ids");
     if (!ids)

@@ -51,10 +51,17 @@ response_record record_of(const nlohmann::json& line) {
   r.token_ids = line.at("token_ids").get<std::vector<token_id>>();
   for (const auto& value : line.at("logprobs"))
     r.logprobs.push_back(float_of(value));
+  for (const auto& value : line.value("kept_masses", nlohmann::json::array()))
+    r.kept_masses.push_back(float_of(value));
   r.finish_reason = line.value("finish_reason", "");
+  for (const auto& span : line.value("weight_versions", nlohmann::json::array()))
+    r.weight_versions.push_back(
+      {span.value("version", std::uint64_t{0}), span.value("start", 0u), span.value("end", 0u)});
   r.seed = line.value("seed", std::uint64_t{0});
   r.temperature = float_of(line.value("temperature", nlohmann::json(1.0)));
   r.numerics_profile = line.value("numerics_profile", "");
+  if (line.contains("text"))
+    r.text = line.at("text").get<std::string>();
   return r;
 }
 
@@ -83,6 +90,14 @@ std::string to_line(const response_record& record) {
   if (record.text)
     out += ",\"text\":" + quoted(*record.text);
   return out + "}";
+}
+
+result<response_record> from_line(const std::string& line, const std::string& where) {
+  try {
+    return record_of(nlohmann::json::parse(line));
+  } catch (const nlohmann::json::exception& e) {
+    return fail(errc::bad_prompt, where + ": " + e.what());
+  }
 }
 
 result<std::vector<response_record>> read_responses(const std::filesystem::path& path) {

@@ -39,6 +39,9 @@ struct response_record {
 /// same bits; invalid UTF-8 in `text` becomes U+FFFD.
 std::string to_line(const response_record& record);
 
+/// Reads what `to_line` wrote; `where` (file:line) begins the message of a failure, `bad_prompt`.
+result<response_record> from_line(const std::string& line, const std::string& where);
+
 /// Reads a responses.jsonl. Fails with `io_failed` or `bad_prompt` and file:line.
 result<std::vector<response_record>> read_responses(const std::filesystem::path& path);
 

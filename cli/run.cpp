@@ -76,6 +76,7 @@ public:
 private:
   result<void> take(const wire::event& event);
   result<void> take(const wire::response_ready& ready);
+  result<void> take_up(std::uint64_t count);
   result<void> ask_again();
   result<void> look_around();
   response_record record_of(const wire::response_ready& ready) const;
@@ -154,8 +155,30 @@ result<void> collection::take(const wire::event& event) {
 /// A push was lost: has everything after the last result that we hold pushed again. What we hold is
 /// on disk, so the scheduler may forget it.
 result<void> collection::ask_again() {
-  if (const auto resumed = client_.resume(batch_.batch_key, last_sequence_); !resumed)
+  const auto resumed = client_.resume(batch_.batch_key, last_sequence_);
+  if (!resumed)
     return fail(resumed);
+  if (resumed->first_sequence > last_sequence_ + 1)
+    return fail(errc::frame_malformed,
+                "the scheduler goes on with result " + std::to_string(resumed->first_sequence)
+                  + " of batch " + batch_.batch_key + " after result "
+                  + std::to_string(last_sequence_) + ": another run collects the same batch");
+  return {};
+}
+
+/// Goes on where an earlier run of the same batch, perhaps stopped by a full disk, left off.
+result<void> collection::take_up(std::uint64_t count) {
+  auto kept = out_.take_up(count);
+  if (!kept)
+    return fail(kept);
+  for (const auto& r : *kept)
+    if (r.group >= batch_.groups.size()
+        || r.prompt_token_ids != batch_.groups[r.group].prompt_token_ids)
+      return fail(errc::io_failed, out_.partial_file().string() + " holds responses of another "
+                                     + "batch than " + batch_.batch_key
+                                     + ": give the --out of the run that began it");
+  records = std::move(*kept);
+  last_sequence_ = count;
   return {};
 }
 
@@ -182,6 +205,8 @@ result<void> collection::run() {
   const auto accepted = client_.submit(batch_);
   if (!accepted)
     return fail(accepted);
+  if (auto ok = take_up(accepted->first_sequence - 1); !ok)
+    return ok;
   profile_ = accepted->numerics_profile;
   progress_.emplace(accepted->responses);
   auto looked = clock::now();

@@ -70,7 +70,7 @@ void fleet::start(slot_t response, slot_t worker, std::uint32_t reserved_blocks)
   r.place = w.load();
   w.running.push_back(response);
   w.reserved_blocks += reserved_blocks;
-  refresh(worker);
+  unsettle(worker);
 }
 
 void fleet::stop(slot_t response) {
@@ -82,50 +82,51 @@ void fleet::stop(slot_t response) {
   w.reserved_blocks -= r.kv_reserved;
   r.worker = no_slot;
   r.kv_reserved = 0;
-  refresh(worker);
+  unsettle(worker);
 }
 
-void fleet::park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint64_t rank) {
+void fleet::park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint32_t rank) {
   auto& r = responses_[response];
   auto& w = workers_[worker];
   ROLLCAST_CHECK(r.kv_worker == no_slot && blocks <= w.free_blocks());
   r.kv_worker = worker;
   r.kv_blocks = blocks;
   r.kv_attempt = r.attempt;
-  r.kv_rank = rank;
-  w.parked.insert({rank, r.id, response});
+  r.kv_key = rank;
+  w.parked.insert({r.id, rank, response});
   w.parked_blocks += blocks;
-  refresh(worker);
+  unsettle(worker);
 }
 
 void fleet::unpark(slot_t response) {
   auto& r = responses_[response];
   const auto worker = r.kv_worker;
   auto& w = workers_[worker];
-  ROLLCAST_CHECK(w.parked.erase({r.kv_rank, r.id, response}) == 1);
+  ROLLCAST_CHECK(w.parked.erase({r.id, r.kv_key, response}) == 1);
   w.parked_blocks -= r.kv_blocks;
   r.kv_worker = no_slot;
   r.kv_blocks = 0;
-  refresh(worker);
+  unsettle(worker);
 }
 
-void fleet::rerank(slot_t response, std::uint64_t rank) {
+void fleet::rerank(slot_t response, std::uint32_t rank) {
   auto& r = responses_[response];
-  auto node = workers_[r.kv_worker].parked.extract({r.kv_rank, r.id, response});
-  ROLLCAST_CHECK(!node.empty());
-  r.kv_rank = rank;
-  node.value().rank = rank;
-  workers_[r.kv_worker].parked.insert(std::move(node));
+  if (r.kv_key == rank)
+    return;
+  auto& parked = workers_[r.kv_worker].parked;
+  ROLLCAST_CHECK(parked.erase({r.id, r.kv_key, response}) == 1);
+  parked.insert({r.id, rank, response});
+  r.kv_key = rank;
 }
 
 void fleet::pin(slot_t response) {
   auto& r = responses_[response];
   auto& w = workers_[r.kv_worker];
-  ROLLCAST_CHECK(w.parked.erase({r.kv_rank, r.id, response}) == 1);
-  r.pin_place = static_cast<std::uint32_t>(w.pinned.size());
+  ROLLCAST_CHECK(w.parked.erase({r.id, r.kv_key, response}) == 1);
+  r.kv_key = static_cast<std::uint32_t>(w.pinned.size());
   w.pinned.push_back(response);
   w.pinned_blocks += r.kv_blocks;
-  refresh(r.kv_worker);
+  unsettle(r.kv_worker);
 }
 
 void fleet::unpin(slot_t response) {
@@ -133,23 +134,23 @@ void fleet::unpin(slot_t response) {
   const auto worker = r.kv_worker;
   auto& w = workers_[worker];
   take_out(
-    w.pinned, r.pin_place, [this](slot_t s) -> auto& { return responses_[s].pin_place; });
+    w.pinned, r.kv_key, [this](slot_t s) -> auto& { return responses_[s].kv_key; });
   w.pinned_blocks -= r.kv_blocks;
   w.parked_blocks -= r.kv_blocks;
   r.kv_worker = no_slot;
   r.kv_blocks = 0;
-  refresh(worker);
+  unsettle(worker);
 }
 
-void fleet::unpin_to_home(slot_t response, std::uint64_t rank) {
+void fleet::unpin_to_home(slot_t response, std::uint32_t rank) {
   auto& r = responses_[response];
   auto& w = workers_[r.kv_worker];
   take_out(
-    w.pinned, r.pin_place, [this](slot_t s) -> auto& { return responses_[s].pin_place; });
+    w.pinned, r.kv_key, [this](slot_t s) -> auto& { return responses_[s].kv_key; });
   w.pinned_blocks -= r.kv_blocks;
-  r.kv_rank = rank;
-  w.parked.insert({rank, r.id, response});
-  refresh(r.kv_worker);
+  r.kv_key = rank;
+  w.parked.insert({r.id, rank, response});
+  unsettle(r.kv_worker);
 }
 
 std::uint64_t fleet::largest_tokens() const {
@@ -168,7 +169,8 @@ std::optional<slot_t> fleet::least_loaded(std::uint64_t tokens, slot_t except) c
     if (it->room >= tokens)
       return it->slot;
     // The first of a load is its roomiest, so nobody of this load fits.
-    it = by_load_.upper_bound({it->load, 0, worker_id{std::numeric_limits<std::uint64_t>::max()}});
+    it = by_load_.upper_bound(
+      {0, worker_id{std::numeric_limits<std::uint64_t>::max()}, it->load, no_slot});
   }
   return std::nullopt;
 }
@@ -202,26 +204,33 @@ void fleet::unbind(slot_t worker) {
     by_bound_.emplace(w.bound_groups, w.id);
 }
 
-void fleet::refresh(slot_t worker) {
+void fleet::unsettle(slot_t worker) {
   auto& w = workers_[worker];
   ROLLCAST_CHECK(std::uint64_t{w.reserved_blocks} + w.parked_blocks <= w.kv_blocks);
+  if (!w.unsettled)
+    unsettled_.push_back(worker);
+  w.unsettled = true;
+}
+
+void fleet::settle() {
+  for (const auto worker : unsettled_)
+    refresh(worker);
+  unsettled_.clear();
+}
+
+void fleet::refresh(slot_t worker) {
+  auto& w = workers_[worker];
+  w.unsettled = false;
   const auto open = w.open();
   const auto room = w.free_tokens();
   roomiest_.set(worker, w.id.value, open ? room : 0);
   yielding_.set(worker, w.id.value, open ? w.yielding_tokens() : 0);
   if (w.indexed == open && (!open || (w.indexed_load == w.load() && w.indexed_room == room)))
     return;
-  const load_entry old{w.indexed_load, w.indexed_room, w.id, worker};
-  const load_entry now{w.load(), room, w.id, worker};
-  if (w.indexed && open) {
-    auto node = by_load_.extract(old); // keeps the allocation
-    node.value() = now;
-    by_load_.insert(std::move(node));
-  } else if (w.indexed) {
-    by_load_.erase(old);
-  } else {
-    by_load_.insert(now);
-  }
+  if (w.indexed)
+    by_load_.erase({w.indexed_room, w.id, w.indexed_load, worker});
+  if (open)
+    by_load_.insert({room, w.id, w.load(), worker});
   w.indexed = open;
   w.indexed_load = w.load();
   w.indexed_room = room;

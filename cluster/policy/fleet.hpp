@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <vector>
 
 namespace rollcast::policy {
 
@@ -33,17 +34,20 @@ public:
   void start(slot_t response, slot_t worker, std::uint32_t reserved_blocks);
   void stop(slot_t response);
   /// Records KV of a response between chunks. `rank` orders evictions.
-  void park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint64_t rank);
+  void park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint32_t rank);
   void unpark(slot_t response);
-  void rerank(slot_t response, std::uint64_t rank);
+  void rerank(slot_t response, std::uint32_t rank);
   /// Turns the home of a response that starts elsewhere into the pinned source of its pull.
   void pin(slot_t response);
   void unpin(slot_t response);
   /// Makes the pinned source the home again, when the pull came to nothing.
-  void unpin_to_home(slot_t response, std::uint64_t rank);
+  void unpin_to_home(slot_t response, std::uint32_t rank);
 
   // -- who takes a chunk --------------------------------------------------------------------------
 
+  /// Brings the indices below up to date. A chunk's end and the next start there often cancel out,
+  /// so they are not kept at every change. Call it before the three that follow.
+  void settle();
   /// Whether any worker takes chunks at all.
   bool any_open() const noexcept { return !by_load_.empty(); }
   bool any_accepting() const noexcept { return !accepting_.empty(); }
@@ -66,9 +70,9 @@ public:
 
 private:
   struct load_entry {
-    std::uint32_t load = 0;
     std::uint64_t room = 0;
     worker_id id;
+    std::uint32_t load = 0;
     slot_t slot = no_slot;
     friend bool operator<(const load_entry& a, const load_entry& b) {
       if (a.load != b.load)
@@ -77,6 +81,7 @@ private:
     }
   };
 
+  void unsettle(slot_t worker);
   void refresh(slot_t worker);
   void stop_accepting(worker_state& w);
 
@@ -85,7 +90,8 @@ private:
   std::map<worker_id, slot_t> by_id_;
   std::map<worker_id, slot_t> accepting_;   ///< Live and not draining.
   std::multiset<std::uint64_t> capacities_; ///< Of the accepting.
-  std::set<load_entry> by_load_;            ///< The open.
+  absl::btree_set<load_entry> by_load_;     ///< The open.
+  std::vector<slot_t> unsettled_;
   room_tree roomiest_;
   room_tree yielding_;
   std::set<std::pair<std::uint32_t, worker_id>> by_bound_; ///< The accepting.

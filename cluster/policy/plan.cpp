@@ -3,10 +3,17 @@
 #include "engine/base/check.hpp"
 
 #include <algorithm>
+#include <limits>
 
 // The second half of `scheduler_policy`: from what is known to what is done.
 
 namespace rollcast::policy {
+
+namespace {
+
+constexpr std::uint32_t overtakes_top = std::numeric_limits<std::uint16_t>::max();
+
+} // namespace
 
 std::vector<decision> scheduler_policy::plan() {
   std::vector<decision> out;
@@ -64,9 +71,16 @@ void scheduler_policy::plan_chunks(std::vector<decision>& out) {
   waiting_line::cursor at;
   std::vector<std::pair<slot_t, std::uint64_t>> passed; // who, and how many had been placed then
   auto fair_tried = limits_.fair_every == 0;
-  while (out.size() < limits_.decisions_per_plan && fleet_.any_open()) {
+  for (;;) {
+    fleet_.settle();
+    if (out.size() >= limits_.decisions_per_plan || !fleet_.any_open())
+      break;
     const auto fair = !fair_tried && placements_ % limits_.fair_every == limits_.fair_every - 1;
     const auto response = fair ? line_.least_served() : line_.first(at);
+    if (fair && response == no_slot) { // only groups that are estimated take fair turns
+      fair_tried = true;
+      continue;
+    }
     if (response == no_slot)
       break;
     auto& r = responses_[response];
@@ -85,14 +99,16 @@ void scheduler_policy::plan_chunks(std::vector<decision>& out) {
       fair_tried = true;
       continue;
     }
-    if (r.overtakes >= limits_.overtakes_max || passed.size() >= limits_.pass_over_max)
+    if (r.overtakes >= std::min(limits_.overtakes_max, overtakes_top)
+        || passed.size() >= limits_.pass_over_max)
       break;
     passed.emplace_back(response, placements_);
-    line_.pass_over(at, response);
+    line_.pass_over(at);
   }
   for (const auto& [response, before] : passed)
-    if (responses_[response].at == phase::waiting)
-      responses_[response].overtakes += static_cast<std::uint32_t>(placements_ - before);
+    if (auto& r = responses_[response]; r.at == phase::waiting)
+      r.overtakes = static_cast<std::uint16_t>(
+        std::min<std::uint64_t>(r.overtakes + (placements_ - before), overtakes_top));
 }
 
 bool scheduler_policy::place(slot_t response, std::vector<decision>& out) {
@@ -142,7 +158,8 @@ slot_t scheduler_policy::resident_before(slot_t response, slot_t worker) const {
     return no_slot;
   const auto best = *parked.rbegin();
   const auto& r = responses_[best.slot];
-  const auto near = best.rank + limits_.resident_bonus_tokens >= line_.rank(responses_[response]);
+  const auto near =
+    std::uint64_t{best.rank} + limits_.resident_bonus_tokens >= line_.rank(responses_[response]);
   const auto fits = r.at == phase::waiting && chunk_tokens(r) <= fleet_[worker].yielding_tokens();
   return near && fits ? best.slot : no_slot;
 }
@@ -205,13 +222,13 @@ dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t k
   line_.remove(response);
   r.at = phase::running;
   ++r.attempt;
-  r.tokens_now = budget(r);
   r.overtakes = 0;
   fleet_.start(response, worker, kv_blocks);
-  line_.serve(r.group, r.tokens_now);
+  const auto tokens_now = budget(r);
+  line_.serve(r.group, tokens_now);
   ++running_;
   ++counters_.dispatches;
-  return {r.id, fleet_[worker].id, r.attempt, r.tokens_now, kv_source::recompute, {}, kv_blocks};
+  return {r.id, fleet_[worker].id, r.attempt, tokens_now, kv_source::recompute, {}, kv_blocks};
 }
 
 std::uint32_t scheduler_policy::budget(const response_state& r) const {

@@ -15,6 +15,7 @@ public:
     std::uint64_t room = 0; ///< 0: takes nothing.
     std::uint64_t id = 0;   ///< Breaks ties: the lowest wins.
     std::uint32_t slot = 0;
+    friend bool operator==(const entry&, const entry&) = default;
   };
 
   /// Sets the room of `slot`. Cost: O(log slots), and a rebuild when the slots outgrow the tree.
@@ -23,8 +24,12 @@ public:
       grow(slot + 1);
     auto node = leaves_ + slot;
     tree_[node] = {room, id, slot};
-    for (node /= 2; node > 0; node /= 2)
-      tree_[node] = winner(tree_[2 * node], tree_[2 * node + 1]);
+    for (node /= 2; node > 0; node /= 2) {
+      const auto& won = winner(tree_[2 * node], tree_[2 * node + 1]);
+      if (tree_[node] == won)
+        return; // so nothing changes above either
+      tree_[node] = won;
+    }
   }
 
   /// Returns the roomiest; its room is 0 if nobody takes anything.

@@ -91,12 +91,15 @@ verdict scheduler_policy::note(const response_submitted& e) {
   r.tokens_done = e.tokens_done;
   // A second probe would be a second claim to the front of the line.
   auto& g = groups_[r.group];
-  r.probe = e.index == 0 && !g.probed;
+  const auto probing = g.rules.how == mode::context && g.rules.probe_first;
+  r.probe = probing && e.index == 0 && !g.probed;
   g.probed |= r.probe;
   const auto slot = responses_.add(r);
   response_slots_.emplace(e.response, slot);
   g.members.push_back(slot);
   ++g.live;
+  if (g.rules.how == mode::oracle && e.tokens_expected > 0)
+    line_.expect(e.response, e.tokens_expected);
   wait(slot);
   return verdict::accepted;
 }
@@ -120,7 +123,7 @@ verdict scheduler_policy::note(const chunk_finished& e) {
     return verdict::stale;
   auto& r = responses_[response];
   // A response at its limit is complete, and one that is not has tokens left to ask for.
-  const auto most = std::min(r.tokens_done + r.tokens_now, r.tokens_max - (e.complete ? 0 : 1));
+  const auto most = std::min(r.tokens_done + budget(r), r.tokens_max - (e.complete ? 0 : 1));
   if (e.tokens_done < r.tokens_done || e.tokens_done > most)
     return refuse(refusal_reason::bad_numbers, e.tokens_done, most);
   const auto worker = r.worker;
@@ -198,10 +201,12 @@ verdict scheduler_policy::note(const group_closed& e) {
   for (const auto response : groups_[group].members) {
     if (responses_[response].at != phase::ended)
       cancel(response);
+    line_.forget_expected(responses_[response].id);
     response_slots_.erase(responses_[response].id);
     responses_.erase(response);
   }
   closed_groups_.insert(e.group.value);
+  line_.forget(group);
   groups_.erase(group);
   group_slots_.erase(found);
   return verdict::accepted;

@@ -8,8 +8,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -135,9 +135,8 @@ private:
   slab<group_state> groups_;
   fleet fleet_{responses_};
   waiting_line line_{responses_, groups_};
-  // Looked up, never walked: their order would not be the same everywhere.
-  std::unordered_map<response_id, slot_t> response_slots_;
-  std::unordered_map<group_id, slot_t> group_slots_;
+  slot_index<response_id> response_slots_;
+  slot_index<group_id> group_slots_;
   std::map<response_id, slot_t> stranded_;
   std::vector<release> releases_; ///< Owed by events, told by the next plan.
   std::size_t releases_told_ = 0;

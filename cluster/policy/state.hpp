@@ -2,10 +2,14 @@
 
 #include "cluster/policy/limits.hpp"
 
+#include <absl/container/btree_set.h>
+#include <absl/container/flat_hash_map.h>
+
 #include <compare>
+#include <cstddef>
 #include <cstdint>
-#include <deque>
-#include <set>
+#include <memory>
+#include <utility>
 #include <vector>
 
 /// What the policy remembers. Private to the folder: callers see `scheduler_policy` only. Records
@@ -16,33 +20,53 @@ namespace rollcast::policy {
 using slot_t = std::uint32_t;
 inline constexpr slot_t no_slot = 0xffff'ffffu;
 
-/// Records of one kind at stable places; a freed slot is used again, last freed first.
+/// Records of one kind at stable places; a freed slot is used again, last freed first. Kept in
+/// chunks: nothing moves when it grows, and a record is two loads away, the first of them cached.
 template <class Record>
 class slab {
 public:
   slot_t add(Record record) {
     if (free_.empty()) {
-      records_.push_back(std::move(record));
-      return static_cast<slot_t>(records_.size() - 1);
+      if (used_ == chunks_.size() << chunk_bits)
+        chunks_.push_back(std::make_unique<Record[]>(std::size_t{1} << chunk_bits));
+      free_.push_back(static_cast<slot_t>(used_++));
     }
     const auto slot = free_.back();
     free_.pop_back();
-    records_[slot] = std::move(record);
+    (*this)[slot] = std::move(record);
     return slot;
   }
 
   void erase(slot_t slot) {
-    records_[slot] = Record{};
+    (*this)[slot] = Record{};
     free_.push_back(slot);
   }
 
-  Record& operator[](slot_t slot) { return records_[slot]; }
-  const Record& operator[](slot_t slot) const { return records_[slot]; }
+  Record& operator[](slot_t slot) { return chunks_[slot >> chunk_bits][slot & chunk_mask]; }
+  const Record& operator[](slot_t slot) const {
+    return chunks_[slot >> chunk_bits][slot & chunk_mask];
+  }
 
 private:
-  std::deque<Record> records_; // never moves a record
+  static constexpr unsigned chunk_bits = 10;
+  static constexpr slot_t chunk_mask = (1u << chunk_bits) - 1;
+
+  std::vector<std::unique_ptr<Record[]>> chunks_;
+  std::size_t used_ = 0; ///< Slots ever given out.
   std::vector<slot_t> free_;
 };
+
+/// Looks up slots by id: flat, one cache miss a search. Never walked: its order is not the same
+/// everywhere. Ids come in a row, and the multiplication spreads them over table and tags.
+struct id_hash {
+  template <class Tag>
+  std::size_t operator()(strong_id<Tag> id) const noexcept {
+    const auto product = static_cast<unsigned __int128>(id.value) * 0x9e3779b97f4a7c15u;
+    return static_cast<std::size_t>(product ^ (product >> 64));
+  }
+};
+template <class Id>
+using slot_index = absl::flat_hash_map<Id, slot_t, id_hash>;
 
 enum class phase : std::uint8_t {
   waiting,
@@ -51,16 +75,16 @@ enum class phase : std::uint8_t {
   ended,
 };
 
-struct response_state {
+/// One cache line: with a million of them each touch is a miss.
+struct alignas(64) response_state {
   response_id id;
   slot_t group = no_slot;
   std::uint32_t prompt_tokens = 0;
   std::uint32_t tokens_max = 0;
   std::uint32_t tokens_done = 0;
-  std::uint32_t attempt = 0; ///< Of the running chunk, or of the last one.
+  std::uint32_t attempt = 0;         ///< Of the running chunk, or of the last one.
 
-  std::uint32_t tokens_now = 0; ///< While running: what the chunk may generate.
-  slot_t worker = no_slot;      ///< While running: the holder.
+  slot_t worker = no_slot; ///< While running: the holder.
   std::uint32_t kv_reserved = 0;
   std::uint32_t place = 0; ///< Index in the holder's `running`.
 
@@ -69,25 +93,26 @@ struct response_state {
   slot_t kv_worker = no_slot;
   std::uint32_t kv_blocks = 0;
   std::uint32_t kv_attempt = 0; ///< The attempt that left the KV there.
-  std::uint32_t pin_place = 0;  ///< While running: index in the source's `pinned`.
-  std::uint64_t kv_rank = 0;    ///< While waiting: its key in the home's `parked`.
+  /// While waiting: its rank in the home's `parked`. While running: index in the source's `pinned`.
+  std::uint32_t kv_key = 0;
 
-  std::uint32_t overtakes = 0;
-  bool probe = false;
-  bool pull_failed = false; ///< The next chunk does not try a pull again.
+  std::uint16_t overtakes = 0; ///< Stops at its maximum.
   phase at = phase::waiting;
+  bool probe : 1 = false;
+  bool pull_failed : 1 = false; ///< The next chunk does not try a pull again.
 
   std::uint64_t context_tokens() const { return std::uint64_t{prompt_tokens} + tokens_done; }
 };
+static_assert(sizeof(response_state) == 64);
 
 /// A waiting member of a group; the last of the vector goes first.
 struct member_entry {
-  std::uint32_t tokens_done = 0;
+  std::uint32_t turn = 0; ///< `waiting_line::turn`: in mode context, tokens done.
   slot_t slot = no_slot;
   response_id id;
-  /// Fewest tokens done last, so that taking the first is a pop; then the lowest id last.
+  /// The lowest turn last, so that taking the first is a pop; then the lowest id last.
   friend bool operator<(const member_entry& a, const member_entry& b) {
-    return a.tokens_done != b.tokens_done ? a.tokens_done > b.tokens_done : a.id > b.id;
+    return a.turn != b.turn ? a.turn > b.turn : a.id > b.id;
   }
 };
 
@@ -98,7 +123,9 @@ struct group_state {
   bool measured = false; ///< A member has finished, so `longest_finished` says something.
   std::uint32_t longest_finished = 0;
   std::uint64_t served_tokens = 0; ///< Sum of the budgets of its chunks.
-  std::uint32_t live = 0;          ///< Members not ended.
+  std::uint64_t served_key = 0;    ///< Its key among the served, while listed.
+  bool served_listed = false;
+  std::uint32_t live = 0; ///< Members not ended.
   std::vector<slot_t> members;
   std::vector<member_entry> waiting; ///< Without the probe.
   bool probed = false;               ///< It has, or had, a probe.
@@ -111,8 +138,8 @@ struct group_state {
 
 /// KV parked on a worker, in the order in which it is given up: lowest rank first, then highest id.
 struct parked_entry {
-  std::uint64_t rank = 0;
   response_id id;
+  std::uint32_t rank = 0;
   slot_t slot = no_slot;
   friend bool operator<(const parked_entry& a, const parked_entry& b) {
     return a.rank != b.rank ? a.rank < b.rank : a.id > b.id;
@@ -126,16 +153,17 @@ struct worker_state {
   std::uint32_t slots = 0;
   std::uint32_t kv_bytes_per_token = 0;
   bool draining = false;
-  std::uint32_t reserved_blocks = 0; ///< By running chunks.
-  std::uint32_t parked_blocks = 0;   ///< All KV between chunks, pinned included.
-  std::uint32_t pinned_blocks = 0;   ///< Sources of unconfirmed pulls: not to be evicted.
-  std::uint32_t bound_groups = 0;    ///< static_.
-  std::vector<slot_t> running;       ///< Responses whose chunk is here.
-  std::vector<slot_t> pinned;        ///< Responses being pulled from here.
-  std::set<parked_entry> parked;     ///< Of waiting responses.
-  std::uint32_t indexed_load = 0;    ///< Its key in the fleet's index, while there.
+  std::uint32_t reserved_blocks = 0;    ///< By running chunks.
+  std::uint32_t parked_blocks = 0;      ///< All KV between chunks, pinned included.
+  std::uint32_t pinned_blocks = 0;      ///< Sources of unconfirmed pulls: not to be evicted.
+  std::uint32_t bound_groups = 0;       ///< static_.
+  std::vector<slot_t> running;          ///< Responses whose chunk is here.
+  std::vector<slot_t> pinned;           ///< Responses being pulled from here.
+  absl::btree_set<parked_entry> parked; ///< Of waiting responses.
+  std::uint32_t indexed_load = 0;       ///< Its key in the fleet's index, while there.
   std::uint64_t indexed_room = 0;
   bool indexed = false;
+  bool unsettled = false; ///< It changed since it was indexed.
 
   std::uint32_t load() const { return static_cast<std::uint32_t>(running.size()); }
   bool open() const { return !draining && load() < slots; }

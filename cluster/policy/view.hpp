@@ -14,6 +14,8 @@ namespace rollcast::policy {
 enum class mode : std::uint8_t {
   static_, ///< Whole groups bound to workers round robin, no chunks: what a plain system does.
   context, ///< Chunks, probes first, then the longest expected remainder.
+  divided, ///< Chunks in order of submission: what chunks and room buy without knowing lengths.
+  oracle,  ///< Chunks, longest remainder first by `tokens_expected`: the bound for `context`.
 };
 
 /// What a group is run under, fixed by the first response of it that is submitted.
@@ -22,6 +24,7 @@ struct group_rules {
   std::uint32_t chunk_tokens = 2048; ///< Longest chunk; 0 is unlimited.
   /// Test mode: every chunk prefers a live worker that is not the home. Progress stays certain.
   bool force_migration = false;
+  bool probe_first = true; ///< context: rule 1 is on.
   friend bool operator==(const group_rules&, const group_rules&) = default;
 };
 
@@ -55,6 +58,8 @@ struct response_submitted {
   std::uint32_t tokens_max;              ///< Limit of generated tokens.
   std::uint32_t tokens_done = 0;         ///< Above 0 when a journal brought the response back.
   std::optional<group_rules> rules = {}; ///< Absent: those of `policy_limits`.
+  /// oracle: the length that it will have, known only to simulations and replays; 0 is unknown.
+  std::uint32_t tokens_expected = 0;
 };
 
 /// A worker ended a chunk. If it is not `complete` and `kv_kept`, the KV of prompt and tokens stays

@@ -20,17 +20,31 @@ bool anybody_waits(const group_state& g) {
 
 std::uint32_t waiting_line::estimate(const response_state& r) const {
   const auto& g = groups_[r.group];
+  if (g.rules.how == mode::oracle) {
+    const auto known = expected_.find(r.id);
+    return known == expected_.end() ? r.tokens_max : known->second;
+  }
   return g.measured ? g.longest_finished : r.tokens_max;
 }
 
 std::uint32_t waiting_line::shortness(const response_state& r) const {
+  const auto& g = groups_[r.group];
+  if (g.rules.how == mode::divided)
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(g.sequence, top));
   return top - expected_remaining(estimate(r), r.tokens_done, r.tokens_max);
 }
 
-std::uint64_t waiting_line::rank(const response_state& r) const {
-  if (r.probe)
-    return (std::uint64_t{1} << 32) + (top - r.tokens_done);
-  return top - shortness(r);
+std::uint32_t waiting_line::turn(const response_state& r) const {
+  switch (groups_[r.group].rules.how) {
+    case mode::divided: return 0; // the lowest id is the first that was submitted
+    case mode::oracle: return shortness(r);
+    default: return r.tokens_done; // one estimate for all: fewest done is the longest remainder
+  }
+}
+
+std::uint32_t waiting_line::rank(const response_state& r) const {
+  // Tokens stay below 2^31, so every probe ranks above every remainder.
+  return r.probe ? top - r.tokens_done : top - shortness(r);
 }
 
 void waiting_line::add(slot_t response) {
@@ -41,16 +55,16 @@ void waiting_line::add(slot_t response) {
     static_.insert({g.sequence, r.id, response});
     return;
   }
-  const auto waited = anybody_waits(g);
+  ++changes_;
   if (r.probe) {
     g.probe_waiting = response;
-    probes_.insert({r.tokens_done, r.id, response});
+    probes_.insert({r.id, r.tokens_done, response});
   } else {
-    const member_entry entry{r.tokens_done, response, r.id};
+    const member_entry entry{turn(r), response, r.id};
     g.waiting.insert(std::upper_bound(g.waiting.begin(), g.waiting.end(), entry), entry);
     stand(r.group);
   }
-  list_served(r.group, waited);
+  list_served(r.group);
 }
 
 void waiting_line::remove(slot_t response) {
@@ -62,88 +76,90 @@ void waiting_line::remove(slot_t response) {
     ROLLCAST_CHECK(static_.erase({g.sequence, r.id, response}) == 1);
     return;
   }
+  ++changes_;
   if (r.probe) {
     g.probe_waiting = no_slot;
-    ROLLCAST_CHECK(probes_.erase({r.tokens_done, r.id, response}) == 1);
+    ROLLCAST_CHECK(probes_.erase({r.id, r.tokens_done, response}) == 1);
   } else {
-    const member_entry entry{r.tokens_done, response, r.id};
+    const member_entry entry{turn(r), response, r.id};
     const auto it = std::lower_bound(g.waiting.begin(), g.waiting.end(), entry);
     ROLLCAST_CHECK(it != g.waiting.end() && it->slot == response);
     g.waiting.erase(it);
     stand(r.group);
   }
-  list_served(r.group, true);
 }
 
 void waiting_line::stand(slot_t group) {
   auto& g = groups_[group];
-  const ready_entry old{g.ready_key, g.id, group};
-  if (g.waiting.empty()) {
-    if (g.ready)
-      ready_.erase(old);
-    g.ready = false;
+  const auto key = g.waiting.empty() ? 0 : shortness(responses_[g.waiting.back().slot]);
+  if (g.ready && !g.waiting.empty() && key == g.ready_key)
     return;
-  }
-  const auto key = shortness(responses_[g.waiting.back().slot]);
-  if (g.ready && key == g.ready_key)
-    return;
-  if (g.ready) {
-    auto node = ready_.extract(old); // keeps the allocation
-    node.value().shortness = key;
-    ready_.insert(std::move(node));
-  } else {
-    ready_.insert({key, g.id, group});
-  }
-  g.ready = true;
+  if (g.ready)
+    ready_.erase({g.id, g.ready_key, group});
+  g.ready = !g.waiting.empty();
   g.ready_key = key;
+  if (g.ready)
+    ready_.insert({g.id, key, group});
 }
 
-void waiting_line::list_served(slot_t group, bool waited_before) {
-  const auto& g = groups_[group];
-  const auto waits = anybody_waits(g);
-  if (waits && !waited_before)
-    served_.insert({g.served_tokens, g.id, group});
-  else if (!waits && waited_before)
-    served_.erase({g.served_tokens, g.id, group});
+void waiting_line::list_served(slot_t group) {
+  auto& g = groups_[group];
+  // Rule 3 mends what a wrong estimate does; only mode context has one.
+  if (g.served_listed || g.rules.how != mode::context)
+    return;
+  served_.insert({g.served_tokens, g.id, group});
+  g.served_listed = true;
+  g.served_key = g.served_tokens;
 }
 
 void waiting_line::serve(slot_t group, std::uint32_t tokens) {
-  auto& g = groups_[group];
-  if (anybody_waits(g)) {
-    auto node = served_.extract({g.served_tokens, g.id, group});
-    node.value().tokens += tokens;
-    served_.insert(std::move(node));
-  }
-  g.served_tokens += tokens;
+  groups_[group].served_tokens += tokens;
 }
 
 void waiting_line::reestimate(slot_t group) {
+  ++changes_;
   stand(group);
 }
 
-slot_t waiting_line::first(const cursor& at) const {
-  const auto probe =
-    at.probe ? probes_.upper_bound({at.probe->first, at.probe->second, no_slot}) : probes_.begin();
-  if (probe != probes_.end())
-    return probe->slot;
-  const auto ready =
-    at.group ? ready_.upper_bound({at.group->first, at.group->second, no_slot}) : ready_.begin();
-  return ready == ready_.end() ? no_slot : groups_[ready->slot].waiting.back().slot;
+void waiting_line::forget(slot_t group) {
+  auto& g = groups_[group];
+  ROLLCAST_CHECK(!anybody_waits(g));
+  if (g.served_listed)
+    served_.erase({g.served_key, g.id, group});
+  g.served_listed = false;
 }
 
-void waiting_line::pass_over(cursor& at, slot_t response) const {
-  const auto& r = responses_[response];
-  if (r.probe)
-    at.probe = {r.tokens_done, r.id};
+slot_t waiting_line::first(cursor& at) const {
+  if (at.changes != changes_) {
+    at.probe = at.passed_probe ? probes_.upper_bound(*at.passed_probe) : probes_.begin();
+    at.group = at.passed_group ? ready_.upper_bound(*at.passed_group) : ready_.begin();
+    at.changes = changes_;
+  }
+  if (at.probe != probes_.end())
+    return at.probe->slot;
+  return at.group == ready_.end() ? no_slot : groups_[at.group->slot].waiting.back().slot;
+}
+
+void waiting_line::pass_over(cursor& at) const {
+  ROLLCAST_CHECK(at.changes == changes_);
+  if (at.probe != probes_.end())
+    at.passed_probe = *at.probe++;
   else
-    at.group = {groups_[r.group].ready_key, groups_[r.group].id};
+    at.passed_group = *at.group++;
 }
 
-slot_t waiting_line::least_served() const {
-  if (served_.empty())
-    return no_slot;
-  const auto& g = groups_[served_.begin()->slot];
-  return g.probe_waiting != no_slot ? g.probe_waiting : g.waiting.back().slot;
+slot_t waiting_line::least_served() {
+  while (!served_.empty()) {
+    const auto group = served_.begin()->slot;
+    auto& g = groups_[group];
+    if (anybody_waits(g) && g.served_key == g.served_tokens)
+      return g.probe_waiting != no_slot ? g.probe_waiting : g.waiting.back().slot;
+    served_.erase(served_.begin());
+    g.served_listed = false;
+    if (anybody_waits(g))
+      list_served(group);
+  }
+  return no_slot;
 }
 
 } // namespace rollcast::policy

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <set>
 
 namespace rollcast::policy {
 
@@ -27,26 +26,28 @@ public:
   /// Tells that the group's estimate has changed.
   void reestimate(slot_t group);
 
-  /// Where a search has got to: it only moves past what it passed over.
-  struct cursor {
-    std::optional<std::pair<std::uint32_t, response_id>> probe;
-    std::optional<std::pair<std::uint32_t, group_id>> group;
-  };
+  /// oracle: tells the length of a response before it is added.
+  void expect(response_id response, std::uint32_t tokens) { expected_[response] = tokens; }
+  void forget_expected(response_id response) { expected_.erase(response); }
+  /// Forgets a group that is over. @pre nobody of it waits
+  void forget(slot_t group);
 
+  class cursor;
   /// Rules 1 and 2: the first waiting response behind `at`, `no_slot` if there is none.
-  slot_t first(const cursor& at) const;
-  /// Moves `at` past a response that `first` returned, and past its group if it is no probe: the
-  /// siblings behind it need as much room or more.
-  void pass_over(cursor& at, slot_t response) const;
+  slot_t first(cursor& at) const;
+  /// Moves `at` past the response that `first` returned just now, and past its group if it is no
+  /// probe: the siblings behind it need as much room or more.
+  void pass_over(cursor& at) const;
   /// Rule 3: the first member of the group served least, `no_slot` if nobody waits.
-  slot_t least_served() const;
+  /// Cost: O(log groups), amortised over the calls of `add` and `serve`.
+  slot_t least_served();
   /// static_: the first response in order of submission of groups.
   slot_t first_static() const { return static_.empty() ? no_slot : static_.begin()->slot; }
 
   /// Length that the members of the group are expected to have.
   std::uint32_t estimate(const response_state& r) const;
   /// One number for the order of rules 1 and 2, higher first; orders evictions, lowest first.
-  std::uint64_t rank(const response_state& r) const;
+  std::uint32_t rank(const response_state& r) const;
 
 private:
   struct static_entry {
@@ -59,8 +60,8 @@ private:
   };
   /// (expected remainder counted down from the top, group): ascending is longest first.
   struct ready_entry {
-    std::uint32_t shortness = 0;
     group_id id;
+    std::uint32_t shortness = 0;
     slot_t slot = no_slot;
     friend bool operator<(const ready_entry& a, const ready_entry& b) {
       return a.shortness != b.shortness ? a.shortness < b.shortness : a.id < b.id;
@@ -75,8 +76,8 @@ private:
     }
   };
   struct probe_entry {
-    std::uint32_t tokens_done = 0;
     response_id id;
+    std::uint32_t tokens_done = 0;
     slot_t slot = no_slot;
     friend bool operator<(const probe_entry& a, const probe_entry& b) {
       return a.tokens_done != b.tokens_done ? a.tokens_done < b.tokens_done : a.id < b.id;
@@ -84,16 +85,34 @@ private:
   };
 
   std::uint32_t shortness(const response_state& r) const;
+  /// Order among the members of a group, lowest first.
+  std::uint32_t turn(const response_state& r) const;
   void stand(slot_t group);
-  void list_served(slot_t group, bool waited_before);
+  void list_served(slot_t group);
 
   slab<response_state>& responses_;
   slab<group_state>& groups_;
-  std::set<probe_entry> probes_;
-  std::set<ready_entry> ready_;
-  std::set<served_entry> served_; ///< Groups with anybody waiting.
-  std::set<static_entry> static_;
+  absl::btree_set<probe_entry> probes_;
+  absl::btree_set<ready_entry> ready_;
+  /// Groups with anybody waiting, and some of which nobody waits any more. What was served since
+  /// a group was listed is not in its key yet, so a key may be too low and is put right when its
+  /// group comes first: most groups are served many times before that.
+  absl::btree_set<served_entry> served_;
+  absl::btree_set<static_entry> static_;
+  /// oracle: lengths; aside, because no other mode has them. Looked up, never walked.
+  absl::flat_hash_map<response_id, std::uint32_t, id_hash> expected_;
   std::size_t size_ = 0;
+  std::uint64_t changes_ = 1; ///< Of `probes_` and `ready_`.
+};
+
+/// Where a search has got to: it only moves past what it passed over.
+class waiting_line::cursor {
+  friend class waiting_line;
+  std::optional<probe_entry> passed_probe;
+  std::optional<ready_entry> passed_group;
+  std::uint64_t changes = 0; ///< The line as it was when the places below were looked up.
+  absl::btree_set<probe_entry>::const_iterator probe;
+  absl::btree_set<ready_entry>::const_iterator group;
 };
 
 } // namespace rollcast::policy

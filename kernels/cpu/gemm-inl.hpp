@@ -18,6 +18,15 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace rollcast::kernels::HWY_NAMESPACE {
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+
+/// Highway's fallback has no fused multiply-add, and instruction_sets() does not list it. Compiling
+/// the loops for it all the same takes minutes under a sanitizer.
+const detail::gemm_kernels* gemm_code() {
+  return nullptr;
+}
+
+#else
 namespace hn = hwy::HWY_NAMESPACE;
 
 using detail::gemm_epilogue;
@@ -215,6 +224,7 @@ const detail::gemm_kernels* gemm_code() {
   return &kernels;
 }
 
+#endif // HWY_TARGET
 } // namespace rollcast::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif

@@ -129,10 +129,12 @@ const detail::gemm_loops& choose_loops(const detail::gemm_kernels& code, arithme
 } // namespace
 
 void gemm_cpu(const gemm_args& args, std::size_t panel_begin, std::size_t panel_end) noexcept {
-  const detail::gemm_kernels& code = *HWY_DYNAMIC_DISPATCH(gemm_code)();
+  const detail::gemm_kernels* code = HWY_DYNAMIC_DISPATCH(gemm_code)();
+  if (code == nullptr)
+    std::abort(); // the caller did not look at instruction_sets(), which is empty here
   const gemm_job job{args,
-                     choose_loops(code, args.x.how, args.w.type),
-                     code.epilogue,
+                     choose_loops(*code, args.x.how, args.w.type),
+                     code->epilogue,
                      detail::pair_count(args.w.k),
                      detail::panel_pair_bytes(args.w.type),
                      detail::row_pair_bytes(args.x.how),

@@ -70,11 +70,11 @@ struct decode_worker_test : deterministic_system {
     }
   }
 
-  rig& add_worker(fake_device how = {}) {
+  rig& add_worker(fake_device how = {}, std::chrono::milliseconds idle = 300ms) {
     auto& r = *rigs.emplace_back(std::make_unique<rig>());
     r.device = std::make_shared<engine>(std::make_unique<fake_backend>(how), engine_limits{});
     kv_exchange_options options;
-    options.idle_ms_max = 300ms;
+    options.idle_ms_max = idle;
     r.exchange = *kv_exchange::open(options, [&r](const kv_request& what, const kv_ticket& ticket) {
       r.asked = {what, ticket};
       r.was_asked = true;
@@ -243,6 +243,21 @@ TEST_F(decode_worker_test, computes_again_what_a_peer_does_not_give) {
   EXPECT_EQ(after(second, log.outcomes[1]), truth(40));
   EXPECT_GT(log.outcomes[1].stats.recomputed_tokens, 0u);
   EXPECT_TRUE(log.moved_bytes.empty());
+}
+
+TEST_F(decode_worker_test, does_not_wait_for_a_holder_that_is_lost) {
+  auto& silent = add_worker();
+  auto& target = add_worker({}, 60s);
+  auto a = chunk(2, 1, prompt, 40);
+  a.pull_endpoint = silent.exchange->endpoint();
+  a.pull_from = {1};
+  ASSERT_EQ(decode(target, a), errc::ok);
+  self->send(target.actor, atom::gone_v, worker_id{5});
+  settle();
+  EXPECT_EQ(target.exchange->counts().pulls_failed.load(), 0u) << "another one";
+  self->send(target.actor, atom::gone_v, worker_id{1});
+  ASSERT_TRUE(settle_until([&] { return log.outcomes.size() == 1; }));
+  EXPECT_EQ(after(a, log.outcomes[0]), truth(40));
 }
 
 TEST_F(decode_worker_test, drops_a_pull_that_is_released) {

@@ -44,6 +44,7 @@ struct worker_log {
   bool silent = false;    ///< Never answers chunks.
   std::vector<chunk_assignment> chunks;
   std::vector<response_id> releases;
+  std::vector<worker_id> lost;
 };
 
 worker_hello plain_hello() {
@@ -75,6 +76,7 @@ decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer self, w
     [log](atom::release, worker_id, response_id response, std::uint32_t) {
       log->releases.push_back(response);
     },
+    [log](atom::gone, worker_id lost) { log->lost.push_back(lost); },
     [self, log, hello](atom::join, const registry_actor& scheduler) {
       self->request(scheduler, 5s, atom::hello_v, hello)
         .then([log](worker_id id) { log->id = id; },
@@ -204,6 +206,7 @@ TEST_F(scheduler_test, runs_the_chunks_of_a_dead_worker_elsewhere_from_their_edg
   ASSERT_EQ(w2.chunks.size(), 1u);
   EXPECT_EQ(w2.chunks[0].tokens, w1.chunks[1].tokens) << "the edge, not the beginning";
   EXPECT_EQ(w2.chunks[0].pull_endpoint, "") << "its KV died with it";
+  EXPECT_EQ(w2.lost, std::vector{w1.id});
   report(outcome_of(w1.chunks[1], ten, chunk_end::budget)); // the dead worker's last words
   EXPECT_EQ(w2.chunks.size(), 1u);
   EXPECT_EQ(metrics->generated_tokens.value(), 10u);
