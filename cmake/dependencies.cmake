@@ -1,5 +1,6 @@
 # Every third-party library, by Debian 12's package (deploy/install_deps.sh installs them).
 find_package(Threads REQUIRED)
+find_package(absl CONFIG REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(Protobuf REQUIRED)

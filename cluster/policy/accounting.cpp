@@ -1,5 +1,7 @@
 #include "cluster/policy/scheduler_policy.hpp"
 
+#include <algorithm>
+
 // What `scheduler_policy` tells of itself, for metrics, the status command and tests.
 
 namespace rollcast::policy {
@@ -15,8 +17,10 @@ worker_view view_of(const worker_state& w) {
 std::vector<worker_view> scheduler_policy::workers() const {
   std::vector<worker_view> out;
   out.reserve(fleet_.size());
-  for (const auto& [id, slot] : fleet_.by_id())
+  for (const auto slot : fleet_.live())
     out.push_back(view_of(fleet_[slot]));
+  std::sort(out.begin(), out.end(),
+            [](const worker_view& a, const worker_view& b) { return a.worker < b.worker; });
   return out;
 }
 
@@ -26,7 +30,7 @@ std::optional<worker_view> scheduler_policy::worker(worker_id id) const {
 }
 
 std::optional<response_view> scheduler_policy::response(response_id id) const {
-  const auto slot = find(id);
+  const auto slot = response_slots_.find(id);
   if (slot == no_slot)
     return std::nullopt;
   const auto& r = responses_[slot];
@@ -39,10 +43,10 @@ std::optional<response_view> scheduler_policy::response(response_id id) const {
 }
 
 std::optional<std::uint32_t> scheduler_policy::estimate(group_id id) const {
-  const auto found = group_slots_.find(id);
-  if (found == group_slots_.end() || !groups_[found->second].measured)
+  const auto group = group_slots_.find(id);
+  if (group == no_slot || !groups_[group].measured)
     return std::nullopt;
-  return groups_[found->second].longest_finished;
+  return groups_[group].longest_finished;
 }
 
 } // namespace rollcast::policy

@@ -2,6 +2,7 @@
 
 #include "engine/base/check.hpp"
 
+#include <algorithm>
 #include <limits>
 
 namespace rollcast::policy {
@@ -19,11 +20,6 @@ void take_out(std::vector<slot_t>& list, std::uint32_t at, Place place_of) {
 
 } // namespace
 
-slot_t fleet::find(worker_id worker) const {
-  const auto it = by_id_.find(worker);
-  return it == by_id_.end() ? no_slot : it->second;
-}
-
 void fleet::add(const worker_joined& e) {
   worker_state w;
   w.id = e.worker;
@@ -32,7 +28,8 @@ void fleet::add(const worker_joined& e) {
   w.slots = e.slots;
   w.kv_bytes_per_token = e.kv_bytes_per_token;
   const auto slot = workers_.add(std::move(w));
-  by_id_.emplace(e.worker, slot);
+  by_id_.insert(e.worker, slot);
+  live_.push_back(slot);
   accepting_.emplace(e.worker, slot);
   capacities_.insert(workers_[slot].tokens(e.kv_blocks));
   by_bound_.emplace(0u, e.worker);
@@ -58,6 +55,7 @@ void fleet::remove(slot_t worker) {
   ROLLCAST_CHECK(w.reserved_blocks == 0 && w.parked_blocks == 0);
   drain(worker);
   by_id_.erase(w.id);
+  live_.erase(std::find(live_.begin(), live_.end(), worker));
   workers_.erase(worker);
 }
 
@@ -155,6 +153,14 @@ void fleet::unpin_to_home(slot_t response, std::uint32_t rank) {
 
 std::uint64_t fleet::largest_tokens() const {
   return capacities_.empty() ? 0 : *capacities_.rbegin();
+}
+
+bool fleet::another_holds(std::uint64_t tokens, slot_t except) const {
+  const auto& w = workers_[except];
+  auto large = capacities_.lower_bound(tokens);
+  if (large != capacities_.end() && !w.draining && w.tokens(w.kv_blocks) >= tokens)
+    ++large; // one of them is `except`
+  return large != capacities_.end();
 }
 
 std::optional<slot_t> fleet::least_loaded(std::uint64_t tokens, slot_t except) const {

@@ -20,9 +20,9 @@ public:
   explicit fleet(slab<response_state>& responses) : responses_(responses) {}
 
   std::size_t size() const noexcept { return by_id_.size(); }
-  slot_t find(worker_id worker) const;
+  slot_t find(worker_id worker) const { return by_id_.find(worker); }
   const worker_state& operator[](slot_t slot) const { return workers_[slot]; }
-  const std::map<worker_id, slot_t>& by_id() const noexcept { return by_id_; }
+  const std::vector<slot_t>& live() const noexcept { return live_; } ///< In no order.
 
   void add(const worker_joined& e);
   void drain(slot_t worker);
@@ -56,8 +56,12 @@ public:
   /// The open worker with the fewest running among those with room for `tokens`; ties go to the
   /// most room, then the lowest id. Cost: O(loads in use * log workers).
   std::optional<slot_t> least_loaded(std::uint64_t tokens, slot_t except = no_slot) const;
-  /// The open worker with the most room if parked KV yields. O(1)
-  room_tree::entry roomiest_if_yielding() const { return yielding_.best(); }
+  /// The open worker with the most room if parked KV yields. O(1), O(log workers) with `except`.
+  room_tree::entry roomiest_if_yielding(slot_t except = no_slot) const {
+    return except == no_slot ? yielding_.best() : yielding_.best_except(except);
+  }
+  /// Whether a worker that is neither `except` nor draining has that much capacity.
+  bool another_holds(std::uint64_t tokens, slot_t except) const;
 
   // -- whole groups (static_) ---------------------------------------------------------------------
 
@@ -87,7 +91,8 @@ private:
 
   slab<response_state>& responses_;
   slab<worker_state> workers_;
-  std::map<worker_id, slot_t> by_id_;
+  slot_index<worker_id> by_id_;
+  std::vector<slot_t> live_;
   std::map<worker_id, slot_t> accepting_;   ///< Live and not draining.
   std::multiset<std::uint64_t> capacities_; ///< Of the accepting.
   absl::btree_set<load_entry> by_load_;     ///< The open.

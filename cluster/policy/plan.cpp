@@ -12,6 +12,8 @@ namespace rollcast::policy {
 namespace {
 
 constexpr std::uint32_t overtakes_top = std::numeric_limits<std::uint16_t>::max();
+/// How many of those parked on a worker are asked whether they go first.
+constexpr int resident_tries = 4;
 
 } // namespace
 
@@ -90,7 +92,7 @@ void scheduler_policy::plan_chunks(std::vector<decision>& out) {
       stranded_.emplace(r.id, response);
       continue;
     }
-    if (place(response, out)) {
+    if (place(response, fair, out)) {
       ++placements_;
       counters_.fair_turns += fair;
       continue;
@@ -99,25 +101,23 @@ void scheduler_policy::plan_chunks(std::vector<decision>& out) {
       fair_tried = true;
       continue;
     }
-    if (r.overtakes >= std::min(limits_.overtakes_max, overtakes_top)
-        || passed.size() >= limits_.pass_over_max)
+    if (starving(r) || passed.size() >= limits_.pass_over_max)
       break;
     passed.emplace_back(response, placements_);
     line_.pass_over(at);
   }
   for (const auto& [response, before] : passed)
-    if (auto& r = responses_[response]; r.at == phase::waiting)
-      r.overtakes = static_cast<std::uint16_t>(
-        std::min<std::uint64_t>(r.overtakes + (placements_ - before), overtakes_top));
+    if (responses_[response].at == phase::waiting)
+      overtake(response, placements_ - before);
 }
 
-bool scheduler_policy::place(slot_t response, std::vector<decision>& out) {
+bool scheduler_policy::place(slot_t response, bool fair, std::vector<decision>& out) {
   const auto& r = responses_[response];
   const auto tokens = chunk_tokens(r);
   const auto home = r.kv_worker;
-  const auto leave = home != no_slot && groups_[r.group].rules.force_migration;
-  const auto other = fleet_.least_loaded(tokens, leave ? home : no_slot);
-  if (home != no_slot && fleet_[home].open() && !(leave && other)) {
+  const auto left = left_behind(response);
+  const auto other = fleet_.least_loaded(tokens, left);
+  if (home != no_slot && home != left && fleet_[home].open()) {
     const auto& h = fleet_[home];
     const auto fits = h.tokens(h.free_blocks() + r.kv_blocks) >= tokens;
     if (fits && (!other || h.load() <= fleet_[*other].load() + limits_.home_spread)) {
@@ -125,43 +125,77 @@ bool scheduler_policy::place(slot_t response, std::vector<decision>& out) {
       return true;
     }
   }
-  if (other) {
-    send(response, *other, out);
-    return true;
-  }
-  return place_by_eviction(response, tokens, out);
+  if (!other)
+    return place_by_eviction(response, left, fair, out);
+  // A fair turn is for the group served least, not for who happens to be there.
+  const auto stays = fair ? no_slot : resident_before(response, *other, false);
+  counters_.resident_turns += stays != no_slot;
+  send(stays == no_slot ? response : stays, *other, out);
+  return true;
 }
 
-bool scheduler_policy::place_by_eviction(slot_t response, std::uint64_t tokens,
+void scheduler_policy::overtake(slot_t response, std::uint64_t times) {
+  auto& r = responses_[response];
+  r.overtakes =
+    static_cast<std::uint16_t>(std::min<std::uint64_t>(r.overtakes + times, overtakes_top));
+}
+
+bool scheduler_policy::starving(const response_state& r) const {
+  return r.overtakes >= std::min(limits_.overtakes_max, overtakes_top);
+}
+
+slot_t scheduler_policy::left_behind(slot_t response) const {
+  const auto& r = responses_[response];
+  if (!groups_[r.group].rules.force_migration)
+    return no_slot;
+  const auto edge = last_edges_.find(r.id);
+  const auto worker = edge == last_edges_.end() ? no_slot : fleet_.find(edge->second);
+  return worker != no_slot && fleet_.another_holds(chunk_tokens(r), worker) ? worker : no_slot;
+}
+
+bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair,
                                          std::vector<decision>& out) {
-  const auto home = responses_[response].kv_worker;
-  auto worker = home;
-  if (home == no_slot || !fleet_[home].open() || fleet_[home].yielding_tokens() < tokens) {
-    const auto best = fleet_.roomiest_if_yielding();
+  const auto& r = responses_[response];
+  const auto tokens = chunk_tokens(r);
+  auto worker = r.kv_worker;
+  if (worker == no_slot || worker == left || !fleet_[worker].open()
+      || fleet_[worker].yielding_tokens() < tokens) {
+    const auto best = fleet_.roomiest_if_yielding(left);
     if (best.room < tokens)
       return false;
     worker = best.slot;
-    if (const auto stays = resident_before(response, worker); stays != no_slot) {
-      response = stays;
-      tokens = chunk_tokens(responses_[stays]);
+    if (const auto stays = resident_before(response, worker, true); stays != no_slot) {
+      if (fair)
+        return false;
       ++counters_.resident_turns;
+      overtake(response, 1);
+      response = stays;
+    } else if (limits_.resident_bonus_tokens > 0 && !starving(r) && fleet_[worker].load() > 0) {
+      return false; // who is parked there can go on as soon as something there ends
     }
   }
-  evict_for(response, worker, tokens, out);
+  evict_for(response, worker, chunk_tokens(responses_[response]), out);
   send(response, worker, out);
   return true;
 }
 
-slot_t scheduler_policy::resident_before(slot_t response, slot_t worker) const {
-  const auto& parked = fleet_[worker].parked;
-  if (limits_.resident_bonus_tokens == 0 || parked.empty())
+slot_t scheduler_policy::resident_before(slot_t response, slot_t worker, bool evicting) const {
+  const auto& w = fleet_[worker];
+  if (limits_.resident_bonus_tokens == 0)
     return no_slot;
-  const auto best = *parked.rbegin();
-  const auto& r = responses_[best.slot];
-  const auto near =
-    std::uint64_t{best.rank} + limits_.resident_bonus_tokens >= line_.rank(responses_[response]);
-  const auto fits = r.at == phase::waiting && chunk_tokens(r) <= fleet_[worker].yielding_tokens();
-  return near && fits ? best.slot : no_slot;
+  const auto& ahead = responses_[response];
+  const auto rank = line_.rank(ahead);
+  auto tries = resident_tries;
+  for (auto it = w.parked.rbegin(); it != w.parked.rend() && tries > 0; ++it, --tries) {
+    const auto near = std::uint64_t{it->rank} + limits_.resident_bonus_tokens >= rank;
+    if (!near && (!evicting || starving(ahead)))
+      break;
+    const auto& r = responses_[it->slot];
+    const auto room = evicting ? w.yielding_tokens() : w.tokens(w.free_blocks() + r.kv_blocks);
+    if (r.at == phase::waiting && chunk_tokens(r) <= room && left_behind(it->slot) != worker)
+      return it->slot;
+  }
+  return no_slot;
 }
 
 void scheduler_policy::evict_for(slot_t response, slot_t worker, std::uint64_t tokens,

@@ -35,6 +35,14 @@ public:
   /// Returns the roomiest; its room is 0 if nobody takes anything.
   entry best() const { return tree_.empty() ? entry{} : tree_[1]; }
 
+  /// Returns the roomiest but `slot`. Cost: O(log slots)
+  entry best_except(std::uint32_t slot) const {
+    entry best;
+    for (auto node = leaves_ + slot; node > 1 && slot < leaves_; node /= 2)
+      best = winner(best, tree_[node ^ 1]);
+    return best;
+  }
+
 private:
   static const entry& winner(const entry& a, const entry& b) {
     if (a.room != b.room)

@@ -70,7 +70,7 @@ verdict scheduler_policy::note(const worker_draining& e) {
 // -- responses ------------------------------------------------------------------------------------
 
 verdict scheduler_policy::note(const response_submitted& e) {
-  if (closed_groups_.contains(e.group.value) || response_slots_.contains(e.response))
+  if (closed_groups_.contains(e.group.value) || response_slots_.find(e.response) != no_slot)
     return verdict::stale;
   const auto need = std::uint64_t{e.prompt_tokens} + e.tokens_max;
   if (need >= context_tokens_max)
@@ -95,7 +95,7 @@ verdict scheduler_policy::note(const response_submitted& e) {
   r.probe = probing && e.index == 0 && !g.probed;
   g.probed |= r.probe;
   const auto slot = responses_.add(r);
-  response_slots_.emplace(e.response, slot);
+  response_slots_.insert(e.response, slot);
   g.members.push_back(slot);
   ++g.live;
   if (g.rules.how == mode::oracle && e.tokens_expected > 0)
@@ -105,15 +105,14 @@ verdict scheduler_policy::note(const response_submitted& e) {
 }
 
 slot_t scheduler_policy::open_group(const response_submitted& e) {
-  const auto found = group_slots_.find(e.group);
-  if (found != group_slots_.end())
-    return found->second;
+  if (const auto known = group_slots_.find(e.group); known != no_slot)
+    return known;
   group_state g;
   g.id = e.group;
   g.sequence = ++sequence_;
   g.rules = e.rules.value_or(limits_.rules);
   const auto slot = groups_.add(std::move(g));
-  group_slots_.emplace(e.group, slot);
+  group_slots_.insert(e.group, slot);
   return slot;
 }
 
@@ -141,6 +140,8 @@ verdict scheduler_policy::note(const chunk_finished& e) {
     end(response);
     return verdict::accepted;
   }
+  if (groups_[r.group].rules.force_migration)
+    last_edges_[r.id] = e.worker;
   // A chunk without reservation (static_) parks nothing: its worker owns its memory.
   if (e.kv_kept && reserved > 0)
     fleet_.park(response, worker, blocks_for(r.context_tokens(), fleet_[worker].block_tokens),
@@ -172,7 +173,7 @@ verdict scheduler_policy::note(const kv_moved& e) {
 }
 
 verdict scheduler_policy::note(const kv_lost& e) {
-  const auto response = find(e.response);
+  const auto response = response_slots_.find(e.response);
   if (response == no_slot)
     return verdict::stale;
   const auto& r = responses_[response];
@@ -186,7 +187,7 @@ verdict scheduler_policy::note(const kv_lost& e) {
 }
 
 verdict scheduler_policy::note(const response_cancelled& e) {
-  const auto response = find(e.response);
+  const auto response = response_slots_.find(e.response);
   if (response == no_slot || responses_[response].at == phase::ended)
     return verdict::stale;
   cancel(response);
@@ -194,10 +195,9 @@ verdict scheduler_policy::note(const response_cancelled& e) {
 }
 
 verdict scheduler_policy::note(const group_closed& e) {
-  const auto found = group_slots_.find(e.group);
-  if (found == group_slots_.end())
+  const auto group = group_slots_.find(e.group);
+  if (group == no_slot)
     return verdict::stale;
-  const auto group = found->second;
   for (const auto response : groups_[group].members) {
     if (responses_[response].at != phase::ended)
       cancel(response);
@@ -208,7 +208,7 @@ verdict scheduler_policy::note(const group_closed& e) {
   closed_groups_.insert(e.group.value);
   line_.forget(group);
   groups_.erase(group);
-  group_slots_.erase(found);
+  group_slots_.erase(e.group);
   return verdict::accepted;
 }
 
@@ -220,13 +220,8 @@ verdict scheduler_policy::refuse(refusal_reason reason, std::uint64_t wanted,
   return verdict::refused;
 }
 
-slot_t scheduler_policy::find(response_id id) const {
-  const auto it = response_slots_.find(id);
-  return it == response_slots_.end() ? no_slot : it->second;
-}
-
 slot_t scheduler_policy::believed(response_id id, worker_id worker, std::uint32_t attempt) const {
-  const auto slot = find(id);
+  const auto slot = response_slots_.find(id);
   if (slot == no_slot)
     return no_slot;
   const auto& r = responses_[slot];
@@ -277,6 +272,7 @@ void scheduler_policy::cancel(slot_t response) {
 void scheduler_policy::end(slot_t response) {
   auto& r = responses_[response];
   r.at = phase::ended;
+  last_edges_.erase(r.id);
   auto& g = groups_[r.group];
   if (--g.live > 0 || !g.bound)
     return;

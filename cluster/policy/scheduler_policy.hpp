@@ -3,6 +3,7 @@
 #include "cluster/policy/fleet.hpp"
 #include "cluster/policy/id_ranges.hpp"
 #include "cluster/policy/limits.hpp"
+#include "cluster/policy/slot_index.hpp"
 #include "cluster/policy/view.hpp"
 #include "cluster/policy/waiting_line.hpp"
 
@@ -102,7 +103,6 @@ private:
   verdict note(const group_closed& e);
 
   verdict refuse(refusal_reason reason, std::uint64_t wanted, std::uint64_t allowed);
-  slot_t find(response_id id) const;
   /// The slot of a response that runs on `worker` as `attempt`, or `no_slot`: old news.
   slot_t believed(response_id id, worker_id worker, std::uint32_t attempt) const;
   slot_t open_group(const response_submitted& e);
@@ -120,9 +120,15 @@ private:
   void plan_chunks(std::vector<decision>& out);
   slot_t bound_worker(slot_t group);
   /// Places one response if it can be placed anywhere (or, by rule 5, one that yields its place).
-  bool place(slot_t response, std::vector<decision>& out);
-  bool place_by_eviction(slot_t response, std::uint64_t tokens, std::vector<decision>& out);
-  slot_t resident_before(slot_t response, slot_t worker) const;
+  bool place(slot_t response, bool fair, std::vector<decision>& out);
+  bool place_by_eviction(slot_t response, slot_t left, bool fair, std::vector<decision>& out);
+  void overtake(slot_t response, std::uint64_t times);
+  /// Whether it was overtaken so often that it must not be again.
+  bool starving(const response_state& r) const;
+  /// force_migration: the worker that the response may not run on next, or `no_slot`.
+  slot_t left_behind(slot_t response) const;
+  /// Rule 5: who is parked on `worker` and goes there instead, or `no_slot`.
+  slot_t resident_before(slot_t response, slot_t worker, bool evicting) const;
   void evict_for(slot_t response, slot_t worker, std::uint64_t tokens, std::vector<decision>& out);
   void send(slot_t response, slot_t worker, std::vector<decision>& out);
   dispatch begin(slot_t response, slot_t worker, std::uint32_t kv_blocks);
@@ -138,6 +144,8 @@ private:
   slot_index<response_id> response_slots_;
   slot_index<group_id> group_slots_;
   std::map<response_id, slot_t> stranded_;
+  /// Where the last edge of a response was. Only under `force_migration`.
+  absl::flat_hash_map<response_id, worker_id, id_hash> last_edges_;
   std::vector<release> releases_; ///< Owed by events, told by the next plan.
   std::size_t releases_told_ = 0;
   id_ranges closed_groups_;

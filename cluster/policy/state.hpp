@@ -1,9 +1,9 @@
 #pragma once
 
 #include "cluster/policy/limits.hpp"
+#include "cluster/policy/slot_index.hpp"
 
 #include <absl/container/btree_set.h>
-#include <absl/container/flat_hash_map.h>
 
 #include <compare>
 #include <cstddef>
@@ -16,9 +16,6 @@
 /// name one another by slot (an index into a `slab`), which costs a load where an id costs a
 /// search.
 namespace rollcast::policy {
-
-using slot_t = std::uint32_t;
-inline constexpr slot_t no_slot = 0xffff'ffffu;
 
 /// Records of one kind at stable places; a freed slot is used again, last freed first. Kept in
 /// chunks: nothing moves when it grows, and a record is two loads away, the first of them cached.
@@ -56,18 +53,6 @@ private:
   std::vector<slot_t> free_;
 };
 
-/// Looks up slots by id: flat, one cache miss a search. Never walked: its order is not the same
-/// everywhere. Ids come in a row, and the multiplication spreads them over table and tags.
-struct id_hash {
-  template <class Tag>
-  std::size_t operator()(strong_id<Tag> id) const noexcept {
-    const auto product = static_cast<unsigned __int128>(id.value) * 0x9e3779b97f4a7c15u;
-    return static_cast<std::size_t>(product ^ (product >> 64));
-  }
-};
-template <class Id>
-using slot_index = absl::flat_hash_map<Id, slot_t, id_hash>;
-
 enum class phase : std::uint8_t {
   waiting,
   stranded, ///< Waiting, but larger than every live worker: out of line until a worker joins.
@@ -82,7 +67,7 @@ struct alignas(64) response_state {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t tokens_max = 0;
   std::uint32_t tokens_done = 0;
-  std::uint32_t attempt = 0;         ///< Of the running chunk, or of the last one.
+  std::uint32_t attempt = 0; ///< Of the running chunk, or of the last one.
 
   slot_t worker = no_slot; ///< While running: the holder.
   std::uint32_t kv_reserved = 0;

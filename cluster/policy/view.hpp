@@ -22,7 +22,8 @@ enum class mode : std::uint8_t {
 struct group_rules {
   mode how = mode::context;
   std::uint32_t chunk_tokens = 2048; ///< Longest chunk; 0 is unlimited.
-  /// Test mode: every chunk prefers a live worker that is not the home. Progress stays certain.
+  /// Test mode: no chunk runs where the one before it ended, even if it must wait for another
+  /// worker. Only when no other live, not draining worker is large enough it goes on there.
   bool force_migration = false;
   bool probe_first = true; ///< context: rule 1 is on.
   friend bool operator==(const group_rules&, const group_rules&) = default;
