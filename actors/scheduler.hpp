@@ -22,7 +22,10 @@ struct scheduler_options {
   std::string default_policy = "context"; ///< For batches that name none.
   std::uint32_t chunk_tokens = 2048;      ///< For batches that give none; 0 is unlimited.
   std::uint32_t failures_max = 8;         ///< Failed starts of one response that end its batch.
-  caf::timespan request_timeout = std::chrono::seconds{30}; ///< For a worker to take a chunk on.
+  /// For a worker to take a chunk on. Long, because a worker answers between two steps and a step
+  /// of a large model may take a minute; a dead or silent worker is noticed by heartbeats long
+  /// before.
+  caf::timespan request_timeout = std::chrono::minutes{10};
   caf::timespan tick_interval = std::chrono::milliseconds{200};
 };
 

@@ -257,7 +257,7 @@ void finish_response(self_ptr self, batch_book::place at, wire::finish_reason re
 
 void fail_batch(self_ptr self, batch_record& batch, const error& why) {
   auto& st = self->state;
-  spdlog::error("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
+  spdlog::info("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
   close_groups(self, batch);
   if (!batch.receiver.empty())
     st.parts.link->send(batch.receiver,

@@ -37,7 +37,7 @@ pid_t run_self(std::vector<std::string> arguments, int write_fd) {
     return pid;
   // A group of its own, so that Ctrl-C reaches the parent alone and it decides the order.
   ::setpgid(0, 0);
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent)
     ::_exit(3);
   ::execv("/proc/self/exe", argv.data());

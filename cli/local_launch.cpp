@@ -13,12 +13,14 @@ namespace rollcast::cli {
 namespace {
 
 std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
-  std::vector<std::string> arguments{"--listen",        options.listen,
-                                     "--control-port",  std::to_string(options.control_port),
-                                     "--metrics-port",  std::to_string(options.metrics_port),
-                                     "--policy",        options.policy,
-                                     "--chunk-tokens",  std::to_string(options.chunk_tokens),
-                                     "--lost-after-ms", std::to_string(options.lost_after_ms)};
+  std::vector<std::string> arguments{"--listen",          options.listen,
+                                     "--control-address", options.control_address,
+                                     "--metrics-address", options.metrics_address,
+                                     "--control-port",    std::to_string(options.control_port),
+                                     "--metrics-port",    std::to_string(options.metrics_port),
+                                     "--policy",          options.policy,
+                                     "--chunk-tokens",    std::to_string(options.chunk_tokens),
+                                     "--lost-after-ms",   std::to_string(options.lost_after_ms)};
   if (!options.metrics)
     arguments.emplace_back("--no-metrics");
   return arguments;

@@ -54,7 +54,8 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--metrics-address", options.metrics_address, "address of /metrics");
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
   app.add_flag("!--no-metrics", options.metrics, "serve no metrics");
-  add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long");
+  add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
+    ->check(CLI::Range(100u, 3'600'000u));
 }
 
 void add_policy(CLI::App& app, scheduler_options& options) {
@@ -104,7 +105,8 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
   add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
   app->add_flag("!--no-metrics", options->metrics, "serve no metrics");
-  add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long");
+  add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long")
+    ->check(CLI::Range(100u, 3'600'000u));
   add_hidden_announce(*app, options->announce_fd);
   app->callback([options, &chosen] { chosen = [options] { return run_worker(*options); }; });
 }
@@ -147,9 +149,12 @@ void add_run(CLI::App& root, command& chosen) {
     ->check(CLI::IsMember({"static", "context"}));
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
   add(*app, "--lost-after-ms", cluster.scheduler.lost_after_ms,
-      "a silent peer is given up after so long");
+      "a silent peer is given up after so long")
+    ->check(CLI::Range(100u, 3'600'000u));
   app->add_flag("--force-migration", options->force_migration,
                 "move every response at every chunk edge (a test of exactness)");
+  app->add_option("--speculate", "speculative decoding; this version has none, so only: off")
+    ->check(CLI::IsMember({"off"}));
   app->add_flag("--debug-rollout-only")
     ->description("known from slime; run never trains, so nothing changes");
   connect->excludes(model);
@@ -224,7 +229,11 @@ int parse_and_run(int argc, char** argv) {
   } catch (const CLI::Error& e) {
     return refuse({errc::bad_config, std::string{e.what()} + " (see rollcast --help)", {}});
   }
-  return chosen();
+  try {
+    return chosen();
+  } catch (const std::exception& e) { // out of memory, threads or file names: the library's word
+    return refuse({errc::io_failed, e.what(), {}});
+  }
 }
 
 } // namespace

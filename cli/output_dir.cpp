@@ -1,6 +1,8 @@
 #include "cli/output_dir.hpp"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,7 +76,33 @@ output_dir::~output_dir() {
     ::close(partial_);
 }
 
+/// Puts a partial file that belongs to another batch out of the way: it may hold the only copy of
+/// what was acknowledged. Opens a new one.
+result<void> output_dir::set_aside() {
+  for (int number = 1;; ++number) {
+    const auto kept = directory_ / ("responses.kept-" + std::to_string(number) + ".jsonl");
+    std::error_code failed;
+    if (std::filesystem::exists(kept, failed))
+      continue;
+    std::filesystem::rename(partial_file(), kept, failed);
+    if (failed)
+      return cannot("rename", partial_file(), failed.value());
+    spdlog::warn("{} held responses of an earlier batch; they are in {}", partial_file().string(),
+                 kept.string());
+    break;
+  }
+  ::close(std::exchange(partial_, -1));
+  partial_ = ::open(partial_file().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (partial_ < 0)
+    return cannot("create", partial_file(), errno);
+  return {};
+}
+
 result<std::vector<response_record>> output_dir::take_up(std::uint64_t count) {
+  struct stat there = {};
+  if (count == 0 && ::fstat(partial_, &there) == 0 && S_ISREG(there.st_mode) && there.st_size > 0)
+    if (auto ok = set_aside(); !ok)
+      return fail(ok);
   std::vector<response_record> records;
   off_t bytes = 0;
   std::ifstream in{partial_file()};

@@ -23,7 +23,8 @@ public:
   ~output_dir();
 
   /// Returns the first `count` responses of the partial file, which an earlier run of the same
-  /// batch kept and acknowledged, and drops what follows them: it comes again. Fails with
+  /// batch kept and acknowledged, and drops what follows them: it comes again. With `count` 0 what
+  /// is there belongs to another batch and is set aside as `responses.kept-<n>.jsonl`. Fails with
   /// `io_failed` when there are fewer, and then drops nothing.
   result<std::vector<response_record>> take_up(std::uint64_t count);
 
@@ -38,6 +39,7 @@ public:
   std::filesystem::path partial_file() const { return directory_ / "responses.partial.jsonl"; }
 
 private:
+  result<void> set_aside();
   explicit output_dir(std::filesystem::path directory) : directory_(std::move(directory)) {}
 
   std::filesystem::path directory_;

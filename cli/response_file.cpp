@@ -42,13 +42,23 @@ float float_of(const nlohmann::json& value) {
   return value.is_null() ? std::nanf("") : static_cast<float>(value.get<double>());
 }
 
+/// Ids that do not fit become -1, which every reader refuses: wrapped around they would look valid.
+std::vector<token_id> ids_of(const nlohmann::json& list) {
+  std::vector<token_id> ids;
+  for (const auto& value : list) {
+    const auto id = value.get<std::int64_t>();
+    ids.push_back(id < 0 || id > INT32_MAX ? -1 : static_cast<token_id>(id));
+  }
+  return ids;
+}
+
 response_record record_of(const nlohmann::json& line) {
   response_record r;
   r.group = line.value("group", std::uint64_t{0});
   r.index = line.value("index", 0u);
   r.id = line.value("id", "");
-  r.prompt_token_ids = line.at("prompt_token_ids").get<std::vector<token_id>>();
-  r.token_ids = line.at("token_ids").get<std::vector<token_id>>();
+  r.prompt_token_ids = ids_of(line.at("prompt_token_ids"));
+  r.token_ids = ids_of(line.at("token_ids"));
   for (const auto& value : line.at("logprobs"))
     r.logprobs.push_back(float_of(value));
   for (const auto& value : line.value("kept_masses", nlohmann::json::array()))

@@ -31,7 +31,8 @@ result<std::optional<tokenizer>> find_tokenizer(const run_options& options) {
   std::filesystem::path file = options.tokenizer;
   if (file.empty() && !options.cluster.device.model.empty()) {
     file = options.cluster.device.model / "tokenizer.json";
-    if (!std::filesystem::exists(file))
+    std::error_code ignored; // an unreadable model directory is refused when it is loaded
+    if (!std::filesystem::exists(file, ignored))
       return std::optional<tokenizer>{};
   }
   if (file.empty())
@@ -91,6 +92,7 @@ private:
   std::uint64_t last_sequence_ = 0;
   std::uint64_t tokens_ = 0;
   std::optional<progress> progress_;
+  bool asked_ = false; ///< What was lost has been asked for and has not come yet.
   bool done_ = false;
 };
 
@@ -120,7 +122,8 @@ result<void> collection::take(const wire::response_ready& ready) {
   if (ready.sequence <= last_sequence_)
     return {}; // pushed again after a silence
   if (ready.sequence != last_sequence_ + 1)
-    return ask_again();
+    return std::exchange(asked_, true) ? result<void>{} : ask_again();
+  asked_ = false;
   if (ready.group >= batch_.groups.size())
     return fail(errc::frame_malformed, "a result of group " + std::to_string(ready.group)
                                          + " came, the batch has "
@@ -205,6 +208,10 @@ result<void> collection::run() {
   const auto accepted = client_.submit(batch_);
   if (!accepted)
     return fail(accepted);
+  if (accepted->first_sequence > accepted->responses + 1)
+    return fail(errc::batch_conflict, "batch " + batch_.batch_key
+                                        + " was collected and acknowledged before: give another "
+                                          "--batch-key to run it again");
   if (auto ok = take_up(accepted->first_sequence - 1); !ok)
     return ok;
   profile_ = accepted->numerics_profile;

@@ -33,6 +33,13 @@ int run_score(const score_options& options) {
   auto responses = read_responses(options.responses);
   if (!responses)
     return refuse(responses.error());
+  if (responses->empty())
+    return refuse({errc::bad_prompt, options.responses.string() + " holds no response", {}});
+  if (options.temperature && !(*options.temperature >= 0 && std::isfinite(*options.temperature)))
+    return refuse({errc::bad_sampling,
+                   "temperature is " + std::to_string(*options.temperature)
+                     + ": it must be finite and at least 0",
+                   {}});
   auto device_settings = options.device;
   // A file knows the profile that made it; scoring in another one can only differ.
   if (!options.numerics_given && !responses->empty()
@@ -51,6 +58,11 @@ int run_score(const score_options& options) {
       return refuse({errc::bad_prompt,
                      where + ": " + std::to_string(r.logprobs.size()) + " logprobs for "
                        + std::to_string(r.token_ids.size()) + " tokens",
+                     {}});
+    if (!r.numerics_profile.empty() && r.numerics_profile != responses->front().numerics_profile)
+      return refuse({errc::numerics_mismatch,
+                     where + ": " + r.numerics_profile + ", but the file begins with "
+                       + responses->front().numerics_profile,
                      {}});
     if (r.token_ids.empty())
       continue;

@@ -270,6 +270,8 @@ void cpu_backend::import_kv(std::span<const std::uint32_t> blocks, std::size_t g
       std::memcpy(group_at(layer, blocks, group), from, bytes);
 }
 
+constexpr std::uint32_t block_tokens_max = 65536;
+
 result<void> check(const cpu_backend_options& options) {
   const auto bad = [](const std::string& what, std::uint64_t value, const std::string& must) {
     return fail(errc::bad_config, what + " is " + std::to_string(value) + ": it must be " + must);
@@ -278,8 +280,11 @@ result<void> check(const cpu_backend_options& options) {
     return bad("threads", options.threads, "1 to 1024");
   if (options.kv_blocks == 0)
     return bad("kv-blocks", options.kv_blocks, "at least 1");
-  if (options.block_tokens == 0 || options.block_tokens % kv_group != 0)
-    return bad("block-tokens", options.block_tokens, "a multiple of " + std::to_string(kv_group));
+  if (options.block_tokens == 0 || options.block_tokens % kv_group != 0
+      || options.block_tokens > block_tokens_max)
+    return bad("block-tokens", options.block_tokens,
+               "a multiple of " + std::to_string(kv_group) + ", at most "
+                 + std::to_string(block_tokens_max));
   if (options.rows_max == 0 || options.logit_rows_max == 0)
     return bad("rows-max", options.rows_max, "at least 1");
   return {};
@@ -305,7 +310,11 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   const kv_layout kv{nullptr, options.block_tokens, config.kv_heads, config.head_dim,
                      profile.kv_type};
   shape.kv_group_bytes = config.layers * kv.group_bytes();
-  auto kv_cache = aligned_buffer::make(config.layers * options.kv_blocks * kv.block_bytes());
+  std::size_t kv_bytes = 0;
+  if (__builtin_mul_overflow(config.layers * kv.block_bytes(), options.kv_blocks, &kv_bytes))
+    return fail(errc::bad_config, "kv-blocks is " + std::to_string(options.kv_blocks)
+                                    + ": so many blocks exceed the address space");
+  auto kv_cache = aligned_buffer::make(kv_bytes);
   if (!kv_cache)
     return fail(kv_cache);
   auto activations = cpu_activations::make(config, profile.arithmetic, shape, options.threads);

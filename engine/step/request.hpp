@@ -14,7 +14,7 @@ struct sampling_params {
   float temperature = 1.0f;         ///< >= 0; 0 is argmax.
   float top_p = 1.0f;               ///< (0, 1]; 1 is off.
   std::uint32_t top_k = 0;          ///< 0 is off.
-  float min_p = 0.0f;               ///< [0, 1); 0 is off.
+  float min_p = 0.0f;               ///< [0, 1]; 0 is off.
   std::uint32_t max_new_tokens = 1; ///< >= 1.
   std::uint32_t min_new_tokens = 0; ///< Stop ids are not chosen before so many tokens.
   std::uint64_t seed = 0;           ///< The response's own seed (`response_seed`).

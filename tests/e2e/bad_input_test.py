@@ -1,5 +1,5 @@
-# Goal: whatever is wrong with what a user gives, the answer is one line on stderr that names it, and
-# exit code 2, or 3 when a cluster cannot be reached; never a crash, a trace or a hang.
+# Goal: whatever is wrong with what a user gives, the answer is one line on stderr that names it
+# and exit code 2, or 3 when a cluster cannot be reached; never a crash, a trace or a hang.
 # Method: a table of commands, each with the words that its line must have. Bad checkpoints are made
 # from a good one by one change each. A full disk is /dev/full and, where it may be mounted, a small
 # tmpfs; what the scheduler has forgotten must then be in a file.

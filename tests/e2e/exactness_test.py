@@ -52,7 +52,9 @@ MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 
 def other_instruction_sets():
     """The instruction sets of this machine, as the program itself lists them in its refusal."""
-    said = call("score", "--model", COLLATZ, "--responses", "/dev/null", "--instruction-set", "none")
+    said = call(
+        "score", "--model", COLLATZ, "--responses", "/dev/null", "--instruction-set", "none"
+    )
     return [name for name in re.split(r"[ ,\n]+", said.err.rsplit(":", 1)[-1]) if name]
 
 
