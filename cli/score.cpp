@@ -33,8 +33,6 @@ int run_score(const score_options& options) {
   auto responses = read_responses(options.responses);
   if (!responses)
     return refuse(responses.error());
-  if (responses->empty())
-    return refuse({errc::bad_prompt, options.responses.string() + " holds no response", {}});
   if (options.temperature && !(*options.temperature >= 0 && std::isfinite(*options.temperature)))
     return refuse({errc::bad_sampling,
                    "temperature is " + std::to_string(*options.temperature)
@@ -48,6 +46,8 @@ int run_score(const score_options& options) {
   auto device = open_device(device_settings);
   if (!device)
     return refuse(device.error());
+  if (responses->empty())
+    return refuse({errc::bad_prompt, options.responses.string() + " holds no response", {}});
   engine scorer{std::move(*device), limits_of(device_settings)};
   difference total;
   std::vector<float> logprobs;

@@ -1,4 +1,4 @@
-# Goal: what the Python client gets from a real cluster is what `rollcast run` writes, to the bit, and
+# Goal: what the Python client gets from a real cluster is what `rollcast run` writes, and
 # an operator sees the truth: metrics agree with the summary, probes say when work can be done.
 # Method: the package of clients/python and plain HTTP against real processes; a real Prometheus
 # scrapes them where Debian's package is installed.
