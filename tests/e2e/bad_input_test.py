@@ -272,16 +272,20 @@ class BadInput(ClusterTest):
         rep = context.socket(zmq.REP)
         port = rep.bind_to_random_port("tcp://127.0.0.1")
 
-        def echo():
-            while True:
-                try:
+        over = threading.Event()
+
+        def echo():  # a ZeroMQ socket belongs to one thread, its end included
+            while not over.is_set():
+                if rep.poll(50):
                     rep.recv_multipart()
                     rep.send(b"hello")
-                except zmq.ZMQError:
-                    return
+            rep.close(0)
 
-        threading.Thread(target=echo, daemon=True).start()
-        self.addCleanup(context.destroy, 0)
+        echoing = threading.Thread(target=echo, daemon=True)
+        echoing.start()
+        self.addCleanup(context.term)
+        self.addCleanup(echoing.join)
+        self.addCleanup(over.set)
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             free = closed.getsockname()[1]
