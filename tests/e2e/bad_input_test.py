@@ -14,7 +14,6 @@ import threading
 import time
 import unittest
 
-import zmq
 
 from cluster import (
     COLLATZ,
@@ -268,29 +267,11 @@ class BadInput(ClusterTest):
 
         for name, what in (("tcp", b"\x00" * 100), ("http", http)):
             threading.Thread(target=answer, args=(doors[name], what), daemon=True).start()
-        context = zmq.Context()
-        rep = context.socket(zmq.REP)
-        port = rep.bind_to_random_port("tcp://127.0.0.1")
-
-        over = threading.Event()
-
-        def echo():  # a ZeroMQ socket belongs to one thread, its end included
-            while not over.is_set():
-                if rep.poll(50):
-                    rep.recv_multipart()
-                    rep.send(b"hello")
-            rep.close(0)
-
-        echoing = threading.Thread(target=echo, daemon=True)
-        echoing.start()
-        self.addCleanup(context.term)
-        self.addCleanup(echoing.join)
-        self.addCleanup(over.set)
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             free = closed.getsockname()[1]
         ports = {name: door.getsockname()[1] for name, door in doors.items()}
-        ports.update(closed=free, rep=port)
+        ports.update(closed=free)
         begun = time.monotonic()
         started = {}
         for name, number in ports.items():
