@@ -80,7 +80,4 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
                         std::stop_token stop,
                         const std::function<void(const worker_ports&)>& ready = {});
 
-/// Exit code of a process that ended so: 3 for a lost cluster, else 2 (bad usage or input).
-int exit_code_of(const error& why) noexcept;
-
 } // namespace rollcast

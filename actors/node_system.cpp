@@ -47,9 +47,4 @@ bool is_alive(const std::atomic<std::uint64_t>& beat_ns, std::chrono::seconds sp
   return steady_ns() < beat_ns.load(std::memory_order_relaxed) + limit;
 }
 
-int exit_code_of(const error& why) noexcept {
-  const bool lost = why.code == errc::peer_lost || why.code == errc::timed_out;
-  return lost ? 3 : 2;
-}
-
 } // namespace rollcast

@@ -164,6 +164,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_hello))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_id))
 
+  CAF_ADD_ATOM(rollcast, rollcast::atom, again, "again")
   CAF_ADD_ATOM(rollcast, rollcast::atom, beat, "beat")
   CAF_ADD_ATOM(rollcast, rollcast::atom, decode, "decode")
   CAF_ADD_ATOM(rollcast, rollcast::atom, drain, "drain")
@@ -208,6 +209,8 @@ using scheduler_actor = registry_actor::extend<
   caf::reacts_to<atom::gone, std::string>,
   // INTERNAL: acts on what the policy has to say, once for all messages that were waiting.
   caf::reacts_to<atom::plan>,
+  // INTERNAL: a chunk that a worker did not start has waited long enough to be placed again.
+  caf::reacts_to<atom::again, worker_id, response_id, std::uint32_t>,
   // INTERNAL: figures and health.
   caf::reacts_to<caf::tick_atom>>;
 

@@ -37,11 +37,6 @@ void count_workers(self_ptr self) {
   st.parts.pulse->ready_workers.store(static_cast<std::uint32_t>(ready));
 }
 
-bool any_batch_lives(const batch_book& book) {
-  return std::any_of(book.batches().begin(), book.batches().end(),
-                     [](const auto& entry) { return entry.second.phase == batch_phase::running; });
-}
-
 /// Checks a worker against what the cluster is. The first worker decides what that is.
 result<void> check_member(const scheduler_state& st, const worker_hello& hello) {
   if (hello.kv_blocks == 0 || hello.block_tokens == 0 || hello.slots == 0 || hello.context_max == 0
@@ -102,8 +97,6 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
       lose_worker(self, id, "it registers anew");
       break;
     }
-  if (st.workers.empty() && !any_batch_lives(*st.book))
-    st.identity.reset(); // an empty cluster may become another one
   if (auto ok = check_member(st, hello); !ok) {
     spdlog::warn("refused a worker: {}", ok.error().detail);
     return to_caf(ok.error());
@@ -174,23 +167,25 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
   if (it == st.workers.end())
     return;
   self->demonitor(it->second.handle.address());
-  const auto view = st.policy->worker(id);
-  const auto running = view ? view->running : 0;
-  if (it->second.draining && running == 0) {
+  const auto dropped = st.policy->running_on(id);
+  if (it->second.draining && dropped.empty()) {
     spdlog::info("worker {} '{}' has left", id.value, it->second.hello.name);
   } else {
-    spdlog::warn("lost worker {} '{}' with {} chunks: {}", id.value, it->second.hello.name, running,
-                 why);
+    spdlog::warn("lost worker {} '{}' with {} chunks: {}", id.value, it->second.hello.name,
+                 dropped.size(), why);
     st.parts.metrics->worker_lost.add();
   }
   st.workers.erase(it);
   for (const auto& [other, w] : st.workers)
     self->send(w.handle, atom::gone_v, id);
-  (void)st.policy->on(policy::worker_lost{id}); // stale if the policy knew already
+  (void)st.policy->on(policy::worker_lost{id});
   for (auto& [key, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       batch.tally.leave(id, now_ns(self));
+  for (const auto response : dropped)
+    note_loss(self, response, why);
   count_workers(self);
+  activate(self);
   plan_soon(self);
 }
 
@@ -245,6 +240,9 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
           batch.receiver.clear();
     },
     [self](atom::plan) { shell::place(self); },
+    [self](atom::again, worker_id worker, response_id response, std::uint32_t attempt) {
+      shell::place_again(self, worker, response, attempt);
+    },
     [self](caf::tick_atom) { shell::tick(self); },
   };
 }

@@ -21,7 +21,13 @@ struct scheduler_options {
   batch_limits batches;
   std::string default_policy = "context"; ///< For batches that name none.
   std::uint32_t chunk_tokens = 2048;      ///< For batches that give none; 0 is unlimited.
-  std::uint32_t failures_max = 8;         ///< Failed starts of one response that end its batch.
+  /// Failed starts in a row of one response that end its batch. Between two of them it waits
+  /// `failure_pause`, then twice that, and so on.
+  std::uint32_t failures_max = 8;
+  caf::timespan failure_pause = std::chrono::milliseconds{50};
+  /// Workers lost in a row under one response that end its batch: it may be what kills them. More
+  /// than the failures, since every chunk that a lost worker had is counted.
+  std::uint32_t losses_max = 32;
   /// For a worker to take a chunk on. Long, because a worker answers between two steps and a step
   /// of a large model may take a minute; a dead or silent worker is noticed by heartbeats long
   /// before.
@@ -60,7 +66,13 @@ struct scheduler_state {
   std::optional<batch_book> book;
   std::optional<cluster> identity;
   std::map<worker_id, worker> workers;
-  std::map<response_id, std::uint32_t> failures; ///< Failed starts in a row.
+  /// How often in a row a response came to nothing, since its last edge.
+  struct misfortune {
+    std::uint32_t failures = 0; ///< Its worker did not start it.
+    std::uint32_t losses = 0;   ///< Its worker was lost.
+    std::uint32_t attempt = 0;  ///< That failed last: news of it may come twice.
+  };
+  std::map<response_id, misfortune> misfortunes;
   std::uint64_t next_worker = 1;
   std::uint64_t started_ns = 0;
   bool plan_pending = false; ///< A `plan` message is on its way.

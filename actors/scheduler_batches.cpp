@@ -27,7 +27,7 @@ policy::group_rules rules_of(const scheduler_state& st, const batch_record& batc
 
 wire::batch_accepted accepted(const scheduler_state& st, const batch_record& batch) {
   const bool queued = batch.phase == batch_phase::queued;
-  return {batch.spec.batch_key, batch.responses.size(), batch.acknowledged + 1,
+  return {batch.spec.batch_key, batch.size, batch.acknowledged + 1,
           queued ? st.book->numerics_profile : batch.numerics_profile,
           queued ? st.book->weight_version : batch.weight_version};
 }
@@ -40,14 +40,33 @@ void close_groups(self_ptr self, const batch_record& batch) {
       (void)self->state.policy->on(policy::group_closed{{batch.first_group + g}});
 }
 
-void note_end(self_ptr self, batch_record& batch) {
+void note_end(self_ptr self, const batch_record& batch) {
   const auto summary = self->state.book->summary(batch);
   const auto& m = *self->state.parts.metrics;
   m.batch_makespan_seconds.observe(summary.makespan_s);
   m.batch_tail_seconds.observe(summary.tail_s);
   spdlog::info("batch '{}' ended: {} responses, {} tokens in {:.3f} s", batch.spec.batch_key,
                summary.responses, summary.tokens, summary.makespan_s);
-  activate(self);
+}
+
+/// What follows from ending a batch's unfinished responses.
+void note_cancelled(self_ptr self, const batch_record& batch,
+                    const std::vector<response_id>& ended) {
+  self->state.parts.metrics->responses.cancelled.add(ended.size());
+  for (const auto response : ended)
+    self->state.misfortunes.erase(response);
+  note_end(self, batch);
+}
+
+/// An empty cluster that owes nobody a response may become another one. Until it does, nothing
+/// queued is promised a profile.
+void leave_identity(scheduler_state& st) {
+  for (const auto& [id, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      return;
+  st.identity.reset();
+  st.book->numerics_profile.clear();
+  st.book->weight_version = 0;
 }
 
 /// Gives all responses of a batch to the policy.
@@ -106,12 +125,9 @@ void take(self_ptr self, const controller_request& from, const wire::cancel_batc
   if (record.phase == batch_phase::ended)
     return;
   close_groups(self, record);
-  const auto ended = st.book->cancel(record, now_ns(self));
-  st.parts.metrics->responses.cancelled.add(ended.size());
-  for (const auto response : ended)
-    st.failures.erase(response);
-  note_end(self, record);
+  note_cancelled(self, record, st.book->cancel(record, now_ns(self)));
   deliver(self, record);
+  activate(self);
   plan_soon(self);
 }
 
@@ -119,9 +135,10 @@ void take(self_ptr self, const controller_request& from, const wire::ack_results
   const auto batch = self->state.book->find(a.batch_key);
   if (!batch)
     return answer(self, from, batch.error(), a.batch_key);
-  self->state.book->acknowledge(**batch, a.sequence);
+  const bool kept = self->state.book->acknowledge(**batch, a.sequence);
   answer(self, from, wire::request_done{});
-  deliver(self, **batch);
+  if (kept)
+    deliver(self, **batch);
 }
 
 void take(self_ptr self, const controller_request& from, const wire::resume_results& r) {
@@ -129,7 +146,8 @@ void take(self_ptr self, const controller_request& from, const wire::resume_resu
   const auto batch = st.book->find(r.batch_key);
   if (!batch)
     return answer(self, from, batch.error(), r.batch_key);
-  st.book->attach(**batch, from.peer, r.after_sequence);
+  if (!st.book->attach(**batch, from.peer, r.after_sequence))
+    return answer(self, from, st.book->find(r.batch_key).error(), r.batch_key);
   answer(self, from, accepted(st, **batch));
   deliver(self, **batch);
 }
@@ -157,15 +175,10 @@ wire::batch_status status_of(const scheduler_state& st, const batch_record& batc
   wire::batch_status s;
   s.batch_key = batch.spec.batch_key;
   s.policy = policy_of(st, batch);
-  s.responses = batch.responses.size();
-  s.finished = batch.finished.size();
+  s.responses = batch.size;
+  s.finished = batch.finished_count;
+  s.running = batch.running;
   s.generated_tokens = batch.generated_tokens;
-  if (batch.phase == batch_phase::running)
-    for (std::uint64_t i = 0; i < batch.responses.size(); ++i)
-      if (batch.responses[i].sequence == 0) {
-        const auto view = st.policy->response({batch.first_response + i});
-        s.running += view && view->holder ? 1 : 0;
-      }
   s.waiting = s.responses - s.finished - s.running;
   return s;
 }
@@ -182,8 +195,7 @@ void take(self_ptr self, const controller_request& from, const wire::get_status&
     if (batch.acknowledged_fully())
       continue;
     report.batches.push_back(status_of(st, batch));
-    for (const auto unfinished : batch.group_unfinished)
-      report.live_groups += unfinished > 0 ? 1 : 0;
+    report.live_groups += batch.live_groups;
   }
   report.uptime_s = static_cast<double>(now_ns(self) - st.started_ns) * 1e-9;
   answer(self, from, std::move(report));
@@ -204,7 +216,7 @@ void serve(self_ptr self, const controller_request& request) {
 void activate(self_ptr self) {
   auto& st = self->state;
   if (st.workers.empty())
-    return;
+    return leave_identity(st);
   std::optional<policy::mode> running;
   std::vector<batch_id> queued;
   for (const auto& [id, batch] : st.book->batches()) {
@@ -250,23 +262,19 @@ void finish_response(self_ptr self, batch_book::place at, wire::finish_reason re
   (reason == wire::finish_reason::stop ? m.responses.stop : m.responses.length).add();
   if (batch.group_unfinished[at.response->group] == 0)
     (void)st.policy->on(policy::group_closed{{batch.first_group + at.response->group}});
-  if (batch.phase == batch_phase::ended)
+  const bool over = batch.phase == batch_phase::ended;
+  if (over)
     note_end(self, batch);
   deliver(self, batch);
+  if (over)
+    activate(self);
 }
 
 void fail_batch(self_ptr self, batch_record& batch, const error& why) {
-  auto& st = self->state;
-  spdlog::info("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
+  spdlog::warn("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
   close_groups(self, batch);
-  if (!batch.receiver.empty())
-    st.parts.link->send(batch.receiver,
-                        {0, wire::request_failed{why.code, why.detail, {}, batch.spec.batch_key}});
-  const response_id first{batch.first_response};
-  const response_id past{batch.first_response + batch.responses.size()};
-  st.failures.erase(st.failures.lower_bound(first), st.failures.lower_bound(past));
-  st.book->forget(batch);
-  plan_soon(self);
+  note_cancelled(self, batch, self->state.book->give_up(batch, why, now_ns(self)));
+  deliver(self, batch);
 }
 
 } // namespace rollcast::shell

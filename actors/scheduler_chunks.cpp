@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
+#include <utility>
 
 namespace rollcast::shell {
 namespace {
@@ -20,6 +21,7 @@ void send_release(self_ptr self, const policy::release& r) {
 chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   const auto at = st.book->locate(d.response);
   ROLLCAST_CHECK(at); // the policy knows only what the book gave it
+  ++at.batch->running;
   const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
   chunk_assignment a;
   a.worker = d.worker;
@@ -77,6 +79,19 @@ void note_estimate(self_ptr self, group_id group, std::size_t length) {
       std::abs(static_cast<double>(*estimate) - static_cast<double>(length)));
 }
 
+/// Ends the batch of a response that comes to nothing wherever it runs.
+void give_up_on(self_ptr self, response_id response, errc code, const std::string& what) {
+  const auto at = self->state.book->locate(response);
+  fail_batch(self, *at.batch,
+             {code,
+              "group " + std::to_string(at.response->group) + ", index "
+                + std::to_string(at.response->index) + " of batch '" + at.batch->spec.batch_key
+                + "' " + what,
+              {}});
+  activate(self);
+  plan_soon(self);
+}
+
 } // namespace
 
 void place(self_ptr self) {
@@ -123,9 +138,10 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
     return; // old news: somebody else runs it now
   ROLLCAST_CHECK(
     st.book->append(at, outcome.position, fresh.tokens, fresh.logprobs, fresh.kept_masses));
+  --at.batch->running;
   at.batch->tally.count_chunk(outcome.worker, fresh.tokens.size());
   st.parts.metrics->generated_tokens.add(fresh.tokens.size());
-  st.failures.erase(outcome.response);
+  st.misfortunes.erase(outcome.response);
   if (complete) {
     if (estimate)
       note_estimate(self, group, done);
@@ -150,20 +166,41 @@ void take_moved(self_ptr self, worker_id target, response_id response, std::uint
 void take_failed(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt,
                  const std::string& why) {
   auto& st = self->state;
-  if (st.policy->on(policy::chunk_failed{response, worker, attempt}) != policy::verdict::accepted)
-    return;
+  const auto view = st.policy->response(response);
+  if (!view || view->holder != worker || view->attempt != attempt)
+    return; // old news
+  auto& m = st.misfortunes[response];
+  if (std::exchange(m.attempt, attempt) == attempt)
+    return; // said twice
   spdlog::warn("worker {} did not run response {}: {}", worker.value, response.value, why);
-  const auto failures = ++st.failures[response];
-  const auto at = st.book->locate(response);
-  if (at && failures >= st.options.failures_max) {
-    fail_batch(self, *at.batch,
-               {errc::queue_full,
-                "response " + std::to_string(response.value) + " could not be started "
-                  + std::to_string(failures) + " times in a row, the last time: " + why,
-                {}});
-    activate(self);
-  }
+  if (++m.failures < st.options.failures_max)
+    // Until then the policy takes the chunk as running there, so that nobody is given its blocks.
+    return self->delayed_send(self, st.options.failure_pause * (1 << (m.failures - 1)),
+                              atom::again_v, worker, response, attempt);
+  give_up_on(self, response, errc::queue_full,
+             "could not be started " + std::to_string(m.failures)
+               + " times in a row, the last time: " + why);
+}
+
+void place_again(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt) {
+  auto& st = self->state;
+  if (st.policy->on(policy::chunk_failed{response, worker, attempt}) != policy::verdict::accepted)
+    return; // its worker was lost meanwhile, or its batch has ended
+  --st.book->locate(response).batch->running;
   plan_soon(self);
+}
+
+void note_loss(self_ptr self, response_id response, const std::string& why) {
+  auto& st = self->state;
+  const auto at = st.book->locate(response);
+  if (!at || at.batch->phase != batch_phase::running)
+    return; // ended with a sibling's loss
+  --at.batch->running;
+  if (++st.misfortunes[response].losses >= st.options.losses_max)
+    give_up_on(self, response, errc::peer_lost,
+               "was with " + std::to_string(st.options.losses_max)
+                 + " workers in a row that were lost, the last time: " + why
+                 + "; see what those workers logged");
 }
 
 } // namespace rollcast::shell

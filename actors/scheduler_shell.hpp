@@ -32,6 +32,10 @@ void take_moved(self_ptr self, worker_id target, response_id response, std::uint
                 std::uint64_t bytes);
 void take_failed(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt,
                  const std::string& why);
+/// A chunk that was not started has waited; the policy may place it again.
+void place_again(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt);
+/// Counts the loss of a response's worker, which may end its batch.
+void note_loss(self_ptr self, response_id response, const std::string& why);
 
 // -- batches, scheduler_batches.cpp -------------------------------------------
 
@@ -42,7 +46,7 @@ void activate(self_ptr self);
 void deliver(self_ptr self, batch_record& batch);
 /// Gives a response its result, and tells everybody who must know.
 void finish_response(self_ptr self, batch_book::place at, wire::finish_reason reason);
-/// Tells the receiver that the batch cannot go on, and forgets it.
+/// Ends a batch that cannot go on. What is finished stays deliverable, and so does `why`.
 void fail_batch(self_ptr self, batch_record& batch, const error& why);
 
 } // namespace rollcast::shell

@@ -1,9 +1,12 @@
 #include "cli/announce.hpp"
 
+#include "cli/stop_signal.hpp"
+
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -19,8 +22,10 @@ result<std::string> read_line(int fd, std::chrono::steady_clock::time_point dead
       deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0)
       return fail(errc::timed_out, "no sign of readiness");
+    if (stop_requested())
+      return fail(errc::cancelled, "stopped before it was ready");
     pollfd wait{fd, POLLIN, 0};
-    if (::poll(&wait, 1, static_cast<int>(left.count())) <= 0)
+    if (::poll(&wait, 1, static_cast<int>(std::min<std::int64_t>(left.count(), 100))) <= 0)
       continue;
     char byte = 0;
     const ssize_t got = ::read(fd, &byte, 1);

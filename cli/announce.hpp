@@ -14,7 +14,7 @@ namespace rollcast::cli {
 void announce(int fd, const nlohmann::json& what);
 
 /// Waits for that line. Fails with the error that the child announced, `peer_lost` if it ended
-/// without one, or `timed_out`.
+/// without one, `timed_out`, or `cancelled` when this process was asked to stop.
 result<nlohmann::json> await_announcement(int fd, std::chrono::steady_clock::time_point deadline);
 
 /// What a child announces instead when it cannot start.

@@ -60,7 +60,7 @@ struct scheduler_options {
   std::uint16_t control_port = 7451;
   std::string metrics_address = "127.0.0.1";
   std::uint16_t metrics_port = 7452;
-  bool metrics = true;
+  bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000; ///< A silent worker is given up after this long.
   std::string policy = "context";
   std::uint32_t chunk_tokens = 2048;
@@ -74,11 +74,12 @@ struct worker_options {
   std::string name;
   std::string scheduler_host = "127.0.0.1";
   std::uint16_t scheduler_port = 7451;
-  std::string data_address = "127.0.0.1"; ///< Where peers fetch KV; must be reachable by them.
+  std::string data_address = "127.0.0.1"; ///< Bound for peers that fetch KV.
+  std::string data_advertise;             ///< What they dial; "": `data_address`.
   std::uint16_t data_port = 0;
   std::string metrics_address = "127.0.0.1";
   std::uint16_t metrics_port = 0;
-  bool metrics = true;
+  bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000;
   int announce_fd = -1;
 };

@@ -10,7 +10,7 @@ inline constexpr int exit_bad_input = 2;    ///< Bad usage or input; one line on
 inline constexpr int exit_cluster_lost = 3; ///< The cluster went away, or was never there.
 inline constexpr int exit_cancelled = 130;  ///< Ctrl-C; what had been generated is written.
 
-/// The exit code that goes with an error: 3 for lost or silent peers, else 2.
+/// The exit code that goes with an error: 3 for lost or silent peers, 130 for Ctrl-C, else 2.
 int exit_code_of(const error& e) noexcept;
 
 /// Writes one line on stderr, "rollcast: <what, where, the numbers, what to do>".

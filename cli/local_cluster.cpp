@@ -1,6 +1,7 @@
 #include "cli/local_cluster.hpp"
 
 #include "cli/announce.hpp"
+#include "cli/role.hpp"
 
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -21,6 +23,20 @@ namespace rollcast::cli {
 namespace {
 
 using clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds restart_pause_first{250};
+constexpr std::chrono::milliseconds restart_pause_max{30'000};
+
+/// The environment without the options in it: a child is told everything by its arguments, and an
+/// option of `run` may mean something else to a worker.
+std::vector<char*> environment_without_options() {
+  std::vector<char*> kept;
+  for (char** variable = environ; *variable != nullptr; ++variable)
+    if (!std::string_view{*variable}.starts_with("ROLLCAST_"))
+      kept.push_back(*variable);
+  kept.push_back(nullptr);
+  return kept;
+}
 
 /// Forks and runs this very binary with `arguments`. The write end of the pipe stays open in the
 /// child, which finds its number in `--announce-fd`.
@@ -31,6 +47,7 @@ pid_t run_self(std::vector<std::string> arguments, int write_fd) {
   for (auto& argument : arguments)
     argv.push_back(argument.data());
   argv.push_back(nullptr);
+  const auto environment = environment_without_options();
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid != 0)
@@ -40,8 +57,13 @@ pid_t run_self(std::vector<std::string> arguments, int write_fd) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent)
     ::_exit(3);
-  ::execv("/proc/self/exe", argv.data());
+  ::execve("/proc/self/exe", argv.data(), environment.data());
   ::_exit(3);
+}
+
+/// Where a process of this machine reaches what listens on `address`.
+std::string host_to_dial(const std::string& address) {
+  return is_wildcard(address) ? "127.0.0.1" : address;
 }
 
 /// True once the child has ended; then `pid` is reaped.
@@ -80,6 +102,7 @@ result<local_cluster::child> local_cluster::spawn(std::vector<std::string> argum
   process.pid = run_self(std::move(arguments), ends[1]);
   ::close(ends[1]);
   process.ready_fd = ends[0];
+  process.started_at = clock::now();
   if (process.pid < 0) {
     ::close(ends[0]);
     return fail(errc::io_failed, std::string{"cannot fork: "} + std::strerror(errno));
@@ -113,12 +136,14 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
   const auto where = nlohmann::json::parse(*ready);
   cluster.endpoint_ = where.value("frontend", "");
   if (const int port = where.value("metrics_port", 0); port != 0)
-    cluster.metrics_endpoint_ = "http://127.0.0.1:" + std::to_string(port);
-  const std::string control_port = std::to_string(where.value("control_port", 0));
+    cluster.metrics_endpoint_ =
+      "http://" + host_to_dial(where.value("metrics_address", "")) + ":" + std::to_string(port);
+  const auto control_host = host_to_dial(where.value("control_address", ""));
+  const auto control_port = std::to_string(where.value("control_port", 0));
   for (auto arguments : options.worker_arguments) {
     arguments.insert(arguments.begin(), "worker");
     arguments.insert(arguments.end(),
-                     {"--scheduler-host", "127.0.0.1", "--scheduler-port", control_port});
+                     {"--scheduler-host", control_host, "--scheduler-port", control_port});
     auto worker = cluster.spawn(std::move(arguments));
     if (!worker)
       return fail(worker);
@@ -141,26 +166,55 @@ local_cluster::~local_cluster() {
   stop();
 }
 
+/// Says why a child ended and when it is started again.
+void local_cluster::bury(child& process) const {
+  std::string last_words;
+  if (process.ready_fd >= 0)
+    if (const auto said = await_ready(process, clock::now() + std::chrono::milliseconds{100});
+        !said)
+      last_words = ": " + said.error().detail;
+  const auto now = clock::now();
+  const bool lived = now - process.started_at > restart_pause_max;
+  process.pause = lived || process.pause.count() == 0
+                    ? restart_pause_first
+                    : std::min(process.pause * 2, restart_pause_max);
+  process.restart_at = now + process.pause;
+  spdlog::warn("worker process {} ended{}{}", process.pid, last_words,
+               restart_workers_
+                 ? "; it is started again in " + std::to_string(process.pause.count()) + " ms"
+                 : "");
+  process.pid = -1;
+}
+
+/// Starts a child again. Nobody waits for it: it registers by itself.
+void local_cluster::restart(child& process) const {
+  auto fresh = spawn(process.arguments);
+  if (!fresh) {
+    process.pause = std::min(process.pause * 2, restart_pause_max);
+    process.restart_at = clock::now() + process.pause;
+    spdlog::warn("cannot start a worker again, next try in {} ms: {}", process.pause.count(),
+                 fresh.error().detail);
+    return;
+  }
+  process.pid = fresh->pid;
+  process.ready_fd = fresh->ready_fd;
+  process.started_at = clock::now();
+}
+
 result<void> local_cluster::supervise() {
   if (ended(scheduler_.pid)) {
     scheduler_.pid = -1;
     return fail(errc::peer_lost, "the scheduler process ended");
   }
-  std::size_t alive = 0;
+  bool any = false;
   for (auto& worker : workers_) {
-    if (ended(worker.pid)) {
-      spdlog::warn("worker process {} ended", worker.pid);
-      worker.pid = -1;
-      if (restart_workers_)
-        if (auto fresh = spawn(worker.arguments)) {
-          ::close(fresh->ready_fd); // It registers by itself; nobody waits for it.
-          fresh->ready_fd = -1;
-          worker = *fresh;
-        }
-    }
-    alive += worker.pid > 0;
+    if (ended(worker.pid))
+      bury(worker);
+    if (worker.pid <= 0 && restart_workers_ && clock::now() >= worker.restart_at)
+      restart(worker);
+    any = any || worker.pid > 0 || restart_workers_;
   }
-  if (alive == 0)
+  if (!any)
     return fail(errc::peer_lost,
                 "all " + std::to_string(workers_.size()) + " worker processes ended");
   return {};
@@ -169,8 +223,11 @@ result<void> local_cluster::supervise() {
 void local_cluster::stop(std::chrono::milliseconds grace) {
   // Workers first: while they drain they still need their scheduler.
   std::vector<pid_t> pids;
-  for (const auto& worker : workers_)
+  for (const auto& worker : workers_) {
     pids.push_back(worker.pid);
+    if (worker.ready_fd >= 0)
+      ::close(worker.ready_fd);
+  }
   workers_.clear();
   end_all(std::move(pids), grace);
   end_all({std::exchange(scheduler_.pid, -1)}, grace);

@@ -16,15 +16,17 @@ struct local_cluster_options {
   std::vector<std::string> scheduler_arguments;           ///< After `rollcast scheduler`.
   std::vector<std::vector<std::string>> worker_arguments; ///< One list for each worker.
   std::chrono::milliseconds start_timeout{60000};         ///< Until every process is ready.
-  bool restart_workers = false; ///< Start a worker again when it ends by itself.
+  /// Start a worker again when it ends by itself: after 250 ms, and after twice the last pause, at
+  /// most 30 s, when it did not live for 30 s.
+  bool restart_workers = false;
 };
 
 /// A scheduler and its workers as child processes of this one, on loopback and free ports. Children
 /// are stopped when this object goes, and by the kernel if this process is killed.
 class local_cluster {
 public:
-  /// Starts the processes and waits until each says that it is ready. Fails with `timed_out` or
-  /// `peer_lost` and the last line that the failing child wrote.
+  /// Starts the processes and waits until each says that it is ready. Fails with what the
+  /// failing child announced, `timed_out`, `peer_lost`, or `cancelled` on Ctrl-C.
   static result<local_cluster> start(const local_cluster_options& options);
 
   local_cluster(local_cluster&& other) noexcept;
@@ -37,7 +39,7 @@ public:
   const std::string& metrics_endpoint() const noexcept { return metrics_endpoint_; }
 
   /// Looks after the children: notes who ended and restarts workers if so asked. Fails with
-  /// `peer_lost` when the scheduler, or every worker, has ended.
+  /// `peer_lost` when the scheduler, or every worker without being restarted, has ended.
   result<void> supervise();
 
   /// SIGTERM to the workers and then to the scheduler; SIGKILL to whoever outlives its `grace`.
@@ -48,12 +50,18 @@ private:
     pid_t pid = -1;
     int ready_fd = -1;
     std::vector<std::string> arguments;
+    std::chrono::steady_clock::time_point started_at;
+    std::chrono::steady_clock::time_point restart_at; ///< Once it has ended.
+    std::chrono::milliseconds pause{0}; ///< Before the next start; doubles while it does not last.
   };
 
   local_cluster() = default;
   result<child> spawn(std::vector<std::string> arguments) const;
   result<std::string> await_ready(child& process,
                                   std::chrono::steady_clock::time_point deadline) const;
+
+  void bury(child& process) const;
+  void restart(child& process) const;
 
   child scheduler_;
   std::vector<child> workers_;

@@ -21,7 +21,7 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
                                      "--policy",          options.policy,
                                      "--chunk-tokens",    std::to_string(options.chunk_tokens),
                                      "--lost-after-ms",   std::to_string(options.lost_after_ms)};
-  if (!options.metrics)
+  if (options.no_metrics)
     arguments.emplace_back("--no-metrics");
   return arguments;
 }
@@ -41,7 +41,7 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
     "--prefill-rows",  std::to_string(device.prefill_rows),
     "--name",          "worker-" + std::to_string(number),
     "--lost-after-ms", std::to_string(options.scheduler.lost_after_ms)};
-  if (!options.scheduler.metrics)
+  if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   if (!device.instruction_set.empty())
     arguments.insert(arguments.end(), {"--instruction-set", device.instruction_set});

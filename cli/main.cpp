@@ -16,17 +16,24 @@ namespace rollcast::cli {
 
 namespace {
 
-/// Adds an option with its environment variable.
-template <class T>
-CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::string& help) {
+/// --lost-after-ms is ROLLCAST_LOST_AFTER_MS.
+std::string variable_of(const std::string& flag) {
   std::string variable = "ROLLCAST_" + flag.substr(2);
   std::transform(variable.begin(), variable.end(), variable.begin(), [](unsigned char c) {
     return c == '-' ? '_' : static_cast<char>(std::toupper(c));
   });
-  auto* option = app.add_option(flag, value, help);
-  option->envname(variable);
-  option->capture_default_str();
-  return option;
+  return variable;
+}
+
+/// Adds an option with its environment variable.
+template <class T>
+CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::string& help) {
+  return app.add_option(flag, value, help)->envname(variable_of(flag))->capture_default_str();
+}
+
+/// Adds a flag with its environment variable, which says true or false.
+void add_flag(CLI::App& app, const std::string& flag, bool& value, const std::string& help) {
+  app.add_flag(flag, value, help)->envname(variable_of(flag));
 }
 
 void add_config(CLI::App& app) {
@@ -53,7 +60,7 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--control-port", options.control_port, "port that workers dial; 0: any");
   add(app, "--metrics-address", options.metrics_address, "address of /metrics");
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
-  app.add_flag("!--no-metrics", options.metrics, "serve no metrics");
+  add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");
   add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
 }
@@ -100,11 +107,13 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add(*app, "--name", options->name, "name in status and metrics; empty: host and pid");
   add(*app, "--scheduler-host", options->scheduler_host, "host of the scheduler");
   add(*app, "--scheduler-port", options->scheduler_port, "its control port");
-  add(*app, "--data-address", options->data_address, "address where peers fetch KV");
+  add(*app, "--data-address", options->data_address, "address to bind for peers that fetch KV");
+  add(*app, "--data-advertise", options->data_advertise,
+      "host that they dial; empty: the data address");
   add(*app, "--data-port", options->data_port, "its port; 0: any");
   add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
   add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
-  app->add_flag("!--no-metrics", options->metrics, "serve no metrics");
+  add_flag(*app, "--no-metrics", options->no_metrics, "serve no metrics");
   add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
   add_hidden_announce(*app, options->announce_fd);
@@ -122,7 +131,7 @@ void add_sampling(CLI::App& app, run_options& options) {
   add(app, "--min-p", how.min_p, "0 is off");
   add(app, "--stop-token-ids", how.stop_token_ids, "a,b,c: ids that end a response, besides eos")
     ->delimiter(',');
-  app.add_flag("--ignore-eos", how.ignore_eos, "the model's own end ids do not end a response");
+  add_flag(app, "--ignore-eos", how.ignore_eos, "the model's own end ids do not end a response");
 }
 
 void add_run(CLI::App& root, command& chosen) {
@@ -151,8 +160,8 @@ void add_run(CLI::App& root, command& chosen) {
   add(*app, "--lost-after-ms", cluster.scheduler.lost_after_ms,
       "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
-  app->add_flag("--force-migration", options->force_migration,
-                "move every response at every chunk edge (a test of exactness)");
+  add_flag(*app, "--force-migration", options->force_migration,
+           "move every response at every chunk edge (a test of exactness)");
   app->add_option("--speculate", "speculative decoding; this version has none, so only: off")
     ->check(CLI::IsMember({"off"}));
   app->add_flag("--debug-rollout-only")
@@ -180,8 +189,8 @@ void add_status(CLI::App& root, command& chosen) {
   auto options = std::make_shared<status_options>();
   options->connect = "tcp://127.0.0.1:7450";
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
-  app->add_flag("--watch", options->watch, "redraw every second");
-  app->add_flag("--json", options->json, "print JSON");
+  add_flag(*app, "--watch", options->watch, "redraw every second");
+  add_flag(*app, "--json", options->json, "print JSON");
   app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
 }
 

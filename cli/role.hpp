@@ -4,11 +4,15 @@
 #include "engine/base/error.hpp"
 
 #include <cstdint>
+#include <string_view>
 
 namespace rollcast::cli {
 
 /// Heartbeats such that a silent peer is given up after `lost_after_ms`.
 liveness_options liveness_of(std::uint32_t lost_after_ms);
+
+/// Whether an address to bind means every address of the machine, and so says nobody where to dial.
+bool is_wildcard(std::string_view address) noexcept;
 
 /// Says why a role could not go on: to the parent when it started us and still waits, else on
 /// stderr. @returns the exit code.

@@ -8,10 +8,12 @@
 #include "cli/stop_signal.hpp"
 #include "cli/summary.hpp"
 #include "cluster/wire/client.hpp"
+#include "cluster/wire/validate.hpp"
 #include "engine/tokenizer/tokenizer.hpp"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <optional>
@@ -88,9 +90,10 @@ private:
   output_dir& out_;
   local_cluster* cluster_;
   std::chrono::milliseconds timeout_;
-  std::string profile_;
+  std::uint64_t responses_ = 0;
   std::uint64_t last_sequence_ = 0;
-  std::uint64_t tokens_ = 0;
+  std::uint64_t tokens_held_ = 0; ///< Of the results that came.
+  std::uint64_t tokens_ = 0;      ///< Generated, as far as known.
   std::optional<progress> progress_;
   bool asked_ = false; ///< What was lost has been asked for and has not come yet.
   bool done_ = false;
@@ -111,7 +114,7 @@ response_record collection::record_of(const wire::response_ready& ready) const {
     r.weight_versions.push_back({span.version, span.start, span.end});
   r.seed = ready.response_seed;
   r.temperature = (group.sampling ? *group.sampling : batch_.sampling).temperature;
-  r.numerics_profile = profile_;
+  r.numerics_profile = ready.numerics_profile;
   if (words_ != nullptr)
     if (auto text = words_->decode(ready.token_ids, decode_special::skip))
       r.text = std::move(*text);
@@ -128,24 +131,23 @@ result<void> collection::take(const wire::response_ready& ready) {
     return fail(errc::frame_malformed, "a result of group " + std::to_string(ready.group)
                                          + " came, the batch has "
                                          + std::to_string(batch_.groups.size()) + " groups");
-  if (profile_.empty()) { // accepted before the first worker came and named it
-    const auto status = client_.status();
-    if (!status)
-      return fail(status);
-    profile_ = status->numerics_profile;
-  }
   records.push_back(record_of(ready));
   if (auto ok = out_.keep(records.back()); !ok)
     return ok;
   last_sequence_ = ready.sequence;
+  tokens_held_ += ready.token_ids.size();
+  tokens_ = std::max(tokens_, tokens_held_);
   return client_.ack(batch_.batch_key, ready.sequence);
 }
 
 result<void> collection::take(const wire::event& event) {
   if (const auto* ready = std::get_if<wire::response_ready>(&event))
     return take(*ready);
-  if (const auto* failed = std::get_if<wire::request_failed>(&event))
+  if (const auto* failed = std::get_if<wire::request_failed>(&event)) {
+    if (failed->batch_key == batch_.batch_key) // told; the key may be used again
+      (void)client_.ack(batch_.batch_key, responses_ + 1);
     return fail(failed->code, failed->message);
+  }
   if (const auto* over = std::get_if<wire::batch_done>(&event)) {
     if (over->sequence != last_sequence_ + 1)
       return ask_again();
@@ -214,8 +216,8 @@ result<void> collection::run() {
                                           "--batch-key to run it again");
   if (auto ok = take_up(accepted->first_sequence - 1); !ok)
     return ok;
-  profile_ = accepted->numerics_profile;
-  progress_.emplace(accepted->responses);
+  responses_ = accepted->responses;
+  progress_.emplace(responses_);
   auto looked = clock::now();
   auto heard = clock::now();
   while (!done_) {
@@ -228,7 +230,7 @@ result<void> collection::run() {
       return fail(event);
     }
     const auto now = clock::now();
-    if (now - looked > 200ms) {
+    if (now - looked > 500ms) {
       looked = now;
       if (auto ok = look_around(); !ok)
         return ok;
@@ -244,10 +246,7 @@ result<void> collection::run() {
 }
 
 int run_with(const run_options& options, const std::string& endpoint, local_cluster* cluster,
-             const tokenizer* words, std::vector<wire::prompt_group> groups) {
-  auto out = output_dir::open(options.out);
-  if (!out)
-    return refuse(out.error());
+             const tokenizer* words, const wire::submit_batch& batch, output_dir& out) {
   auto client = wire::controller_client::connect(endpoint, options.timeout);
   if (!client) {
     auto e = client.error();
@@ -255,16 +254,15 @@ int run_with(const run_options& options, const std::string& endpoint, local_clus
     return refuse(e);
   }
   const auto begin = clock::now();
-  const auto batch = batch_of(options, std::move(groups));
-  collection collected{*client, batch, words, *out, cluster, options.timeout};
+  collection collected{*client, batch, words, out, cluster, options.timeout};
   if (auto ok = collected.run(); !ok)
     return refuse(ok.error());
   collected.summary.wall_s = std::chrono::duration<double>(clock::now() - begin).count();
-  if (auto ok = out->finish(std::move(collected.records), to_json(collected.summary)); !ok)
+  if (auto ok = out.finish(std::move(collected.records), to_json(collected.summary)); !ok)
     return refuse(ok.error());
   if (auto ok = client->ack(batch.batch_key, collected.summary.responses + 1); !ok)
     return refuse(ok.error());
-  print_table(collected.summary, out->responses_file());
+  print_table(collected.summary, out.responses_file());
   return collected.cancelled ? exit_cancelled : exit_done;
 }
 
@@ -281,12 +279,19 @@ int run_run(const run_options& options) {
   auto groups = read_prompts(options.prompts, {options.group_size, options.sampling}, tokens);
   if (!groups)
     return refuse(groups.error());
+  // What is wrong with the batch or the place of its results is said before a model is loaded.
+  const auto batch = batch_of(options, std::move(*groups));
+  if (const auto ok = wire::validate(batch); !ok)
+    return refuse(ok.error());
+  auto out = output_dir::open(options.out);
+  if (!out)
+    return refuse(out.error());
   if (!options.connect.empty())
-    return run_with(options, options.connect, nullptr, tokens, std::move(*groups));
+    return run_with(options, options.connect, nullptr, tokens, batch, *out);
   auto cluster = launch(options.cluster, false);
   if (!cluster)
     return refuse(cluster.error());
-  return run_with(options, cluster->endpoint(), &*cluster, tokens, std::move(*groups));
+  return run_with(options, cluster->endpoint(), &*cluster, tokens, batch, *out);
 }
 
 } // namespace rollcast::cli

@@ -20,11 +20,16 @@ liveness_options liveness_of(std::uint32_t lost_after_ms) {
   return liveness;
 }
 
+bool is_wildcard(std::string_view address) noexcept {
+  return address.empty() || address == "*" || address == "0.0.0.0" || address == "::"
+         || address == "[::]";
+}
+
 int fail_start(const error& e, int announce_fd) {
   if (announce_fd < 0)
     return refuse(e);
   announce(announce_fd, announcement_of(e)); // the parent tells the user, in one line
-  return cli::exit_code_of(e);
+  return exit_code_of(e);
 }
 
 int run_scheduler(const scheduler_options& options) {
@@ -36,7 +41,7 @@ int run_scheduler(const scheduler_options& options) {
   node.cluster_port = options.control_port;
   node.metrics_address = options.metrics_address;
   node.metrics_port.reset();
-  if (options.metrics)
+  if (!options.no_metrics)
     node.metrics_port = options.metrics_port;
   node.liveness = liveness_of(options.lost_after_ms);
   node.scheduler.default_policy = options.policy;
@@ -50,7 +55,9 @@ int run_scheduler(const scheduler_options& options) {
       std::fflush(stdout);
     }
     announce(std::exchange(announce_fd, -1), {{"frontend", ports.frontend_endpoint},
+                                              {"control_address", options.control_address},
                                               {"control_port", ports.cluster_port},
+                                              {"metrics_address", options.metrics_address},
                                               {"metrics_port", metrics}});
   });
   return ended ? exit_done : fail_start(ended.error(), announce_fd);

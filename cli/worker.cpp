@@ -17,6 +17,13 @@ int run_worker(const worker_options& options) {
   catch_stop_signals();
   const stop_watch stop;
   int announce_fd = options.announce_fd;
+  if (options.data_advertise.empty() && is_wildcard(options.data_address))
+    return fail_start({errc::bad_config,
+                       "data-address " + options.data_address
+                         + " is every address, so peers cannot be told where to dial: give "
+                           "--data-advertise HOST too",
+                       {}},
+                      announce_fd);
   auto device = open_device(options.device);
   if (!device)
     return fail_start(device.error(), announce_fd);
@@ -27,8 +34,9 @@ int run_worker(const worker_options& options) {
   node.scheduler_port = options.scheduler_port;
   node.kv.bind = "tcp://" + options.data_address + ":"
                  + (options.data_port == 0 ? "*" : std::to_string(options.data_port));
+  node.kv.advertise_host = options.data_advertise;
   node.metrics_address = options.metrics_address;
-  if (options.metrics)
+  if (!options.no_metrics)
     node.metrics_port = options.metrics_port;
   node.liveness = liveness_of(options.lost_after_ms);
   node.engine = limits_of(options.device);

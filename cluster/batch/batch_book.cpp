@@ -8,6 +8,16 @@
 
 namespace rollcast {
 
+namespace {
+
+/// Empties a vector and gives its memory back, which assigning {} does not.
+template <class T>
+void drop(std::vector<T>& all) {
+  std::vector<T>{}.swap(all);
+}
+
+} // namespace
+
 batch_book::batch_book(batch_limits limits) : limits_(limits) {}
 
 // -- batches ------------------------------------------------------------------
@@ -19,7 +29,7 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
     if (batch.spec_hash != hash)
       return fail(errc::batch_conflict,
                   "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
-                    + std::to_string(batch.responses.size()) + " responses); use a new key");
+                    + std::to_string(batch.size) + " responses); use a new key");
     return &batch;
   }
   std::uint64_t responses = 0;
@@ -36,7 +46,7 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   add_responses(batch);
   by_key_.emplace(batch.spec.batch_key, id);
   by_first_response_.emplace(batch.first_response, id);
-  responses_held_ += batch.responses.size();
+  responses_held_ += batch.size;
   return &batch;
 }
 
@@ -79,7 +89,9 @@ void batch_book::add_responses(batch_record& batch) {
     }
     batch.group_unfinished.push_back(group.group_size);
   }
-  next_response_ += batch.responses.size();
+  batch.size = batch.responses.size();
+  batch.live_groups = batch.group_unfinished.size();
+  next_response_ += batch.size;
   next_group_ += batch.spec.groups.size();
 }
 
@@ -108,12 +120,18 @@ std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t n
       finish({&batch, &batch.responses[i]}, wire::finish_reason::cancelled, now_ns);
       ended.push_back({batch.first_response + i});
     }
+  batch.running = 0;
   return ended;
+}
+
+std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std::uint64_t now_ns) {
+  batch.failure = std::move(why);
+  return cancel(batch, now_ns);
 }
 
 void batch_book::forget(batch_record& batch) {
   if (!batch.acknowledged_fully())
-    responses_held_ -= batch.responses.size();
+    responses_held_ -= batch.size;
   by_key_.erase(batch.spec.batch_key);
   by_first_response_.erase(batch.first_response);
   batches_.erase(batch_id{batch.id});
@@ -150,10 +168,11 @@ void batch_book::finish(place at, wire::finish_reason reason, std::uint64_t now_
   ROLLCAST_CHECK(at.response->sequence == 0);
   at.response->reason = reason;
   batch.finished.push_back(static_cast<std::uint64_t>(at.response - batch.responses.data()));
-  at.response->sequence = batch.finished.size();
-  --batch.group_unfinished[at.response->group];
-  const auto unfinished = batch.responses.size() - batch.finished.size();
-  if (batch.tail_ns == 0 && unfinished * 10 <= batch.responses.size())
+  at.response->sequence = ++batch.finished_count;
+  if (--batch.group_unfinished[at.response->group] == 0)
+    --batch.live_groups;
+  const auto unfinished = batch.size - batch.finished_count;
+  if (batch.tail_ns == 0 && unfinished * 10 <= batch.size)
     batch.tail_ns = now_ns;
   if (unfinished == 0) {
     batch.phase = batch_phase::ended;
@@ -163,45 +182,56 @@ void batch_book::finish(place at, wire::finish_reason reason, std::uint64_t now_
 
 // -- results ------------------------------------------------------------------
 
-void batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence) {
+bool batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence) {
   batch.receiver = std::move(receiver);
-  const auto known = batch.finished.size() + (batch.phase == batch_phase::ended ? 1 : 0);
-  batch.sent = std::max(batch.sent, std::min<std::uint64_t>(after_sequence, known));
-  acknowledge(batch, after_sequence);
+  if (!acknowledge(batch, after_sequence))
+    return false;
   batch.sent = batch.acknowledged;
+  return true;
 }
 
-void batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
-  const auto until = std::min(sequence, batch.sent);
+bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
+  const auto until = std::min(sequence, batch.sent_max);
   const bool was_full = batch.acknowledged_fully();
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
-      r.tokens = {};
-      r.logprobs = {};
-      r.kept_masses = {};
+      drop(r.tokens);
+      drop(r.logprobs);
+      drop(r.kept_masses);
     }
-  if (!was_full && batch.acknowledged_fully()) {
-    responses_held_ -= batch.responses.size();
-    for (auto& group : batch.spec.groups)
-      group.prompt_token_ids = {};
-  }
+  batch.sent = std::max(batch.sent, batch.acknowledged);
+  if (was_full || !batch.acknowledged_fully())
+    return true;
+  responses_held_ -= batch.size;
+  drop(batch.spec.groups);
+  drop(batch.responses);
+  drop(batch.group_unfinished);
+  drop(batch.finished);
+  if (!batch.failure)
+    return true;
+  forget(batch);
+  return false;
 }
 
 std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
   std::vector<wire::event> out;
   if (batch.receiver.empty())
     return out;
-  const auto ready = batch.phase == batch_phase::ended ? batch.last_sequence()
-                                                       : std::uint64_t{batch.finished.size()};
+  const auto ready =
+    batch.phase == batch_phase::ended ? batch.last_sequence() : batch.finished_count;
   const auto until = std::min(ready, batch.acknowledged + limits_.results_in_flight);
   while (batch.sent < until) {
     ++batch.sent;
-    if (batch.sent <= batch.responses.size())
+    if (batch.sent <= batch.size)
       out.emplace_back(result_of(batch, batch.sent));
+    else if (batch.failure)
+      out.emplace_back(
+        wire::request_failed{batch.failure->code, batch.failure->detail, {}, batch.spec.batch_key});
     else
       out.emplace_back(wire::batch_done{batch.spec.batch_key, batch.sent, summary(batch)});
   }
+  batch.sent_max = std::max(batch.sent_max, batch.sent);
   return out;
 }
 
@@ -226,6 +256,7 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
   if (!r.tokens.empty())
     out.weight_versions = {{batch.weight_version, 0, static_cast<std::uint32_t>(r.tokens.size())}};
   out.response_seed = r.seed;
+  out.numerics_profile = batch.numerics_profile;
   return out;
 }
 
@@ -234,7 +265,7 @@ wire::batch_summary batch_book::summary(const batch_record& batch) const {
     return to > from ? static_cast<double>(to - from) * 1e-9 : 0.0;
   };
   wire::batch_summary out;
-  out.responses = batch.responses.size();
+  out.responses = batch.size;
   out.tokens = batch.generated_tokens;
   out.wall_s = seconds(batch.submitted_ns, batch.ended_ns);
   out.makespan_s = seconds(batch.started_ns, batch.ended_ns);

@@ -47,21 +47,29 @@ struct response_record {
 /// index) has `first_response` + i, group g has `first_group` + g.
 struct batch_record {
   batch_id id;
-  wire::submit_batch spec; ///< Prompts are dropped once nobody can need them.
+  wire::submit_batch spec; ///< Without groups once the end is acknowledged.
   content_hash spec_hash;
   batch_phase phase = batch_phase::queued;
   std::uint64_t first_response = 0;
   std::uint64_t first_group = 0;
-  std::vector<response_record> responses;
-  std::vector<std::uint32_t> group_unfinished; ///< Per group.
-  std::vector<std::uint64_t> finished;         ///< Ordinals of responses, by sequence - 1.
+  std::uint64_t size = 0;                      ///< Responses, also when their records are gone.
+  std::vector<response_record> responses;      ///< Empty once the end is acknowledged, so are
+  std::vector<std::uint32_t> group_unfinished; ///< these (per group)
+  std::vector<std::uint64_t> finished;         ///< and these: ordinals, by sequence - 1.
+  std::uint64_t finished_count = 0;
+  std::uint64_t live_groups = 0; ///< With an unfinished response.
+  std::uint64_t running = 0;     ///< Responses whose chunk a worker has.
   batch_tally tally;
   std::string numerics_profile; ///< Of the cluster when it started; "" while queued.
   std::uint64_t weight_version = 0;
   std::uint64_t generated_tokens = 0;
+  /// Why it could not go on. Its unfinished responses are cancelled, and this is told in place of
+  /// BatchDone; once that is acknowledged the book forgets the batch and its key.
+  std::optional<error> failure;
 
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
+  std::uint64_t sent_max = 0;     ///< Last sequence pushed to anybody.
   std::uint64_t acknowledged = 0; ///< Last sequence acknowledged.
 
   std::uint64_t submitted_ns = 0;
@@ -70,7 +78,7 @@ struct batch_record {
   std::uint64_t ended_ns = 0;
 
   /// Sequence of BatchDone: after the last result.
-  std::uint64_t last_sequence() const noexcept { return responses.size() + 1; }
+  std::uint64_t last_sequence() const noexcept { return size + 1; }
   bool acknowledged_fully() const noexcept { return acknowledged >= last_sequence(); }
   const wire::prompt_group& group_of(const response_record& r) const {
     return spec.groups[r.group];
@@ -100,8 +108,8 @@ public:
   /// Finishes what is unfinished as cancelled.
   /// @returns the responses that were unfinished.
   std::vector<response_id> cancel(batch_record& batch, std::uint64_t now_ns);
-  /// Drops a batch that could not be run, so that its key is free again. `batch` dies here.
-  void forget(batch_record& batch);
+  /// Ends a batch that cannot go on: as `cancel`, with `why` in place of BatchDone.
+  std::vector<response_id> give_up(batch_record& batch, error why, std::uint64_t now_ns);
 
   // -- responses ----------------------------------------------------------------
 
@@ -123,11 +131,15 @@ public:
   // -- results ------------------------------------------------------------------
 
   /// Sends results to `receiver` from now on, after `after_sequence` or after what is acknowledged,
-  /// whichever is more; what lies before counts as acknowledged, since the receiver says it has it.
-  void attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence);
-  /// Forgets the contents of results up to `sequence` (at most what was sent).
-  void acknowledge(batch_record& batch, std::uint64_t sequence);
-  /// Results, and at the end BatchDone, that the receiver may be sent now; counts them as sent.
+  /// whichever is more; what lies before counts as acknowledged, since the receiver says it has it
+  /// (what was never sent it cannot have). @returns as `acknowledge`.
+  bool attach(batch_record& batch, std::string receiver, std::uint64_t after_sequence);
+  /// Forgets the contents of results up to `sequence` (at most what was ever sent).
+  /// @returns false if the batch itself was forgotten with that: it had failed, and its end is
+  /// acknowledged now. `batch` is dead then.
+  bool acknowledge(batch_record& batch, std::uint64_t sequence);
+  /// Results, and at the end BatchDone or what the batch failed with, that the receiver may be sent
+  /// now; counts them as sent.
   std::vector<wire::event> deliveries(batch_record& batch);
 
   /// The fields of summary.json. @pre the batch has ended
@@ -143,6 +155,8 @@ public:
 
 private:
   result<void> make_room(std::uint64_t responses);
+  /// Drops a batch, so that its key is free again. `batch` dies here.
+  void forget(batch_record& batch);
   void add_responses(batch_record& batch);
   wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
 

@@ -29,6 +29,15 @@ std::optional<worker_view> scheduler_policy::worker(worker_id id) const {
   return slot == no_slot ? std::nullopt : std::optional{view_of(fleet_[slot])};
 }
 
+std::vector<response_id> scheduler_policy::running_on(worker_id id) const {
+  std::vector<response_id> out;
+  if (const auto slot = fleet_.find(id); slot != no_slot)
+    for (const auto response : fleet_[slot].running)
+      out.push_back(responses_[response].id);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
 std::optional<response_view> scheduler_policy::response(response_id id) const {
   const auto slot = response_slots_.find(id);
   if (slot == no_slot)

@@ -85,6 +85,8 @@ public:
   std::size_t groups() const noexcept { return group_slots_.size(); }
   std::vector<worker_view> workers() const; ///< By id.
   std::optional<worker_view> worker(worker_id id) const;
+  /// The responses whose chunk a worker has, ascending.
+  std::vector<response_id> running_on(worker_id id) const;
   std::optional<response_view> response(response_id id) const;
   /// Expected length of the members in tokens: the longest finished, or nothing while none has.
   std::optional<std::uint32_t> estimate(group_id id) const;

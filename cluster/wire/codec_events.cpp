@@ -93,6 +93,7 @@ void to_wire(const response_ready& from, v1::Envelope& envelope) {
     added->set_end(span.end);
   }
   to->set_response_seed(from.response_seed);
+  to->set_numerics_profile(from.numerics_profile);
 }
 
 void to_wire(const worker_summary& from, v1::WorkerSummary* to) {
@@ -249,7 +250,8 @@ result<event> from_wire(const v1::Result& from) {
                           .kept_mass = to_vector<float>(from.kept_mass()),
                           .reason = static_cast<finish_reason>(from.finish_reason()),
                           .weight_versions = {},
-                          .response_seed = from.response_seed()};
+                          .response_seed = from.response_seed(),
+                          .numerics_profile = from.numerics_profile()};
   for (const auto& span : from.weight_versions())
     response.weight_versions.push_back({span.version(), span.start(), span.end()});
   return response;

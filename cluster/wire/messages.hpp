@@ -192,6 +192,7 @@ struct response_ready {
   finish_reason reason = finish_reason::stop;
   std::vector<weight_span> weight_versions;
   std::uint64_t response_seed = 0;
+  std::string numerics_profile; ///< That made the bits; "" if cancelled before the batch began.
   friend bool operator==(const response_ready&, const response_ready&) = default;
 };
 

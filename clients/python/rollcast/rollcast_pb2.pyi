@@ -167,7 +167,7 @@ class Pause(_message.Message):
     def __init__(self) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ["batch_key", "finish_reason", "group", "id", "index", "kept_mass", "logprobs", "prompt_token_ids", "response_seed", "sequence", "token_ids", "weight_versions"]
+    __slots__ = ["batch_key", "finish_reason", "group", "id", "index", "kept_mass", "logprobs", "numerics_profile", "prompt_token_ids", "response_seed", "sequence", "token_ids", "weight_versions"]
     BATCH_KEY_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class Result(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     KEPT_MASS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_SEED_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -187,12 +188,13 @@ class Result(_message.Message):
     index: int
     kept_mass: _containers.RepeatedScalarFieldContainer[float]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
+    numerics_profile: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     response_seed: int
     sequence: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     weight_versions: _containers.RepeatedCompositeFieldContainer[WeightSpan]
-    def __init__(self, batch_key: _Optional[str] = ..., sequence: _Optional[int] = ..., group: _Optional[int] = ..., index: _Optional[int] = ..., id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., kept_mass: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., weight_versions: _Optional[_Iterable[_Union[WeightSpan, _Mapping[str, object]]]] = ..., response_seed: _Optional[int] = ...) -> None: ...
+    def __init__(self, batch_key: _Optional[str] = ..., sequence: _Optional[int] = ..., group: _Optional[int] = ..., index: _Optional[int] = ..., id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., kept_mass: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., weight_versions: _Optional[_Iterable[_Union[WeightSpan, _Mapping[str, object]]]] = ..., response_seed: _Optional[int] = ..., numerics_profile: _Optional[str] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__: list[str] = []

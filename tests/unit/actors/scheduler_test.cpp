@@ -108,6 +108,7 @@ struct scheduler_test : deterministic_system {
     metrics = parts.metrics;
     scheduler_options options;
     options.failures_max = 3;
+    options.losses_max = 4;
     sut = spawn(scheduler, parts, options);
   }
 
@@ -220,11 +221,13 @@ TEST_F(scheduler_test, believes_no_outcome_that_does_not_continue_at_the_edge) {
   auto skewed = outcome_of(w.chunks[0], ten, chunk_end::budget);
   skewed.position = 5;
   report(skewed);
+  pass(50ms);
   ASSERT_EQ(w.chunks.size(), 2u) << "the chunk is run again";
   EXPECT_EQ(w.chunks[1].tokens, w.chunks[0].tokens);
   auto torn = outcome_of(w.chunks[1], ten, chunk_end::budget);
   torn.logprobs.pop_back();
   report(torn);
+  pass(100ms);
   ASSERT_EQ(w.chunks.size(), 3u);
   EXPECT_EQ(metrics->generated_tokens.value(), 0u);
 }
@@ -261,13 +264,88 @@ TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {
   w.answer = errc::out_of_kv_blocks;
   add_worker(w);
   ask(one_group("b"));
+  EXPECT_EQ(w.chunks.size(), 1u);
+  pass(50ms);
+  EXPECT_EQ(w.chunks.size(), 2u);
+  pass(50ms);
+  EXPECT_EQ(w.chunks.size(), 2u) << "each pause is twice the one before";
+  pass(50ms);
   EXPECT_EQ(w.chunks.size(), 3u) << "failures_max";
   const auto failed = link->of<wire::request_failed>();
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].batch_key, "b");
+  ask(one_group("b"));
+  EXPECT_EQ(link->of<wire::request_failed>().size(), 2u) << "told again until it is acknowledged";
+  ask(wire::ack_results{"b", 2});
   w.answer = errc::ok;
   ask(one_group("b"));
   EXPECT_EQ(w.chunks.size(), 4u) << "its key is free again";
+}
+
+TEST_F(scheduler_test, keeps_what_is_finished_when_it_gives_a_batch_up) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("b", 2));
+  report(outcome_of(w.chunks[0], ten, chunk_end::stop));
+  const auto delivered = link->of<wire::response_ready>();
+  ASSERT_EQ(delivered.size(), 1u);
+  for (int i = 0; i < 3; ++i) {
+    self->send(sut, atom::failed_v, w.id, w.chunks.back().response, w.chunks.back().attempt,
+               std::string{"no memory"});
+    self->send(sut, atom::failed_v, w.id, w.chunks.back().response, w.chunks.back().attempt,
+               std::string{"no memory"}); // doubled news counts once
+    settle();
+    pass(1s);
+  }
+  EXPECT_EQ(link->of<wire::request_failed>().size(), 1u);
+  ask(wire::resume_results{"b", 0}, "another");
+  const auto again = link->of<wire::response_ready>();
+  ASSERT_EQ(again.size(), 4u) << "the finished one and the cancelled one, each pushed twice";
+  EXPECT_EQ(again[2].token_ids, ten);
+  EXPECT_EQ(again[3].reason, wire::finish_reason::cancelled);
+}
+
+TEST_F(scheduler_test, gives_up_a_batch_whose_response_kills_every_worker) {
+  ask(one_group("b"));
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(link->of<wire::request_failed>().empty()) << i;
+    worker_log w;
+    const auto worker = add_worker(w);
+    EXPECT_EQ(w.chunks.size(), 1u);
+    end(worker);
+  }
+  const auto failed = link->of<wire::request_failed>();
+  ASSERT_EQ(failed.size(), 1u) << "losses_max";
+  EXPECT_EQ(failed[0].code, errc::peer_lost);
+}
+
+TEST_F(scheduler_test, promises_a_queued_batch_no_profile_of_a_cluster_that_has_gone) {
+  worker_log first;
+  end(add_worker(first));
+  ask(one_group("b"));
+  EXPECT_EQ(link->of<wire::batch_accepted>().at(0).numerics_profile, "");
+  auto other = plain_hello();
+  other.numerics = "cpu-bf16-v1";
+  worker_log second;
+  add_worker(second, other);
+  report(outcome_of(second.chunks.at(0), ten, chunk_end::stop));
+  EXPECT_EQ(link->of<wire::response_ready>().at(0).numerics_profile, "cpu-bf16-v1");
+}
+
+TEST_F(scheduler_test, counts_what_runs_and_what_waits) {
+  worker_log w;
+  const auto worker = add_worker(w);
+  ask(one_group("b", 6));
+  ask(wire::get_status{});
+  const auto status = [this] { return link->of<wire::status_report>().back().batches.at(0); };
+  EXPECT_EQ(status().running, 4u) << "slots";
+  EXPECT_EQ(status().waiting, 2u);
+  report(outcome_of(w.chunks[0], ten, chunk_end::stop));
+  end(worker);
+  ask(wire::get_status{});
+  EXPECT_EQ(status().running, 0u);
+  EXPECT_EQ(status().waiting, 5u);
+  EXPECT_EQ(status().finished, 1u);
 }
 
 TEST_F(scheduler_test, loses_a_worker_that_does_not_answer) {

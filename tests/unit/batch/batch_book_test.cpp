@@ -218,11 +218,56 @@ TEST_F(book_test, is_bounded) {
   EXPECT_FALSE(book.find("a")) << "the oldest acknowledged one made room";
 }
 
-TEST_F(book_test, frees_the_key_of_a_batch_that_is_forgotten) {
+TEST_F(book_test, keeps_the_results_of_a_batch_that_cannot_go_on) {
   auto& batch = started(spec_of("k", 1, 60));
-  book.forget(batch);
-  EXPECT_FALSE(book.find("k"));
+  ASSERT_TRUE(append(batch, 7, 0, 3));
+  finish(batch, 7);
+  EXPECT_EQ(book.give_up(batch, {errc::queue_full, "no room", {}}, 5).size(), 59u);
+  std::vector<wire::event> pushed;
+  while (!batch.acknowledged_fully()) {
+    const auto more = book.deliveries(batch);
+    ASSERT_FALSE(more.empty());
+    pushed.insert(pushed.end(), more.begin(), more.end());
+    if (!book.acknowledge(batch, batch.sent))
+      break;
+  }
+  ASSERT_EQ(pushed.size(), 61u);
+  const auto* first = std::get_if<wire::response_ready>(&pushed.front());
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->index, 7u);
+  EXPECT_EQ(first->token_ids.size(), 3u);
+  const auto* last = std::get_if<wire::request_failed>(&pushed.back());
+  ASSERT_TRUE(last);
+  EXPECT_EQ(last->code, errc::queue_full);
+  EXPECT_EQ(last->batch_key, "k");
+  EXPECT_FALSE(book.find("k")) << "its end is acknowledged, so its key is free";
   EXPECT_TRUE(book.submit(spec_of("other", 1, 60), 0)) << "its responses count no more";
+}
+
+TEST_F(book_test, takes_no_word_for_results_that_were_never_sent) {
+  auto& batch = started(spec_of("k", 2, 3));
+  ASSERT_TRUE(append(batch, 0, 0, 3));
+  finish(batch, 0);
+  book.attach(batch, "hasty", UINT64_MAX);
+  EXPECT_EQ(batch.acknowledged, 0u);
+  const auto pushed = book.deliveries(batch);
+  ASSERT_EQ(pushed.size(), 1u);
+  EXPECT_EQ(std::get<wire::response_ready>(pushed[0]).token_ids.size(), 3u);
+  book.attach(batch, "later", 1);
+  EXPECT_EQ(batch.acknowledged, 1u) << "sent before, if to another";
+  EXPECT_TRUE(book.deliveries(batch).empty());
+}
+
+TEST_F(book_test, drops_the_records_of_a_batch_whose_end_is_acknowledged) {
+  auto& batch = started(spec_of("k", 2, 3));
+  book.cancel(batch, 1);
+  while (!book.deliveries(batch).empty())
+    book.acknowledge(batch, batch.sent);
+  ASSERT_TRUE(batch.acknowledged_fully());
+  EXPECT_EQ(batch.responses.capacity() + batch.finished.capacity() + batch.spec.groups.capacity(),
+            0u);
+  EXPECT_FALSE(book.locate({batch.first_response}));
+  EXPECT_EQ(*book.submit(spec_of("k", 2, 3), 9), &batch) << "the key is still known";
 }
 
 TEST_F(book_test, numbers_every_response_once_whatever_the_order) {

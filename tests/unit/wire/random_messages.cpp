@@ -123,6 +123,7 @@ response_ready random_response(prng& rng) {
     response.weight_versions = {{random_number(rng), 0, cut},
                                 {random_number(rng), cut, static_cast<std::uint32_t>(tokens)}};
   response.response_seed = rng.next();
+  response.numerics_profile = random_text(rng, 0, 24);
   return response;
 }
 
