@@ -179,10 +179,12 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   // exchange's callbacks never outlive the system.
   node_system node{options.liveness};
   mailbox_slot slot;
-  auto exchange =
-    kv_exchange::open(options.kv, [&](const kv_request& what, const kv_ticket& ticket) {
-      slot.post({what, ticket});
-    });
+  auto kv = options.kv;
+  kv.group_bytes = runner->device().shape().kv_group_bytes;
+  kv.group_tokens = static_cast<std::uint32_t>(kernels::kv_group);
+  auto exchange = kv_exchange::open(kv, [&](const kv_request& what, const kv_ticket& ticket) {
+    slot.post({what, ticket});
+  });
   if (!exchange)
     return fail(exchange);
   auto http =

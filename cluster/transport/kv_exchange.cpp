@@ -66,6 +66,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
+    start_offers();
     start_pulls();
   }
   while (!pulls_.empty())
@@ -83,7 +84,8 @@ void kv_exchange::loop::obey() {
 }
 
 std::chrono::milliseconds kv_exchange::loop::until_next_deadline() const {
-  auto next = clock::now() + std::chrono::milliseconds{500};
+  // Room for a pull that waits may come from another thread, which rings no bell.
+  auto next = clock::now() + std::chrono::milliseconds{pulls_waiting_.empty() ? 500 : 20};
   for (const auto& [id, p] : pulls_)
     next = std::min(next, p.deadline);
   for (const auto& [ticket, o] : offers_)
@@ -115,7 +117,7 @@ void kv_exchange::loop::expire() {
     else
       end_pull(id, tl::unexpected(why));
   }
-  std::erase_if(offers_, [now](const auto& entry) { return entry.second.deadline <= now; });
+  expire_offers(now);
   std::erase_if(peers_, [now](const auto& entry) {
     return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;
   });

@@ -20,12 +20,23 @@ struct kv_exchange_options {
   std::string bind = "tcp://127.0.0.1:*"; ///< ZeroMQ endpoint; `*` takes any free port.
   std::string advertise_host; ///< What peers dial instead of the bound host; "" is that.
   std::uint64_t image_bytes_max = std::uint64_t{8} << 30; ///< Of one response's KV, in or out.
-  std::uint32_t part_bytes = 1u << 20;                    ///< Size of one part of an image.
-  std::uint32_t parts_in_flight = 4;                      ///< Parts a puller asks for ahead.
+  /// Of all images on their way in, and as much on their way out. What does not fit waits its turn;
+  /// an image larger than this travels alone.
+  std::uint64_t images_bytes_max = std::uint64_t{2} << 30;
+  /// An image of n positions has ceil(n / group_tokens) * group_bytes bytes; a puller refuses every
+  /// other size before it allocates. 0: sizes are not known, and count as nothing above.
+  std::uint64_t group_bytes = 0;
+  std::uint32_t group_tokens = 1;
+  std::uint32_t part_bytes = 1u << 20; ///< Size of one part of an image.
+  std::uint32_t parts_in_flight = 4;   ///< Parts a puller asks for ahead.
   std::size_t pulls_active = 8;  ///< Into this worker at one time; bounds the memory of images.
   std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
   std::size_t offers_max = 128;  ///< Out of this worker at one time.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
+
+  std::uint64_t image_bytes(std::uint32_t tokens) const {
+    return (std::uint64_t{tokens} + group_tokens - 1) / group_tokens * group_bytes;
+  }
 };
 
 /// Whose KV is wanted, and from which incarnation.
@@ -38,6 +49,7 @@ struct kv_request {
 struct kv_image {
   kv_manifest manifest;
   std::vector<std::byte> bytes;
+  std::shared_ptr<void> claim; ///< Of a pulled one on `images_bytes_max`, until it is destroyed.
 };
 
 /// Names one request of a peer until it is answered.

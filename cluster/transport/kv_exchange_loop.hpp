@@ -70,13 +70,17 @@ private:
     std::uint32_t parts = 0;
     std::uint32_t parts_wanted = 0; ///< Asked for so far, ascending.
     std::uint32_t parts_here = 0;   ///< Received so far; they arrive in the order asked for.
+    std::uint64_t bytes = 0;        ///< What it counts for while it is started.
     bool started = false;           ///< Its holder was asked; until then it waits for its turn.
     clock::time_point deadline = clock::time_point::max();
   };
-  /// A transfer out of this worker. Without an image it still waits for `answer`.
+  /// A transfer out of this worker.
   struct offer {
-    std::shared_ptr<const kv_image> image;
-    clock::time_point deadline;
+    kv_request what;
+    std::uint64_t bytes = 0; ///< What it counts for once it is asked for.
+    bool asked = false;      ///< `serve` was called; until then it waits for its turn.
+    std::shared_ptr<const kv_image> image; ///< Once `answer` has come.
+    clock::time_point deadline; ///< While it waits its turn: when the puller is told so again.
   };
 
   void run();
@@ -106,6 +110,9 @@ private:
   // The holder's side.
   void hear_pullers();
   void hear_puller(const std::string& name, const zmq::message_t& body);
+  void start_offers();
+  void expire_offers(clock::time_point now);
+  void end_offer(const kv_ticket& ticket);
   void send_part(const kv_ticket& to, offer& o, const kv_frame& frame);
   void refuse(const kv_ticket& to, errc code, std::string_view why);
   bool tell_puller(const std::string& name, const kv_frame& frame, const void* payload = nullptr,
@@ -126,7 +133,12 @@ private:
   std::map<std::uint64_t, pull> pulls_;
   std::deque<std::uint64_t> pulls_waiting_; ///< Oldest first; ended ones are skipped.
   std::size_t pulls_started_ = 0;
+  /// Of the started, and of images that were handed on and are not destroyed yet.
+  std::shared_ptr<std::atomic<std::uint64_t>> pulled_bytes_ =
+    std::make_shared<std::atomic<std::uint64_t>>(0);
   std::map<kv_ticket, offer> offers_;
+  std::deque<kv_ticket> offers_waiting_; ///< Oldest first; ended ones are skipped.
+  std::uint64_t offered_bytes_ = 0;      ///< Of those asked for.
   bool running_ = true;
   std::thread thread_;
 };

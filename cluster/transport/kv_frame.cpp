@@ -82,7 +82,7 @@ result<kv_frame> decode_kv_frame(std::span<const std::byte> bytes) {
     return fail(errc::frame_malformed, "KV frame with magic " + std::to_string(magic)
                                          + ": the peer is no worker, or of another version");
   if (kind < static_cast<std::uint8_t>(kv_message::open)
-      || kind > static_cast<std::uint8_t>(kv_message::refused))
+      || kind > static_cast<std::uint8_t>(kv_message::wait))
     return fail(errc::frame_malformed, "KV frame of unknown kind " + std::to_string(kind));
   kv_frame frame;
   frame.kind = static_cast<kv_message>(kind);

@@ -19,6 +19,7 @@ enum class kv_message : std::uint8_t {
   part = 4,     ///< Holder: part `part`; the payload follows as a second frame.
   close = 5,    ///< Puller: I need no more of this pull; forget your copy of the image.
   refused = 6,  ///< Holder: I cannot offer it; the text follows as a second frame.
+  wait = 7,     ///< Holder: you are in line, I am alive.
 };
 
 /// The first frame of every message. On the wire: 84 bytes, little-endian, fixed offsets.
@@ -28,7 +29,7 @@ struct kv_frame {
   std::uint64_t pull = 0; ///< The puller's number for this transfer.
   worker_id holder = {};  ///< In `open`: the incarnation that is asked; a later one refuses.
   response_id response = {};
-  std::uint32_t tokens = 0;     ///< In `manifest`: positions held.
+  std::uint32_t tokens = 0;     ///< In `manifest`: positions held. In `open`: at most so many.
   std::uint32_t part = 0;       ///< In `want` and `part`: index of the part.
   std::uint64_t bytes = 0;      ///< In `manifest`: size of the image.
   std::uint32_t part_bytes = 0; ///< In `manifest`: size of every part but the last.

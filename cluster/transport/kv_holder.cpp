@@ -37,15 +37,16 @@ void kv_exchange::loop::hear_puller(const std::string& name, const zmq::message_
     if (offers_.size() >= options_.offers_max)
       return refuse(ticket, errc::queue_full,
                     "already offering " + std::to_string(offers_.size()) + " KV images");
-    offers_.emplace(ticket, offer{nullptr, soon()});
-    return serve_({frame->holder, frame->response}, ticket);
+    offers_.emplace(ticket, offer{{frame->holder, frame->response},
+                                  options_.image_bytes(frame->tokens),
+                                  false,
+                                  nullptr,
+                                  clock::now() + options_.idle_ms_max / 4});
+    return offers_waiting_.push_back(ticket);
   }
   const auto it = offers_.find(ticket);
-  if (frame->kind == kv_message::close) {
-    if (it != offers_.end())
-      offers_.erase(it);
-    return;
-  }
+  if (frame->kind == kv_message::close)
+    return end_offer(ticket);
   if (frame->kind != kv_message::want) {
     ++counts.frames_rejected;
     return;
@@ -55,22 +56,59 @@ void kv_exchange::loop::hear_puller(const std::string& name, const zmq::message_
   send_part(ticket, it->second, *frame);
 }
 
+void kv_exchange::loop::start_offers() {
+  while (!offers_waiting_.empty()) {
+    const auto ticket = offers_waiting_.front();
+    const auto it = offers_.find(ticket);
+    if (it != offers_.end()) {
+      auto& o = it->second;
+      if (offered_bytes_ > 0 && offered_bytes_ + o.bytes > options_.images_bytes_max)
+        return; // an export is a copy: those that are out must end first
+      offered_bytes_ += o.bytes;
+      o.asked = true;
+      o.deadline = soon();
+      serve_(o.what, ticket);
+    }
+    offers_waiting_.pop_front();
+  }
+}
+
+void kv_exchange::loop::end_offer(const kv_ticket& ticket) {
+  const auto it = offers_.find(ticket);
+  if (it == offers_.end())
+    return;
+  if (it->second.asked)
+    offered_bytes_ -= it->second.bytes;
+  offers_.erase(it);
+}
+
+void kv_exchange::loop::expire_offers(clock::time_point now) {
+  std::vector<kv_ticket> over;
+  for (auto& [ticket, o] : offers_) {
+    if (o.deadline > now)
+      continue;
+    o.deadline = now + options_.idle_ms_max / 4;
+    if (o.asked || !tell_puller(ticket.peer, {.kind = kv_message::wait, .pull = ticket.pull}))
+      over.push_back(ticket);
+  }
+  for (const auto& ticket : over)
+    end_offer(ticket);
+}
+
 void kv_exchange::loop::on(const answer_command& c) {
   const auto it = offers_.find(c.ticket);
   if (it == offers_.end())
     return; // the peer gave up
   if (!c.image) {
     refuse(c.ticket, c.image.error().code, c.image.error().detail);
-    offers_.erase(it);
-    return;
+    return end_offer(c.ticket);
   }
   const auto& image = **c.image;
   if (image.bytes.empty() || image.bytes.size() > options_.image_bytes_max) {
     refuse(c.ticket, errc::frame_too_large,
            "KV image of " + std::to_string(image.bytes.size()) + " bytes, limit "
              + std::to_string(options_.image_bytes_max));
-    offers_.erase(it);
-    return;
+    return end_offer(c.ticket);
   }
   kv_frame frame{.kind = kv_message::manifest, .pull = c.ticket.pull};
   frame.response = image.manifest.response;
@@ -79,11 +117,10 @@ void kv_exchange::loop::on(const answer_command& c) {
   frame.part_bytes = options_.part_bytes;
   frame.prefix = image.manifest.prefix;
   frame.content = image.manifest.content;
-  if (!tell_puller(c.ticket.peer, frame)) {
-    offers_.erase(it);
-    return;
-  }
-  it->second = {*c.image, soon()};
+  if (!tell_puller(c.ticket.peer, frame))
+    return end_offer(c.ticket);
+  it->second.image = *c.image;
+  it->second.deadline = soon();
 }
 
 void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame& frame) {
@@ -94,10 +131,8 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
   }
   const auto size = std::min<std::uint64_t>(options_.part_bytes, o.image->bytes.size() - at);
   const kv_frame head{.kind = kv_message::part, .pull = to.pull, .part = frame.part};
-  if (!tell_puller(to.peer, head, o.image->bytes.data() + at, size)) {
-    offers_.erase(to); // the puller is gone or does not read
-    return;
-  }
+  if (!tell_puller(to.peer, head, o.image->bytes.data() + at, size))
+    return end_offer(to); // the puller is gone or does not read
   counts.bytes_out += size;
   o.deadline = soon();
 }

@@ -16,14 +16,19 @@ void kv_exchange::loop::on(pull_command& c) {
   p.request = c.request;
   p.tokens = std::move(c.tokens);
   p.done = std::move(c.done);
+  p.bytes = options_.image_bytes(static_cast<std::uint32_t>(p.tokens.size()));
   pulls_waiting_.push_back(c.id);
 }
 
 void kv_exchange::loop::start_pulls() {
   while (!pulls_waiting_.empty() && pulls_started_ < options_.pulls_active) {
     const auto id = pulls_waiting_.front();
+    const auto it = pulls_.find(id);
+    if (it != pulls_.end() && *pulled_bytes_ > 0
+        && *pulled_bytes_ + it->second.bytes > options_.images_bytes_max)
+      return; // until an image that came has been taken over, or one under way has ended
     pulls_waiting_.pop_front();
-    if (const auto it = pulls_.find(id); it != pulls_.end())
+    if (it != pulls_.end())
       start_pull(id, it->second);
   }
 }
@@ -34,10 +39,12 @@ void kv_exchange::loop::start_pull(std::uint64_t id, pull& p) {
   p.started = true;
   p.deadline = soon();
   ++pulls_started_;
+  *pulled_bytes_ += p.bytes;
   ++peers_.at(p.endpoint).pulls;
   kv_frame frame{.kind = kv_message::open, .pull = id};
   frame.holder = p.request.holder;
   frame.response = p.request.response;
+  frame.tokens = static_cast<std::uint32_t>(p.tokens.size());
   if (!tell_holder(p, frame))
     end_pull(id, fail(errc::peer_lost, "the queue to " + p.endpoint + " is full"));
 }
@@ -107,7 +114,7 @@ void kv_exchange::loop::hear_holder(const std::string& name) {
     else if (frame->kind == kv_message::refused)
       end_pull(frame->pull, fail(frame->code, "the worker at " + name + " refused: "
                                                 + payload.to_string().substr(0, 200)));
-    else
+    else if (frame->kind != kv_message::wait) // which only moves the deadline
       ++counts.frames_rejected;
   }
 }
@@ -133,6 +140,11 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
                                             + std::to_string(p.tokens.size()) + ", "
                                             + std::to_string(frame.bytes) + " bytes in parts of "
                                             + std::to_string(frame.part_bytes));
+  if (const auto expected = options_.image_bytes(frame.tokens);
+      expected != 0 && frame.bytes != expected)
+    return give_up(errc::frame_malformed, std::to_string(frame.bytes) + " bytes for "
+                                            + std::to_string(frame.tokens) + " tokens, expected "
+                                            + std::to_string(expected));
   if (hash_of(std::span<const token_id>{p.tokens}.first(frame.tokens)) != frame.prefix)
     return give_up(errc::frame_malformed, "it belongs to other tokens than ours (prefix hash of "
                                             + std::to_string(frame.tokens) + " tokens differs)");
@@ -191,6 +203,11 @@ void kv_exchange::loop::end_pull(std::uint64_t id, result<kv_image> how) {
   const auto done = std::move(it->second.done);
   if (it->second.started) {
     --pulls_started_;
+    if (how)
+      how->claim = {pulled_bytes_.get(),
+                    [sum = pulled_bytes_, bytes = it->second.bytes](void*) { *sum -= bytes; }};
+    else
+      *pulled_bytes_ -= it->second.bytes;
     auto& from = peers_.at(it->second.endpoint);
     --from.pulls;
     from.idle_since = clock::now();

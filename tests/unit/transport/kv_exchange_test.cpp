@@ -108,6 +108,63 @@ TEST(kv_exchange, moves_many_images_at_once) {
   source->reset();
 }
 
+TEST(kv_exchange, holds_no_more_image_bytes_than_allowed_on_either_side) {
+  // Each image counts 20 000 bytes, so two fit. The holder's answers and the puller's images are
+  // kept here, so that what is alive can be counted.
+  std::mutex mutex;
+  std::vector<kv_ticket> asked;
+  auto options = quick();
+  options.group_bytes = 5'000;
+  options.group_tokens = 1;
+  auto holding = options;
+  holding.images_bytes_max = 50'000;
+  const auto source = open(holding, [&](const kv_request&, const kv_ticket& ticket) {
+    const std::scoped_lock lock{mutex};
+    asked.push_back(ticket);
+  });
+  const auto count_asked = [&] {
+    const std::scoped_lock lock{mutex};
+    return asked.size();
+  };
+  const auto target = open(options);
+  std::vector<std::future<result<kv_image>>> pulls;
+  for (std::uint64_t response = 1; response <= 7; ++response)
+    pulls.push_back(pull(*target, source->endpoint(), response));
+  std::this_thread::sleep_for(100ms);
+  ASSERT_EQ(count_asked(), 2u) << "25 000 each: of five tokens";
+  for (std::uint64_t response = 1; response <= 7; ++response) {
+    while (count_asked() < response)
+      std::this_thread::sleep_for(1ms);
+    std::this_thread::sleep_for(60ms); // the last waits longer than the silence that kills
+    EXPECT_LE(count_asked(), response + 1) << "one more than those that have ended";
+    source->answer(asked[response - 1], sound_image(20'000, response));
+    const auto got = pulls[response - 1].get();
+    ASSERT_TRUE(got) << got.error().detail;
+  }
+
+  options.images_bytes_max = 50'000;
+  const auto small = open(options);
+  const holder ample{sound_image(20'000)};
+  std::vector<result<kv_image>> kept;
+  auto one = pull(*small, ample.exchange->endpoint());
+  kept.push_back(one.get());
+  auto two = pull(*small, ample.exchange->endpoint());
+  kept.push_back(two.get());
+  auto three = pull(*small, ample.exchange->endpoint());
+  EXPECT_EQ(three.wait_for(400ms), std::future_status::timeout) << "two images are alive";
+  kept.pop_back();
+  EXPECT_EQ(code(std::move(three)), errc::ok);
+}
+
+TEST(kv_exchange, refuses_an_image_whose_size_is_not_that_of_its_tokens) {
+  const holder source{sound_image(20'001)};
+  auto options = quick();
+  options.group_bytes = 5'000;
+  const auto target = open(options);
+  EXPECT_EQ(code(pull(*target, source.exchange->endpoint())), errc::frame_malformed);
+  EXPECT_EQ(target->counts().bytes_in, 0u);
+}
+
 TEST(kv_exchange, refuses_an_image_with_a_flipped_bit) {
   const auto image = sound_image(5'000);
   image->bytes[4'321] ^= std::byte{1};
