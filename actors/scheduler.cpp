@@ -157,6 +157,12 @@ void tick(self_ptr self) {
   st.parts.pulse->beat_ns.store(steady_ns(), std::memory_order_relaxed);
   st.parts.metrics->requests_running.set(static_cast<double>(st.policy->running()));
   st.parts.metrics->requests_waiting.set(static_cast<double>(st.policy->waiting()));
+  const auto stranded = st.policy->stranded();
+  if (stranded > st.stranded)
+    spdlog::warn("{} responses need more KV blocks than any worker that is left has; they wait for "
+                 "a worker as large as the one that has gone",
+                 stranded);
+  st.stranded = stranded;
 }
 
 } // namespace

@@ -76,6 +76,7 @@ struct scheduler_state {
   std::uint64_t next_worker = 1;
   std::uint64_t started_ns = 0;
   bool plan_pending = false; ///< A `plan` message is on its way.
+  std::size_t stranded = 0;  ///< As last said in the log.
 
   static inline const char* name = "scheduler";
 };

@@ -14,7 +14,8 @@
 
 namespace rollcast {
 
-/// Bounds of one engine. None of them can change a bit of a response.
+/// Bounds of one engine. None of them can change a bit of a response, except that `context_max`,
+/// which is part of what a cluster agrees on, ends one that has no room left.
 struct engine_limits {
   std::uint32_t batch_max = 64;  ///< Responses that take part in one step.
   std::uint32_t rows_max = 512;  ///< Activation rows of one step (prefill budget); >= batch_max.
