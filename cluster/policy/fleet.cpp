@@ -166,19 +166,7 @@ bool fleet::another_holds(std::uint64_t tokens, slot_t except) const {
 std::optional<slot_t> fleet::least_loaded(std::uint64_t tokens, slot_t except) const {
   if (roomiest_.best().room < tokens)
     return std::nullopt;
-  auto it = by_load_.begin();
-  while (it != by_load_.end()) {
-    if (it->slot == except) {
-      ++it; // the next may be of the same load
-      continue;
-    }
-    if (it->room >= tokens)
-      return it->slot;
-    // The first of a load is its roomiest, so nobody of this load fits.
-    it = by_load_.upper_bound(
-      {0, worker_id{std::numeric_limits<std::uint64_t>::max()}, it->load, no_slot});
-  }
-  return std::nullopt;
+  return by_load_.best(tokens, except);
 }
 
 slot_t fleet::next_in_round() {
@@ -231,15 +219,10 @@ void fleet::refresh(slot_t worker) {
   const auto room = w.free_tokens();
   roomiest_.set(worker, w.id.value, open ? room : 0);
   yielding_.set(worker, w.id.value, open ? w.yielding_tokens() : 0);
-  if (w.indexed == open && (!open || (w.indexed_load == w.load() && w.indexed_room == room)))
-    return;
-  if (w.indexed)
-    by_load_.erase({w.indexed_room, w.id, w.indexed_load, worker});
   if (open)
-    by_load_.insert({room, w.id, w.load(), worker});
-  w.indexed = open;
-  w.indexed_load = w.load();
-  w.indexed_room = room;
+    by_load_.set(worker, w.id, w.load(), room);
+  else
+    by_load_.erase(worker);
 }
 
 } // namespace rollcast::policy

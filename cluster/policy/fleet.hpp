@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster/policy/load_heaps.hpp"
 #include "cluster/policy/room_tree.hpp"
 #include "cluster/policy/state.hpp"
 
@@ -54,7 +55,7 @@ public:
   /// Capacity in tokens of the largest worker that is not draining; 0 without one.
   std::uint64_t largest_tokens() const;
   /// The open worker with the fewest running among those with room for `tokens`; ties go to the
-  /// most room, then the lowest id. Cost: O(loads in use * log workers).
+  /// most room, then the lowest id. Cost: O(loads in use).
   std::optional<slot_t> least_loaded(std::uint64_t tokens, slot_t except = no_slot) const;
   /// The open worker with the most room if parked KV yields. O(1), O(log workers) with `except`.
   room_tree::entry roomiest_if_yielding(slot_t except = no_slot) const {
@@ -73,18 +74,6 @@ public:
   void unbind(slot_t worker);
 
 private:
-  struct load_entry {
-    std::uint64_t room = 0;
-    worker_id id;
-    std::uint32_t load = 0;
-    slot_t slot = no_slot;
-    friend bool operator<(const load_entry& a, const load_entry& b) {
-      if (a.load != b.load)
-        return a.load < b.load;
-      return a.room != b.room ? a.room > b.room : a.id < b.id;
-    }
-  };
-
   void unsettle(slot_t worker);
   void refresh(slot_t worker);
   void stop_accepting(worker_state& w);
@@ -95,7 +84,7 @@ private:
   std::vector<slot_t> live_;
   std::map<worker_id, slot_t> accepting_;   ///< Live and not draining.
   std::multiset<std::uint64_t> capacities_; ///< Of the accepting.
-  absl::btree_set<load_entry> by_load_;     ///< The open.
+  load_heaps by_load_;                      ///< The open.
   std::vector<slot_t> unsettled_;
   room_tree roomiest_;
   room_tree yielding_;

@@ -19,6 +19,7 @@ constexpr int resident_tries = 4;
 
 std::vector<decision> scheduler_policy::plan() {
   std::vector<decision> out;
+  unyielding_ = no_slot;
   plan_releases(out);
   plan_static(out);
   plan_chunks(out);
@@ -164,6 +165,8 @@ bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair
     if (best.room < tokens)
       return false;
     worker = best.slot;
+    if (worker == unyielding_ && !starving(r))
+      return false;
     if (const auto stays = resident_before(response, worker, true); stays != no_slot) {
       if (fair)
         return false;
@@ -171,6 +174,7 @@ bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair
       overtake(response, 1);
       response = stays;
     } else if (limits_.resident_bonus_tokens > 0 && !starving(r) && fleet_[worker].load() > 0) {
+      unyielding_ = worker;
       return false; // who is parked there can go on as soon as something there ends
     }
   }
@@ -254,6 +258,7 @@ bool scheduler_policy::pulls(const response_state& r) const {
 dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t kv_blocks) {
   auto& r = responses_[response];
   line_.remove(response);
+  unyielding_ = no_slot;
   r.at = phase::running;
   ++r.attempt;
   r.overtakes = 0;

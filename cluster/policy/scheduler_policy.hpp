@@ -153,6 +153,8 @@ private:
   id_ranges closed_groups_;
   id_ranges gone_workers_;
   std::uint64_t sequence_ = 0;
+  /// The worker that was found to yield to nobody since the last placement of this plan.
+  slot_t unyielding_ = no_slot;
   std::uint64_t placements_ = 0;
   std::size_t running_ = 0;
   refusal refusal_;

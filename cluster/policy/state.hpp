@@ -145,10 +145,7 @@ struct worker_state {
   std::vector<slot_t> running;          ///< Responses whose chunk is here.
   std::vector<slot_t> pinned;           ///< Responses being pulled from here.
   absl::btree_set<parked_entry> parked; ///< Of waiting responses.
-  std::uint32_t indexed_load = 0;       ///< Its key in the fleet's index, while there.
-  std::uint64_t indexed_room = 0;
-  bool indexed = false;
-  bool unsettled = false; ///< It changed since it was indexed.
+  bool unsettled = false;               ///< It changed since it was indexed.
 
   std::uint32_t load() const { return static_cast<std::uint32_t>(running.size()); }
   bool open() const { return !draining && load() < slots; }

@@ -3,13 +3,16 @@
 
 #include "cluster/policy/cost.hpp"
 #include "cluster/policy/id_ranges.hpp"
+#include "cluster/policy/load_heaps.hpp"
 #include "cluster/policy/room_tree.hpp"
 #include "engine/base/prng.hpp"
 
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <set>
+#include <tuple>
 
 namespace rollcast::policy {
 namespace {
@@ -75,6 +78,36 @@ TEST(policy_room_tree, names_the_roomiest_and_the_lowest_id_among_equals) {
       if (room > 0) {
         ASSERT_EQ(tree.best().slot, best) << "seed " << seed;
       }
+    }
+  }
+}
+
+TEST(policy_load_heaps, names_the_least_loaded_with_room_then_the_roomiest_then_the_lowest_id) {
+  using key = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t>; // load, -room, id
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    prng rng{seed};
+    load_heaps heaps;
+    std::map<slot_t, key> twin;
+    for (int i = 0; i < 400; ++i) {
+      const auto slot = static_cast<slot_t>(rng.below(30));
+      if (rng.chance(25)) {
+        heaps.erase(slot);
+        twin.erase(slot);
+      } else {
+        const auto load = static_cast<std::uint32_t>(rng.chance(5) ? 200 : rng.below(5));
+        const auto room = rng.below(6);
+        const std::uint64_t id = 100 - slot;
+        heaps.set(slot, worker_id{id}, load, room);
+        twin[slot] = {load, ~room, id};
+      }
+      ASSERT_EQ(heaps.empty(), twin.empty());
+      const auto tokens = rng.below(7);
+      const auto except = rng.chance(50) ? static_cast<slot_t>(rng.below(30)) : no_slot;
+      std::optional<slot_t> best;
+      for (const auto& [s, k] : twin)
+        if (s != except && ~std::get<1>(k) >= tokens && (!best || k < twin.at(*best)))
+          best = s;
+      ASSERT_EQ(heaps.best(tokens, except), best) << "seed " << seed << ", step " << i;
     }
   }
 }
