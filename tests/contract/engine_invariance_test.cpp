@@ -21,6 +21,7 @@ struct setting {
   engine_limits limits;
   drive how;
   std::size_t engines = 1;
+  bool recomputes = false; ///< KV is dropped or has no room; else every token is computed once.
 };
 
 cpu_backend_options device_of(std::uint32_t threads, std::uint32_t blocks,
@@ -40,10 +41,20 @@ const std::vector<setting> settings{
   {"batch of 64, rows of 16", device_of(1, 512, 32, 64), {64, 64, 0}, {}},
   {"rows of 19, blocks of 64", device_of(1, 64, 64, 19), {16, 19, 0}, {}},
   {"chunks of 16", device_of(1, 256, 16), {64, 256, 0}, {16}},
-  {"chunks of 7, KV dropped", device_of(1, 256, 32), {8, 33, 0}, {7, true, between_chunks::drop}},
+  {"chunks of 7, KV dropped",
+   device_of(1, 256, 32),
+   {8, 33, 0},
+   {7, true, between_chunks::drop},
+   1,
+   true},
   {"chunks of 5, KV moved", device_of(1, 128, 16), {8, 64, 0}, {5, true, between_chunks::move}, 3},
-  {"KV moved, small pool", device_of(2, 16, 16), {8, 64, 0}, {16, true, between_chunks::move}, 2},
-  {"preemption", device_of(1, 24, 16), {16, 64, 0}, {0, false}},
+  {"KV moved, small pool",
+   device_of(2, 16, 16),
+   {8, 64, 0},
+   {16, true, between_chunks::move},
+   2,
+   true},
+  {"preemption", device_of(1, 24, 16), {16, 64, 0}, {0, false}, 1, true},
 };
 
 std::map<std::uint64_t, finished_response>
@@ -56,6 +67,14 @@ run_setting(const std::shared_ptr<const model_weights>& weights, std::string_vie
   if (s.name == "preemption") {
     EXPECT_GT(engines[0].stats().preemptions, 0u) << "the pool is too large to test anything";
   }
+  std::uint64_t recomputed = 0;
+  for (const auto& e : engines)
+    recomputed += e.stats().recomputed_tokens;
+  // KV that is not believed is computed again, with the same bits: only this tells.
+  if (s.recomputes)
+    EXPECT_GT(recomputed, 0u) << s.name;
+  else
+    EXPECT_EQ(recomputed, 0u) << s.name;
   return done;
 }
 

@@ -4,6 +4,7 @@
 import ctypes
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -20,6 +21,7 @@ BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
 COLLATZ = ROOT / "examples" / "collatz" / "model"
 PROMPTS = ROOT / "examples" / "collatz" / "prompts.jsonl"
 FAMILIES = ROOT / "tests" / "fixtures" / "models"
+VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200}  # of the models there
 LIMIT_S = 15.0  # the longest that a command may take to refuse
 
 _libc = ctypes.CDLL(None)
@@ -265,6 +267,22 @@ def write_lines(path, objects):
     """Writes one JSON object a line."""
     path.write_text("".join(json.dumps(o) + "\n" for o in objects))
     return path
+
+
+def family_prompts(path, family, count):
+    """Random prompts for the family's random-weight model, each of up to 250 tokens with its
+    response, with every way to sample."""
+    rng = random.Random(family)
+    lines = []
+    for number in range(count):
+        length = rng.choice((1, 5, 16, 17, 40, 90))
+        ids = [rng.randrange(VOCABULARY[family]) for _ in range(length)]
+        lines.append({"prompt_token_ids": ids, "id": f"p{number}", "sampling": {
+            "max_new_tokens": 250 - length, "ignore_eos": number % 2 == 0}})
+    lines[1]["sampling"].update(temperature=0.7, top_p=0.9, top_k=40, min_p=0.01)
+    lines[2]["sampling"].update(temperature=0)
+    lines[3]["seed"] = 99
+    return write_lines(path, lines)
 
 
 def first_prompts(path, count):

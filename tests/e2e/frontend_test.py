@@ -27,7 +27,7 @@ from cluster import (
     wait_until,
 )
 
-SEED = int(os.environ.get("ROLLCAST_SEED", "20261121"))
+SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
 BATCH = {"group_size": 4, "max_new_tokens": 600, "seed": 5, "tokenizer": COLLATZ / "tokenizer.json"}
 MIB = 1 << 20
 # The greeting of ZMTP 3.0 with the NULL mechanism, and a READY command of a DEALER.

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from cluster import (
     COLLATZ,
+    FAMILIES,
+    VOCABULARY,
     ClusterTest,
     Outcome,
     call,
     children_of,
+    family_prompts,
     first_prompts,
     flags_of,
     is_alive,
@@ -26,7 +29,7 @@ from cluster import (
     wait_until,
 )
 
-SEED = int(os.environ.get("ROLLCAST_SEED", "20261121"))
+SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
 BATCH = {"group_size": 4, "max_new_tokens": 1000, "seed": 3}
 OVER_THE_WIRE = {**BATCH, "tokenizer": COLLATZ / "tokenizer.json"}
 RESPONSES = 40 * BATCH["group_size"]
@@ -46,14 +49,14 @@ class Disturbed(ClusterTest):
         assert said.code == 0, str(said)
         cls.oracle = (out / "responses.jsonl").read_bytes()
 
-    def wait_for_middle(self, process, endpoint, share, running_on=None):
+    def wait_for_middle(self, process, endpoint, share, running_on=None, responses=RESPONSES):
         """Returns the status once that share has finished and some run (on that worker)."""
 
         def look():
             self.assertIsNone(process.poll(), "too late: the batch is over")
             now = status(endpoint)
             batch = now["batches"][0] if now and now["batches"] else None
-            if batch is None or batch["finished"] < share * RESPONSES:
+            if batch is None or batch["finished"] < share * responses:
                 return None
             on = [w for w in now["workers"] if w["pid"] == running_on or running_on is None]
             return now if sum(w["running"] for w in on) else None
@@ -90,6 +93,27 @@ class Disturbed(ClusterTest):
                 summary = self.disturb(cluster.endpoint, kill_one, share, **settings)
                 if settings is SMALL_CHUNKS:
                     self.assertGreater(summary["migrations"], 0)
+
+    def test_each_family_survives_kills(self):
+        rng = random.Random(SEED)
+        for family in VOCABULARY:
+            prompts = family_prompts(self.work / f"{family}.jsonl", family, 20)
+            model = FAMILIES / family
+            for profile in ("cpu-f32-v1", "cpu-bf16-v1"):
+                oracle, _ = self.run_batch(prompts, model=model, group_size=16, numerics=profile)
+                cluster = self.up(model=model, workers=3, max_batch=2, threads=1, numerics=profile)
+                for settings in ({}, SMALL_CHUNKS):
+                    share = rng.uniform(0.02, 0.5)
+                    with self.subTest(family=family, profile=profile, share=share, **settings):
+                        wait_until(lambda: len(ready_workers(cluster.endpoint)) == 3, "all three")
+                        batch = self.submit(cluster.endpoint, prompts, group_size=16, **settings)
+                        now = self.wait_for_middle(
+                            batch, cluster.endpoint, share, responses=20 * 16)
+                        busy = [w for w in now["workers"] if w["running"]]
+                        os.kill(rng.choice(busy)["pid"], signal.SIGKILL)
+                        self.assert_same(self.collect(batch)[0], oracle, f"seed {SEED}")
+                cluster.terminate()
+                cluster.wait(timeout=15)
 
     def test_one_survivor_of_three_finishes_the_batch(self):
         scheduler, workers = self.three()

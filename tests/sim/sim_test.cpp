@@ -3,7 +3,7 @@
 // Method: many seeds; the real policy against pretend workers that keep the protocol to the letter;
 // faults for a while (safety), then none (liveness). The checkers are functions of what was told
 // and decided (ledger.hpp) and of what workers really hold (pretend_worker.hpp), never of the
-// policy's own books. A failure prints its seed; `ROLLCAST_SEED=<n>` replays that run alone.
+// policy's own books. A failure prints its seed; `ROLLCAST_TEST_SEED=<n>` replays that run alone.
 
 #include "tests/sim/cluster_sim.hpp"
 
@@ -47,16 +47,16 @@ void run(cluster_sim& sim) {
                                << " wait, " << sim.policy().running() << " run";
 }
 
-/// Runs `seeds` seeds (ROLLCAST_SEEDS times as many, for a long check), or the one that
-/// ROLLCAST_SEED names.
+/// Runs `seeds` seeds (ROLLCAST_TEST_SEEDS times as many, for a long check), or the one that
+/// ROLLCAST_TEST_SEED names.
 template <class Body>
 void each_seed(std::uint64_t seeds, Body body) {
-  const char* only = std::getenv("ROLLCAST_SEED");
+  const char* only = std::getenv("ROLLCAST_TEST_SEED");
   const auto first = only ? std::strtoull(only, nullptr, 10) : 1;
-  const char* times = std::getenv("ROLLCAST_SEEDS");
+  const char* times = std::getenv("ROLLCAST_TEST_SEEDS");
   const auto last = only ? first : seeds * (times ? std::strtoull(times, nullptr, 10) : 1);
   for (auto seed = first; seed <= last && !testing::Test::HasFailure(); ++seed) {
-    SCOPED_TRACE("replay with ROLLCAST_SEED=" + std::to_string(seed));
+    SCOPED_TRACE("replay with ROLLCAST_TEST_SEED=" + std::to_string(seed));
     body(seed);
   }
 }
@@ -119,7 +119,7 @@ TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
     sum.failed_chunks += c.failed_chunks;
     sum.stale_events += c.stale_events;
   });
-  if (std::getenv("ROLLCAST_SEED"))
+  if (std::getenv("ROLLCAST_TEST_SEED"))
     GTEST_SKIP() << "sums are over all seeds";
   EXPECT_GT(sum.migrations, 100u);
   EXPECT_GT(sum.recomputes, 100u);
