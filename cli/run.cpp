@@ -144,8 +144,11 @@ result<void> collection::take(const wire::event& event) {
   if (const auto* ready = std::get_if<wire::response_ready>(&event))
     return take(*ready);
   if (const auto* failed = std::get_if<wire::request_failed>(&event)) {
-    if (failed->batch_key == batch_.batch_key) // told; the key may be used again
-      (void)client_.ack(batch_.batch_key, responses_ + 1);
+    if (failed->batch_key == batch_.batch_key && failed->code != errc::unknown_batch) {
+      if (last_sequence_ < responses_)
+        return ask_again(); // it stands in the place of BatchDone: results before it were lost
+      (void)client_.ack(batch_.batch_key, responses_ + 1); // told; the key may be used again
+    }
     return fail(failed->code, failed->message);
   }
   if (const auto* over = std::get_if<wire::batch_done>(&event)) {

@@ -47,12 +47,16 @@ class PythonClient(ClusterTest):
                                   sampling=Sampling(max_new_tokens=200))
             got = {(r.group, r.index): r for r in batch}
             self.assertEqual(batch.summary.responses, 20)
+            with self.assertRaises(RollcastError) as caught:
+                client.attach(batch.key)
+            self.assertEqual(caught.exception.code, "batch_conflict", "it was all acknowledged")
             self.assertEqual(len(client.status().workers), 2)
         self.assertEqual(len(got), len(records))
         for record in records:
             response = got[record["group"], record["index"]]
             self.assertEqual(list(response.token_ids), record["token_ids"])
             self.assertEqual(bits(response.logprobs), bits(record["logprobs"]))
+            self.assertEqual(response.numerics_profile, record["numerics_profile"])
 
     def test_cancels_a_batch_and_hears_a_refusal(self):
         cluster = self.up(workers=1)

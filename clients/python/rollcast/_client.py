@@ -226,7 +226,7 @@ class Client:
             batch = self._batches.get(envelope.error.batch_key)
             if batch is None:
                 raise _error_of(envelope.error)
-            batch._failure = _error_of(envelope.error)
+            batch._take_failure(_error_of(envelope.error))
 
 
 class Batch(Iterator[Response]):
@@ -256,6 +256,13 @@ class Batch(Iterator[Response]):
         self._skipped = 0  # sequence number of a repetition, not acknowledged yet
         self._behind = False  # something is missing from the stream
         self._failure: Optional[RollcastError] = None
+        self._failed = False  # the batch itself, and not the way to it
+        if accepted.first_sequence > accepted.responses + 1:
+            raise RollcastError(
+                "batch_conflict",
+                f"batch {self.key} was collected and acknowledged before: use another batch key "
+                "to run it again",
+            )
 
     def __iter__(self) -> Batch:
         return self
@@ -307,6 +314,11 @@ class Batch(Iterator[Response]):
         if self._in_turn(done.sequence):
             self._done = done
 
+    def _take_failure(self, error: RollcastError) -> None:
+        if self._in_turn(self.responses + 1):  # it stands in the place of BatchDone
+            self._failure = error
+            self._failed = True
+
     def _refused_ack(self, error: RollcastError) -> None:
         if error.code == "unknown_batch":
             self._behind = True
@@ -335,6 +347,9 @@ class Batch(Iterator[Response]):
                 self._skipped = 0
             now = time.monotonic()
             if self._failure is not None:
+                if self._failed:  # told; its key may be used again
+                    self._failed = False
+                    self._client._acknowledge(self.key, self.responses + 1)
                 raise self._failure
             if deadline is not None and now >= deadline:
                 raise Timeout(f"batch {self.key}: no response in the time given")

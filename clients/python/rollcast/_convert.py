@@ -106,6 +106,7 @@ def response_from_wire(result: wire.Result) -> Response:
             WeightSpan(s.version, s.start, s.end) for s in result.weight_versions
         ),
         seed=result.response_seed,
+        numerics_profile=result.numerics_profile,
         sequence=result.sequence,
     )
 

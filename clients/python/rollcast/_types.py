@@ -76,6 +76,7 @@ class Response:
     finish_reason: str  # "stop", "length" or "cancelled"
     weight_versions: Tuple[WeightSpan, ...]
     seed: int
+    numerics_profile: str  # that made the bits
     sequence: int  # place in the batch's stream, from 1
 
 

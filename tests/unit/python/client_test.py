@@ -156,6 +156,30 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(self.places(batch), [(0, 0), (0, 1)])
         self.assertEqual(len(self.scheduler.batches), 1)
 
+    def test_a_key_that_was_collected_is_refused(self):
+        client = self.client()
+        list(client.submit([[1]], 2, SAMPLING, batch_key="k"))
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 3)
+        for again in (
+            lambda: client.submit([[1]], 2, SAMPLING, batch_key="k"),
+            lambda: client.attach("k"),
+        ):
+            with self.assertRaises(RollcastError) as caught:
+                again()
+            self.assertEqual(caught.exception.code, "batch_conflict")
+            self.assertIn("another batch key", caught.exception.message)
+
+    def test_a_batch_that_cannot_go_on_gives_what_it_has_and_then_its_reason(self):
+        self.scheduler.failing = True
+        lost = once(lambda sequence: sequence == 2)  # so the reason comes too early at first
+        self.scheduler.drop = lambda item: item.WhichOneof("body") == "result" and lost(item)
+        batch = self.client(timeout=30).submit([[1]], 3, SAMPLING, batch_key="k")
+        self.assertEqual([batch.next(timeout=5).index for _ in range(3)], [0, 1, 2])
+        with self.assertRaises(RollcastError) as caught:
+            batch.next(timeout=5)
+        self.assertEqual(caught.exception.code, "queue_full")
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 4)
+
     def test_a_batch_nobody_holds_is_dropped(self):
         client = self.client()
         client.submit([[1]], 50, SAMPLING)

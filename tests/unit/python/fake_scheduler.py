@@ -28,6 +28,7 @@ def result_of(key: str, sequence: int, number: int, size: int) -> wire.Result:
         finish_reason=wire.FINISH_REASON_STOP,
         weight_versions=[wire.WeightSpan(version=4, start=0, end=len(tokens))],
         response_seed=2**63 + number,
+        numerics_profile="fake-f32",
     )
 
 
@@ -44,7 +45,8 @@ class FakeBatch:
 class FakeScheduler:
     """Context manager. What a test may set: `drop` (does not push what it says true to, once per
     item), `order` (the order of finishing), `window` (how much it pushes beyond what is
-    acknowledged), `held` (push nothing by itself), `deaf` (answer nothing)."""
+    acknowledged), `held` (push nothing by itself), `deaf` (answer nothing), `failing` (batches end
+    with an Error)."""
 
     def __init__(self) -> None:
         self.batches: Dict[str, FakeBatch] = {}
@@ -54,6 +56,7 @@ class FakeScheduler:
         self.window = 1000
         self.held = False
         self.deaf = False
+        self.failing = False
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -135,7 +138,10 @@ class FakeScheduler:
             )
             summary.workers.add(worker=9, tokens=3 * batch.responses)
             done = wire.BatchDone(batch_key=key, sequence=len(batch.items) + 1, summary=summary)
-            batch.items.append(wire.Envelope(batch_done=done))
+            error = wire.Error(code="queue_full", message="no worker took it", batch_key=key)
+            batch.items.append(
+                wire.Envelope(error=error) if self.failing else wire.Envelope(batch_done=done)
+            )
         return self._attached(peer, self.batches[key], 0)
 
     def _on_resume_results(self, peer: bytes, request: wire.ResumeResults) -> Answered:
