@@ -1,13 +1,14 @@
 // Measures the GEMM beside the machine's own limits, in one run: the rate of independent FMAs (and
 // of vdpbf16ps) in registers, and the rate of reading memory. One line of a table for each shape,
 // number of rows, profile and number of threads.
+#include "engine/backend/machine_rates.hpp"
 #include "kernels/dispatch.hpp"
 #include "kernels/gemm.hpp"
 
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <barrier>
 #include <chrono>
 #include <cstdio>
@@ -18,9 +19,6 @@
 #include <string_view>
 #include <thread>
 #include <vector>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace rollcast::bench {
 namespace {
@@ -80,80 +78,6 @@ private:
   std::byte* data_;
 };
 
-// -- the machine's limits -----------------------------------------------------
-
-volatile float sink;
-
-#if defined(__x86_64__)
-constexpr long rounds = 4'000'000;
-constexpr int chains = 16;
-
-__attribute__((target("avx512f"), noinline)) float fma_loop() {
-  __m512 acc[chains];
-  const __m512 a = _mm512_set1_ps(sink);
-  for (auto& c : acc)
-    c = _mm512_setzero_ps();
-  for (long i = 0; i < rounds; ++i)
-#pragma GCC unroll 16
-    for (int c = 0; c < chains; ++c)
-      acc[c] = _mm512_fmadd_ps(a, a, acc[c]);
-  for (int c = 1; c < chains; ++c)
-    acc[0] = _mm512_add_ps(acc[0], acc[c]);
-  return _mm512_cvtss_f32(acc[0]);
-}
-
-__attribute__((target("avx512f,avx512bf16"), noinline)) float dot_loop() {
-  __m512 acc[chains];
-  const auto a = (__m512bh)_mm512_set1_ps(sink);
-  for (auto& c : acc)
-    c = _mm512_setzero_ps();
-  for (long i = 0; i < rounds; ++i)
-#pragma GCC unroll 16
-    for (int c = 0; c < chains; ++c)
-      acc[c] = _mm512_dpbf16_ps(acc[c], a, a);
-  for (int c = 1; c < chains; ++c)
-    acc[0] = _mm512_add_ps(acc[0], acc[c]);
-  return _mm512_cvtss_f32(acc[0]);
-}
-
-__attribute__((target("avx512f"), noinline)) float read_loop(const std::byte* data,
-                                                             std::size_t bytes) {
-  __m512i sum[4] = {};
-  for (std::size_t i = 0; i < bytes; i += 256)
-#pragma GCC unroll 4
-    for (std::size_t j = 0; j < 4; ++j)
-      sum[j] = _mm512_xor_si512(sum[j], _mm512_load_si512(data + i + j * 64));
-  alignas(64) float out[16];
-  _mm512_store_si512(
-    out, _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]), _mm512_xor_si512(sum[2], sum[3])));
-  return out[0];
-}
-
-double fma_rate(unsigned threads) {
-  return threads * rounds * chains * 32.0 / best_s(threads, 5, [](unsigned) { sink = fma_loop(); });
-}
-double dot_rate(unsigned threads) {
-  if (kernels::instruction_sets()[0] != "avx512-bf16")
-    return fma_rate(threads);
-  return threads * rounds * chains * 64.0 / best_s(threads, 5, [](unsigned) { sink = dot_loop(); });
-}
-double read_rate(unsigned threads, const std::byte* data, std::size_t bytes) {
-  const std::size_t share = bytes / threads;
-  return static_cast<double>(bytes)
-         / best_s(threads, 7, [&](unsigned t) { sink = read_loop(data + t * share, share); });
-}
-#else
-double fma_rate(unsigned) {
-  return 0;
-}
-double dot_rate(unsigned) {
-  return 0;
-}
-double read_rate(unsigned, const std::byte*, std::size_t) {
-  return 0;
-}
-#endif
-
 // -- the product --------------------------------------------------------------
 
 struct shape {
@@ -162,9 +86,7 @@ struct shape {
 constexpr shape shapes[] = {{1280, 768}, {768, 768},   {4096, 768},
                             {768, 2048}, {32000, 768}, {3584, 18944}};
 
-struct limits {
-  double fma[2], dot[2], read[2]; ///< With one thread and with two.
-};
+using limits = std::array<machine_rates, 2>; // with one thread and with two
 
 /// One timed pass over several copies of the matrix, so that weights come from memory, as they do
 /// in a model: copies fill about `footprint` bytes.
@@ -193,12 +115,12 @@ void run_case(const shape& s, std::size_t rows, arithmetic how, unsigned threads
   const double seconds = all_s / static_cast<double>(copies);
   const double rate = 2.0 * static_cast<double>(rows * s.n * s.k) / seconds;
   const double read = static_cast<double>(bytes) / seconds;
-  const unsigned i = threads - 1;
-  const double peak = how == arithmetic::f32 ? limit.fma[i] : limit.dot[i];
+  const auto& most = limit[threads - 1];
+  const double peak = how == arithmetic::f32 ? most.f32_flops_per_s : most.bf16_flops_per_s;
   std::printf(
     "| %4zu -> %5zu | %4zu | %-4s | %u | %8.1f | %6.1f | %5.1f %% | %5.1f | %5.1f %% | %6.2f |\n",
     s.k, s.n, rows, how == arithmetic::f32 ? "f32" : "bf16", threads, seconds * 1e6, rate * 1e-9,
-    rate / peak * 100, read * 1e-9, read / limit.read[i] * 100, pack_s * 1e6);
+    rate / peak * 100, read * 1e-9, read / most.read_bytes_per_s * 100, pack_s * 1e6);
 }
 
 int run(std::span<char*> args) {
@@ -220,12 +142,10 @@ int run(std::span<char*> args) {
   const mapped pool{pool_bytes};
   limits limit{};
   for (unsigned threads = 1; threads <= 2; ++threads) {
-    limit.fma[threads - 1] = fma_rate(threads);
-    limit.dot[threads - 1] = dot_rate(threads);
-    limit.read[threads - 1] = read_rate(threads, pool.data(), pool_bytes);
+    const auto most = limit[threads - 1] = measure_machine(threads);
     std::printf("%u thread%s: f32 FMA %.0f GFLOP/s, vdpbf16ps %.0f GFLOP/s, reads %.1f GB/s\n",
-                threads, threads == 1 ? "" : "s", limit.fma[threads - 1] * 1e-9,
-                limit.dot[threads - 1] * 1e-9, limit.read[threads - 1] * 1e-9);
+                threads, threads == 1 ? "" : "s", most.f32_flops_per_s * 1e-9,
+                most.bf16_flops_per_s * 1e-9, most.read_bytes_per_s * 1e-9);
   }
   std::printf(
     "| K -> N | rows | profile | threads | us | GFLOP/s | of FMA rate | GB/s | of reads | "
