@@ -50,8 +50,8 @@ struct decode_worker_state {
 };
 
 /// Owns one engine: admits chunks, steps the engine by sending itself `step` so that the mailbox is
-/// served between two steps, reports chunk ends, exports and imports KV. Spawn it detached: a step
-/// takes as long as it takes.
+/// served between two steps, reports chunk ends, exports and imports KV. A step holds its
+/// thread for as long as it takes, so the pool needs one more.
 decode_worker_actor::behavior_type
 decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
               decode_worker_parts parts, decode_worker_options options);

@@ -193,7 +193,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     return fail(http);
   decode_worker_options worker_options;
   worker_options.hello = hello_of(options, *runner, (*exchange)->endpoint());
-  auto actor = node.get().spawn<caf::detached>(
+  auto actor = node.get().spawn(
     decode_worker, decode_worker_parts{runner, exchange->get(), metrics, pulse}, worker_options);
   node.keep(actor);
   slot.set(actor);
