@@ -1,4 +1,5 @@
 #include "actors/scheduler_shell.hpp"
+#include "cluster/policy/mode_names.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -21,7 +22,8 @@ const std::string& policy_of(const scheduler_state& st, const batch_record& batc
 }
 
 policy::group_rules rules_of(const scheduler_state& st, const batch_record& batch) {
-  return {policy_of(st, batch) == "static" ? policy::mode::static_ : policy::mode::context,
+  // `check_batch` has refused names that are none.
+  return {policy::find_mode(policy_of(st, batch)).value_or(policy::mode::context),
           batch.spec.chunk_tokens.value_or(st.options.chunk_tokens), batch.spec.force_migration};
 }
 

@@ -114,4 +114,26 @@ struct run_options {
 /// Submits a batch, collects it, and writes responses.jsonl and summary.json.
 int run_run(const run_options& options);
 
+struct simulate_options {
+  std::string workload; ///< moonlight, qwen2-vl-72b, kimi-k2, or a trace file.
+  std::string policy = "context";
+  std::string speculate = "off"; ///< Nothing else is simulated yet.
+  std::string cost_model;        ///< A preset, or a file of `bench engine`; "": the workload's own.
+  std::uint64_t seed = 1;
+  std::uint32_t seeds = 1; ///< Runs seed, seed + 1, ... and reports mean and spread.
+  std::uint32_t chunk_tokens = 2048;
+  std::uint32_t tokens_max = 0; ///< Of a trace; 0: its longest output.
+  bool no_probe = false;        ///< context: no probes first.
+  std::optional<std::uint32_t> workers;
+  std::optional<std::uint32_t> kv_blocks;
+  std::optional<double> migration_gbps; ///< Gigabits a second of one worker.
+  std::optional<double> correlation;    ///< Share of length variance between prompts.
+  std::filesystem::path plot;           ///< SVG of the first seed.
+  std::filesystem::path export_trace;   ///< A responses.jsonl to turn into a trace, and no more.
+  std::filesystem::path out;            ///< "" is stdout.
+};
+
+/// Runs the real policy against a cost model, or exports a trace.
+int run_simulate(const simulate_options& options);
+
 } // namespace rollcast::cli

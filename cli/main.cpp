@@ -1,5 +1,6 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
+#include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -65,9 +66,17 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
     ->check(CLI::Range(100u, 3'600'000u));
 }
 
+/// The policies of a real cluster; the line that refuses another is admission's.
+CLI::Validator real_policy() {
+  return {[](std::string& name) {
+            const auto known = check_policy(name);
+            return known ? std::string{} : known.error().detail;
+          },
+          "static|divided|context"};
+}
+
 void add_policy(CLI::App& app, scheduler_options& options) {
-  add(app, "--policy", options.policy, "static or context")
-    ->check(CLI::IsMember({"static", "context"}));
+  add(app, "--policy", options.policy, "static, divided or context")->check(real_policy());
   add(app, "--chunk-tokens", options.chunk_tokens, "longest chunk; 0: unlimited");
 }
 
@@ -154,8 +163,8 @@ void add_run(CLI::App& root, command& chosen) {
   add_sampling(*app, *options);
   add(*app, "--seed", options->seed, "seed of the batch");
   add(*app, "--batch-key", options->batch_key, "idempotency key; empty: a fresh one");
-  add(*app, "--policy", options->policy, "static or context; without it the scheduler's")
-    ->check(CLI::IsMember({"static", "context"}));
+  add(*app, "--policy", options->policy, "static, divided or context; without it the scheduler's")
+    ->check(real_policy());
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
   add(*app, "--lost-after-ms", cluster.scheduler.lost_after_ms,
       "a silent peer is given up after so long")
@@ -219,6 +228,38 @@ void add_bench(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_bench_engine(*options); }; });
 }
 
+void add_simulate(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("simulate", "the real policy against a cost model, JSON out");
+  auto options = std::make_shared<simulate_options>();
+  add_config(*app);
+  auto* batch = add(*app, "--workload", options->workload,
+                    "moonlight, qwen2-vl-72b, kimi-k2, or a trace file "
+                    "(group,index,prompt_tokens,output_tokens)");
+  add(*app, "--policy", options->policy, "static, divided, context or oracle")
+    ->check(CLI::IsMember({"static", "divided", "context", "oracle"}));
+  add(*app, "--speculate", options->speculate, "off")->check(CLI::IsMember({"off"}));
+  add(*app, "--cost-model", options->cost_model,
+      "a preset (the workloads' names, cpu) or the output of bench engine; empty: the workload's");
+  add(*app, "--seed", options->seed, "of the draw");
+  add(*app, "--seeds", options->seeds, "so many seeds in a row; mean and spread")
+    ->check(CLI::Range(1, 1000));
+  add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
+  add(*app, "--tokens-max", options->tokens_max, "limit of a trace; 0: its longest output");
+  add_flag(*app, "--no-probe", options->no_probe, "context without probes first");
+  add(*app, "--workers", options->workers, "instead of the cost model's");
+  add(*app, "--kv-blocks", options->kv_blocks, "of one worker, instead of the cost model's");
+  add(*app, "--migration-gbps", options->migration_gbps, "Gb/s of one worker, instead of")
+    ->check(CLI::PositiveNumber);
+  add(*app, "--correlation", options->correlation, "share of length variance between prompts")
+    ->check(CLI::Range(0.0, 1.0));
+  add(*app, "--plot", options->plot, "SVG: running responses over time, of the first seed");
+  auto* exported = add(*app, "--export-trace", options->export_trace,
+                       "a responses.jsonl: write its trace and stop");
+  add(*app, "--out", options->out, "file; empty: stdout");
+  batch->excludes(exported);
+  app->callback([options, &chosen] { chosen = [options] { return run_simulate(*options); }; });
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app{"Rollcast: exact rollouts for synchronous LLM reinforcement learning", "rollcast"};
   app.set_version_flag("--version", ROLLCAST_VERSION);
@@ -230,6 +271,7 @@ int parse_and_run(int argc, char** argv) {
   add_run(app, chosen);
   add_score(app, chosen);
   add_status(app, chosen);
+  add_simulate(app, chosen);
   add_bench(app, chosen);
   try {
     app.parse(argc, argv);

@@ -48,9 +48,13 @@ std::uint32_t tokens_max(const wire::sampling_params& sampling, std::size_t prom
 }
 
 result<void> check_policy(const std::string& name) {
-  if (name.empty() || name == "static" || name == "context")
+  if (name.empty() || name == "static" || name == "divided" || name == "context")
     return {};
-  return fail(errc::bad_config, "no policy '" + name + "'; there are static and context");
+  if (name == "oracle")
+    return fail(errc::bad_config,
+                "policy 'oracle' needs the lengths before they are generated, which only "
+                "rollcast simulate has; give static, divided or context");
+  return fail(errc::bad_config, "no policy '" + name + "'; there are static, divided and context");
 }
 
 result<void> check_batch(const wire::submit_batch& spec, const cluster_model& model) {

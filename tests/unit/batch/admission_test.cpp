@@ -63,7 +63,8 @@ TEST(admission, refuses_each_broken_bound_with_the_numbers) {
            s.groups[1].sampling->stop_token_ids = {-5};
          }),
          {"bad_sampling", "group 1", "-5"});
-  expect(refused([](auto& s) { s.policy = "divided"; }), {"bad_config", "divided", "context"});
+  expect(refused([](auto& s) { s.policy = "longest"; }), {"bad_config", "longest", "divided"});
+  expect(refused([](auto& s) { s.policy = "oracle"; }), {"bad_config", "oracle", "simulate"});
   expect(refused([](auto& s) { s.required_weight_version = 4; }), {"stale_epoch", "4", "3"});
 }
 

@@ -1,0 +1,150 @@
+// Goal: a simulated batch is complete, repeatable and obeys memory, under every policy; the worth
+// of scarce memory shows.
+// Method: small drawn batches against a small cost model; the whole published workloads, for their
+// published baseline.
+
+#include "cluster/sim/report.hpp"
+#include "cluster/sim/simulation.hpp"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace rollcast::sim {
+namespace {
+
+using policy::mode;
+constexpr std::array<mode, 4> every_mode{mode::static_, mode::divided, mode::context, mode::oracle};
+
+workload small_batch(std::uint64_t seed = 1) {
+  return draw_workload({"small", 20, 4, 2000, 400, 1.0, 0.648, 40}, seed);
+}
+
+cost_model small_model(std::uint32_t kv_blocks) {
+  auto m = *find_cost_model("cpu");
+  m.workers = 3;
+  m.kv_blocks = kv_blocks;
+  return m;
+}
+
+sim_options options_of(mode how) {
+  sim_options o;
+  o.rules.how = how;
+  o.rules.chunk_tokens = 128;
+  return o;
+}
+
+TEST(simulation, generates_every_token_once_under_every_policy) {
+  for (const auto how : every_mode)
+    for (const std::uint32_t blocks : {160u, 600u, 100'000u})
+      for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+        const auto batch = small_batch(seed);
+        const auto run = simulate(batch, small_model(blocks), options_of(how));
+        ASSERT_TRUE(run.has_value()) << run.error().detail;
+        std::uint64_t tokens = 0;
+        for (const auto& r : batch.responses)
+          tokens += r.output_tokens;
+        EXPECT_EQ(run->generated_tokens, tokens) << static_cast<int>(how) << " " << blocks;
+        EXPECT_LE(run->busy_kv_fraction, 1.0);
+        EXPECT_GE(run->idle_fraction, 0);
+        EXPECT_LT(run->tail_s, run->makespan_s);
+        for (const auto& r : run->responses)
+          EXPECT_GT(r.ended_s, r.started_s);
+      }
+}
+
+TEST(simulation, gives_the_same_json_for_the_same_seed) {
+  for (const auto how : every_mode) {
+    const auto once = simulate(small_batch(), small_model(300), options_of(how));
+    const auto again = simulate(small_batch(), small_model(300), options_of(how));
+    EXPECT_EQ(figures_of(small_batch(), *once).dump(), figures_of(small_batch(), *again).dump());
+  }
+}
+
+TEST(simulation, preempts_in_mode_static_when_memory_is_scarce_and_not_when_plentiful) {
+  const auto scarce = simulate(small_batch(), small_model(160), options_of(mode::static_));
+  const auto plenty = simulate(small_batch(), small_model(100'000), options_of(mode::static_));
+  EXPECT_GT(scarce->preemptions, 0u);
+  EXPECT_GT(scarce->recomputed_tokens, 0u);
+  EXPECT_EQ(plenty->preemptions, 0u);
+  EXPECT_EQ(plenty->recomputed_tokens, 0u);
+  EXPECT_GT(scarce->makespan_s, plenty->makespan_s);
+}
+
+TEST(simulation, never_preempts_where_the_policy_reserves) {
+  for (const auto how : {mode::divided, mode::context, mode::oracle})
+    EXPECT_EQ(simulate(small_batch(), small_model(160), options_of(how))->preemptions, 0u);
+}
+
+TEST(simulation, counts_what_it_moves) {
+  auto o = options_of(mode::context);
+  o.rules.force_migration = true;
+  const auto run = simulate(small_batch(), small_model(1000), o);
+  EXPECT_GT(run->migrations, 100u);
+  EXPECT_GT(run->migrated_bytes, run->migrations * 128 * small_model(1).kv_bytes_per_token / 2);
+  EXPECT_EQ(simulate(small_batch(), small_model(1000), options_of(mode::static_))->migrations, 0u);
+}
+
+TEST(simulation, costs_more_where_links_are_slow) {
+  auto o = options_of(mode::divided);
+  o.rules.force_migration = true;
+  auto slow = small_model(1000);
+  slow.migration_bytes_per_s = 1e6;
+  EXPECT_GT(simulate(small_batch(), slow, o)->makespan_s,
+            simulate(small_batch(), small_model(1000), o)->makespan_s);
+}
+
+TEST(simulation, records_who_ran_when) {
+  auto o = options_of(mode::context);
+  o.timeline = true;
+  const auto run = simulate(small_batch(), small_model(600), o);
+  ASSERT_EQ(run->timeline.size(), 3u);
+  for (const auto& line : run->timeline) {
+    ASSERT_FALSE(line.empty());
+    EXPECT_EQ(line.back().running, 0u);
+    for (std::size_t i = 1; i < line.size(); ++i)
+      EXPECT_LE(line[i - 1].at_s, line[i].at_s);
+  }
+}
+
+struct published_baseline {
+  const char* name;
+  double makespan_s;
+  double tail_share;
+};
+
+TEST(simulation, static_reproduces_the_published_baseline) {
+  // Seer, arXiv 2511.14617v3, Figures 3 and 8. Seeds differ by who shares a worker, so the mean of
+  // five counts.
+  for (const auto& wanted : {published_baseline{"moonlight", 3910, 0.46},
+                             {"qwen2-vl-72b", 3957, 0.58},
+                             {"kimi-k2", 12202, 0.26}}) {
+    double makespan = 0, tail_share = 0, idle = 0, preemptions = 0;
+    for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+      const auto run = simulate(draw_workload(*find_workload(wanted.name), seed),
+                                *find_cost_model(wanted.name), options_of(mode::static_));
+      makespan += run->makespan_s / 5;
+      tail_share += run->tail_s / run->makespan_s / 5;
+      idle += run->idle_fraction / 5;
+      preemptions += static_cast<double>(run->preemptions) / 5;
+    }
+    EXPECT_NEAR(makespan / wanted.makespan_s, 1, 0.05) << wanted.name;
+    EXPECT_NEAR(tail_share, wanted.tail_share, 0.05) << wanted.name;
+    EXPECT_GT(preemptions, 1000) << wanted.name; // the gain is against a baseline under pressure
+    if (wanted.tail_share == 0.58) {
+      EXPECT_NEAR(idle, 0.37, 0.08);
+      EXPECT_NEAR(preemptions / 13'686, 1, 0.3);
+    }
+  }
+}
+
+TEST(simulation, refuses_what_cannot_run) {
+  const auto large = simulate(small_batch(), small_model(20), options_of(mode::context));
+  ASSERT_FALSE(large.has_value());
+  EXPECT_EQ(large.error().code, errc::bad_config);
+  EXPECT_NE(large.error().detail.find("raise --kv-blocks"), std::string::npos);
+  EXPECT_FALSE(simulate({}, small_model(600), options_of(mode::context)).has_value());
+}
+
+} // namespace
+} // namespace rollcast::sim
