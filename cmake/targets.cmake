@@ -12,6 +12,13 @@ function(rollcast_library name)
   target_link_libraries(rollcast_${name} PUBLIC ${ARG_DEPS})
 endfunction()
 
+# What every test finds in its environment.
+set(ROLLCAST_TEST_ENVIRONMENT "")
+if(CMAKE_CXX_FLAGS MATCHES "fsanitize=thread")
+  set(ROLLCAST_TEST_ENVIRONMENT
+      "TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
+endif()
+
 # LABEL is one of unit, contract, sim, e2e, tidy, slow.
 function(rollcast_test name)
   cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})
@@ -24,5 +31,6 @@ function(rollcast_test name)
                              ROLLCAST_BINARY_DIR="${PROJECT_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest_main)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
-                       PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+                       PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT}
+                       ENVIRONMENT "${ROLLCAST_TEST_ENVIRONMENT}")
 endfunction()
