@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,7 @@ private:
   void hear(const std::string& peer, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
+  void note_answered(const std::string& peer);
   void say(const std::string& peer, std::uint64_t request_id, const wire::event& what);
 
   frontend_options options_;
@@ -50,8 +53,10 @@ private:
   std::string endpoint_;
   wake_fd wake_;
   std::mutex mutex_;
-  std::vector<outgoing> waiting_; ///< Guarded by `mutex_`.
-  std::atomic<std::size_t> unanswered_{0};
+  std::vector<outgoing> waiting_;                           ///< Guarded by `mutex_`.
+  std::unordered_map<std::string, std::size_t> unanswered_; ///< By peer; the thread's own.
+  std::size_t unanswered_all_ = 0;
+  std::set<std::string> deaf_; ///< Peers that the log was told of.
   std::atomic<bool> running_{true};
   zmq::context_t context_{1};
   zmq::socket_t router_;
@@ -159,16 +164,19 @@ void frontend::loop::hear(const std::string& peer, const zmq::message_t& body) {
     return say(peer, wire::request_id_of(bytes),
                wire::request_failed{envelope.error().code, envelope.error().detail, {}, {}});
   }
-  const auto waiting = unanswered_.fetch_add(1);
-  if (waiting >= options_.requests_waiting_max) {
-    --unanswered_;
-    return say(peer, envelope->request_id,
-               wire::request_failed{errc::queue_full,
-                                    std::to_string(waiting)
-                                      + " requests wait for the scheduler; ask again later",
-                                    {},
-                                    {}});
-  }
+  // Counted by peer, so that one who asks too much is the one who is refused.
+  auto& waiting = unanswered_[peer];
+  if (waiting >= options_.requests_waiting_max
+      || unanswered_all_ >= options_.requests_waiting_all_max)
+    return say(
+      peer, envelope->request_id,
+      wire::request_failed{errc::queue_full,
+                           std::to_string(waiting) + " requests of yours wait for the scheduler, "
+                             + std::to_string(unanswered_all_) + " in all; ask again later",
+                           {},
+                           {}});
+  ++waiting;
+  ++unanswered_all_;
   to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope))});
 }
 
@@ -189,9 +197,18 @@ void frontend::loop::say_waiting() {
   }
   for (const auto& out : todo) {
     if (out.what.request_id != 0)
-      --unanswered_; // every request is answered exactly once
+      note_answered(out.peer); // every request is answered exactly once
     say(out.peer, out.what.request_id, out.what.body);
   }
+}
+
+void frontend::loop::note_answered(const std::string& peer) {
+  const auto it = unanswered_.find(peer);
+  if (it == unanswered_.end())
+    return;
+  --unanswered_all_;
+  if (--it->second == 0)
+    unanswered_.erase(it);
 }
 
 void frontend::loop::say(const std::string& peer, std::uint64_t request_id,
@@ -201,9 +218,13 @@ void frontend::loop::say(const std::string& peer, std::uint64_t request_id,
     const auto flags = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
     if (router_.send(zmq::buffer(peer), flags)) {
       (void)router_.send(zmq::buffer(bytes), zmq::send_flags::dontwait);
+      if (!deaf_.empty())
+        deaf_.erase(peer);
       return;
     }
-    spdlog::warn("a controller does not read: {} messages wait for it, the next is dropped",
+    if (!deaf_.insert(peer).second)
+      return; // said before
+    spdlog::warn("a controller does not read: {} messages wait for it, what follows is dropped",
                  options_.messages_per_peer_max);
   } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
   }

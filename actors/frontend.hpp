@@ -15,7 +15,8 @@ namespace rollcast {
 struct frontend_options {
   std::string bind = "tcp://127.0.0.1:7450"; ///< ZeroMQ endpoint; port `*` or 0 takes any.
   int messages_per_peer_max = 4096;          ///< Queued for a peer that does not read; more drop.
-  std::size_t requests_waiting_max = 1024;   ///< Given to the scheduler and not answered yet.
+  std::size_t requests_waiting_max = 1024;   ///< Of one peer, given to the scheduler, not answered.
+  std::size_t requests_waiting_all_max = 65'536;
 };
 
 /// The controllers' door: one thread that owns a ZeroMQ ROUTER. Decodes requests and hands them on,

@@ -273,7 +273,7 @@ void finish_response(self_ptr self, batch_book::place at, wire::finish_reason re
 }
 
 void fail_batch(self_ptr self, batch_record& batch, const error& why) {
-  spdlog::warn("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
+  spdlog::info("batch '{}' cannot go on: {}", batch.spec.batch_key, why.detail);
   close_groups(self, batch);
   note_cancelled(self, batch, self->state.book->give_up(batch, why, now_ns(self)));
   deliver(self, batch);

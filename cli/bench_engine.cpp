@@ -191,6 +191,8 @@ int write_json(const std::filesystem::path& path, const ordered_json& json) {
 } // namespace
 
 int run_bench_engine(const bench_engine_options& options) {
+  if (!options.out.empty() && !std::ofstream{options.out, std::ios::app})
+    return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
   const std::uint32_t threads =
     options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   const auto model =

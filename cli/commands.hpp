@@ -53,6 +53,16 @@ struct status_options {
 /// Prints workers, epochs, queues and live groups.
 int run_status(const status_options& options);
 
+struct discard_options {
+  std::string connect;
+  std::string batch_key;
+  std::chrono::milliseconds timeout{10000}; ///< Without a word of the scheduler.
+};
+
+/// Ends a batch that nobody wants any more and acknowledges its results unread, so that the
+/// scheduler forgets them.
+int run_discard(const discard_options& options);
+
 /// Where a scheduler listens. Port 0 takes a free one.
 struct scheduler_options {
   std::string listen = "tcp://127.0.0.1:7450"; ///< For controllers (ZeroMQ).

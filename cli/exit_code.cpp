@@ -22,4 +22,9 @@ int refuse(const error& e) {
   return exit_code_of(e);
 }
 
+int refuse_contact(const error& e) {
+  (void)refuse(e);
+  return exit_bad_input;
+}
+
 } // namespace rollcast::cli

@@ -17,4 +17,8 @@ int exit_code_of(const error& e) noexcept;
 /// @returns `exit_code_of(e)`.
 int refuse(const error& e);
 
+/// As `refuse`, for a scheduler that cannot be reached to begin with: that is bad input, not a lost
+/// cluster. @returns `exit_bad_input`.
+int refuse_contact(const error& e);
+
 } // namespace rollcast::cli

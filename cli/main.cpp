@@ -1,4 +1,5 @@
 #include "cli/commands.hpp"
+#include "cli/config_file.hpp"
 #include "cli/exit_code.hpp"
 #include "cluster/batch/admission.hpp"
 
@@ -8,8 +9,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <functional>
+#include <limits>
+#include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 /// The command line: flags to options, nothing else. Every option is also an environment variable,
 /// ROLLCAST_ and the flag in capitals with underscores, and a key of a `--config` file.
@@ -26,10 +33,37 @@ std::string variable_of(const std::string& flag) {
   return variable;
 }
 
+/// Accepts what fits a T: the library takes -1 for the largest number there is.
+template <class T>
+CLI::Validator whole_number() {
+  const auto most = std::numeric_limits<T>::max();
+  return {[most](std::string& text) {
+            T value = 0;
+            const auto end = text.data() + text.size();
+            const auto [stop, failed] = std::from_chars(text.data(), end, value);
+            return failed == std::errc{} && stop == end
+                     ? std::string{}
+                     : "'" + text + "' is no whole number from 0 to " + std::to_string(most);
+          },
+          "UINT"};
+}
+
+template <class T>
+struct bare {
+  using type = T;
+};
+template <class T>
+struct bare<std::optional<T>> {
+  using type = T;
+};
+
 /// Adds an option with its environment variable.
 template <class T>
 CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::string& help) {
-  return app.add_option(flag, value, help)->envname(variable_of(flag))->capture_default_str();
+  auto* option = app.add_option(flag, value, help)->envname(variable_of(flag));
+  if constexpr (std::is_unsigned_v<typename bare<T>::type>)
+    option->check(whole_number<typename bare<T>::type>());
+  return option->capture_default_str();
 }
 
 /// Adds a flag with its environment variable, which says true or false.
@@ -37,9 +71,12 @@ void add_flag(CLI::App& app, const std::string& flag, bool& value, const std::st
   app.add_flag(flag, value, help)->envname(variable_of(flag));
 }
 
+/// Only shown here: `with_config_file` has read it before the options are parsed.
 void add_config(CLI::App& app) {
-  app.set_config("--config", "", "TOML file with any of these options")->check(CLI::ExistingFile);
+  app.add_option("--config", "TOML file with any of these options")->envname("ROLLCAST_CONFIG");
 }
+
+const CLI::Range at_least_1{1u, std::numeric_limits<std::uint32_t>::max()};
 
 CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   auto* model = add(app, "--model", device.model, "Hugging Face checkpoint directory");
@@ -48,8 +85,8 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
       "avx512-bf16, avx512, avx2 or neon; empty: the best there is (the bits are the same)");
   add(app, "--kv-blocks", device.kv_blocks, "KV blocks of one engine; 0: a default by memory");
   add(app, "--block-tokens", device.block_tokens, "positions of one KV block, a multiple of 16");
-  add(app, "--max-batch", device.max_batch, "responses of one step")->check(CLI::PositiveNumber);
-  add(app, "--prefill-rows", device.prefill_rows, "rows of one step")->check(CLI::PositiveNumber);
+  add(app, "--max-batch", device.max_batch, "responses of one step")->check(at_least_1);
+  add(app, "--prefill-rows", device.prefill_rows, "rows of one step")->check(at_least_1);
   if (serves)
     add(app, "--numerics", device.numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
   return model;
@@ -94,7 +131,7 @@ void add_up(CLI::App& root, command& chosen) {
   add_device(*app, options->device, true)->required();
   add_scheduler(*app, options->scheduler);
   add_policy(*app, options->scheduler);
-  add(*app, "--workers", options->workers, "worker processes")->check(CLI::PositiveNumber);
+  add(*app, "--workers", options->workers, "worker processes")->check(at_least_1);
   app->callback([options, &chosen] { chosen = [options] { return run_up(*options); }; });
 }
 
@@ -156,8 +193,7 @@ void add_run(CLI::App& root, command& chosen) {
   add(*app, "--out", options->out, "directory for responses.jsonl and summary.json")->required();
   auto* connect = add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
   auto* model = add_device(*app, cluster.device, true);
-  add(*app, "--workers", cluster.workers, "workers of the private cluster")
-    ->check(CLI::PositiveNumber);
+  add(*app, "--workers", cluster.workers, "workers of the private cluster")->check(at_least_1);
   add(*app, "--tokenizer", options->tokenizer, "tokenizer.json; empty: the model's");
   add(*app, "--group-size", options->group_size, "responses of each prompt");
   add_sampling(*app, *options);
@@ -182,6 +218,7 @@ void add_run(CLI::App& root, command& chosen) {
 void add_score(CLI::App& root, command& chosen) {
   auto* app = root.add_subcommand("score", "compare teacher-forced log-probabilities with a file");
   auto options = std::make_shared<score_options>();
+  add_config(*app);
   add_device(*app, options->device, false)->required();
   add(*app, "--responses", options->responses, "responses.jsonl")->required();
   auto* numerics = add(*app, "--numerics", options->device.numerics,
@@ -196,6 +233,7 @@ void add_score(CLI::App& root, command& chosen) {
 void add_status(CLI::App& root, command& chosen) {
   auto* app = root.add_subcommand("status", "workers, epochs, queues, live groups");
   auto options = std::make_shared<status_options>();
+  add_config(*app);
   options->connect = "tcp://127.0.0.1:7450";
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
   add_flag(*app, "--watch", options->watch, "redraw every second");
@@ -203,11 +241,23 @@ void add_status(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
 }
 
+void add_discard(CLI::App& root, command& chosen) {
+  auto* app =
+    root.add_subcommand("discard", "end a batch and drop its results, for whoever left it");
+  auto options = std::make_shared<discard_options>();
+  options->connect = "tcp://127.0.0.1:7450";
+  add_config(*app);
+  add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  add(*app, "--batch-key", options->batch_key, "as `status` lists it")->required();
+  app->callback([options, &chosen] { chosen = [options] { return run_discard(*options); }; });
+}
+
 void add_bench_scheduler(CLI::App& bench, command& chosen) {
   auto* app = bench.add_subcommand("scheduler", "the policy: decisions per second and memory");
   auto options = std::make_shared<bench_scheduler_options>();
-  add(*app, "--workers", options->workers, "pretend workers")->check(CLI::PositiveNumber);
-  add(*app, "--responses", options->responses, "responses in flight")->check(CLI::PositiveNumber);
+  add_config(*app);
+  add(*app, "--workers", options->workers, "pretend workers")->check(at_least_1);
+  add(*app, "--responses", options->responses, "responses in flight")->check(at_least_1);
   add(*app, "--seconds", options->seconds, "of each steady state")->check(CLI::PositiveNumber);
   add(*app, "--out", options->out, "file; empty: stdout");
   app->callback(
@@ -220,10 +270,11 @@ void add_bench(CLI::App& root, command& chosen) {
   add_bench_scheduler(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();
+  add_config(*app);
   add(*app, "--threads", options->threads, "0: all processors");
   add(*app, "--numerics", options->profile, "one profile; empty: both");
   add(*app, "--instruction-set", options->instruction_set, "empty: the best there is");
-  add(*app, "--repeats", options->repeats, "the median counts")->check(CLI::PositiveNumber);
+  add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
   add(*app, "--out", options->out, "file; empty: stdout");
   app->callback([options, &chosen] { chosen = [options] { return run_bench_engine(*options); }; });
 }
@@ -249,7 +300,7 @@ void add_simulate(CLI::App& root, command& chosen) {
   add(*app, "--workers", options->workers, "instead of the cost model's");
   add(*app, "--kv-blocks", options->kv_blocks, "of one worker, instead of the cost model's");
   add(*app, "--migration-gbps", options->migration_gbps, "Gb/s of one worker, instead of")
-    ->check(CLI::PositiveNumber);
+    ->check(at_least_1);
   add(*app, "--correlation", options->correlation, "share of length variance between prompts")
     ->check(CLI::Range(0.0, 1.0));
   add(*app, "--plot", options->plot, "SVG: running responses over time, of the first seed");
@@ -272,9 +323,19 @@ int parse_and_run(int argc, char** argv) {
   add_score(app, chosen);
   add_status(app, chosen);
   add_simulate(app, chosen);
+  add_discard(app, chosen);
   add_bench(app, chosen);
+  std::vector<std::string> arguments{argv + 1, argv + argc};
+  if (!arguments.empty() && !arguments[0].starts_with("-")
+      && find_command(app, arguments[0]) == nullptr)
+    return refuse(
+      {errc::bad_config, "there is no command '" + arguments[0] + "' (see rollcast --help)", {}});
+  auto with_file = with_config_file(app, std::move(arguments));
+  if (!with_file)
+    return refuse(with_file.error());
   try {
-    app.parse(argc, argv);
+    std::reverse(with_file->begin(), with_file->end()); // as the library wants it
+    app.parse(std::move(*with_file));
   } catch (const CLI::Success& e) {
     return app.exit(e); // --help and --version
   } catch (const CLI::Error& e) {

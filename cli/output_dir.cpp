@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,11 +62,20 @@ result<output_dir> output_dir::open(const std::filesystem::path& directory) {
   if (made)
     return cannot("make directory", directory, made.value());
   output_dir out{directory};
-  out.partial_ =
-    ::open(out.partial_file().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (out.partial_ < 0)
-    return cannot("create", out.partial_file(), errno);
+  if (auto ok = out.open_partial(); !ok)
+    return fail(ok);
   return out;
+}
+
+/// Opens the partial file and locks it, so that two runs cannot share a directory.
+result<void> output_dir::open_partial() {
+  partial_ = ::open(partial_file().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (partial_ < 0)
+    return cannot("create", partial_file(), errno);
+  if (::flock(partial_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    return fail(errc::io_failed,
+                partial_file().string() + " is being written by another run: give another --out");
+  return {};
 }
 
 output_dir::output_dir(output_dir&& other) noexcept
@@ -92,10 +102,7 @@ result<void> output_dir::set_aside() {
     break;
   }
   ::close(std::exchange(partial_, -1));
-  partial_ = ::open(partial_file().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (partial_ < 0)
-    return cannot("create", partial_file(), errno);
-  return {};
+  return open_partial();
 }
 
 result<std::vector<response_record>> output_dir::take_up(std::uint64_t count) {

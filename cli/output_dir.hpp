@@ -15,7 +15,8 @@ namespace rollcast::cli {
 class output_dir {
 public:
   /// Makes the directory and opens the partial file, in which an earlier run may have left
-  /// responses: call `take_up` next. Fails with `io_failed`, path and reason.
+  /// responses: call `take_up` next. Fails with `io_failed`, path and reason, also when another run
+  /// writes there.
   static result<output_dir> open(const std::filesystem::path& directory);
 
   output_dir(output_dir&& other) noexcept;
@@ -39,6 +40,7 @@ public:
   std::filesystem::path partial_file() const { return directory_ / "responses.partial.jsonl"; }
 
 private:
+  result<void> open_partial();
   result<void> set_aside();
   explicit output_dir(std::filesystem::path directory) : directory_(std::move(directory)) {}
 

@@ -52,6 +52,15 @@ std::vector<token_id> ids_of(const nlohmann::json& list) {
   return ids;
 }
 
+/// Numbers that count: a negative one would wrap around to one that looks valid.
+result<void> check_counts(const nlohmann::json& line) {
+  for (const auto* key : {"group", "index", "seed"})
+    if (const auto it = line.find(key); it != line.end() && !it->is_number_unsigned())
+      return fail(errc::bad_prompt,
+                  std::string{key} + " is " + it->dump() + ": it must be a whole number from 0");
+  return {};
+}
+
 response_record record_of(const nlohmann::json& line) {
   response_record r;
   r.group = line.value("group", std::uint64_t{0});
@@ -104,7 +113,10 @@ std::string to_line(const response_record& record) {
 
 result<response_record> from_line(const std::string& line, const std::string& where) {
   try {
-    return record_of(nlohmann::json::parse(line));
+    const auto parsed = nlohmann::json::parse(line);
+    if (auto ok = check_counts(parsed); !ok)
+      return fail(ok.error().code, where + ": " + ok.error().detail);
+    return record_of(parsed);
   } catch (const nlohmann::json::exception& e) {
     return fail(errc::bad_prompt, where + ": " + e.what());
   }
@@ -113,6 +125,8 @@ result<response_record> from_line(const std::string& line, const std::string& wh
 result<std::vector<response_record>> read_responses(const std::filesystem::path& path) {
   std::vector<response_record> records;
   const auto ok = for_each_json_line(path, [&](const nlohmann::json& line) -> result<void> {
+    if (auto ok = check_counts(line); !ok)
+      return ok;
     records.push_back(record_of(line));
     return {};
   });

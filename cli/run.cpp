@@ -9,8 +9,10 @@
 #include "cli/summary.hpp"
 #include "cluster/wire/client.hpp"
 #include "cluster/wire/validate.hpp"
+#include "engine/model/config.hpp"
 #include "engine/tokenizer/tokenizer.hpp"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,7 +81,10 @@ public:
 private:
   result<void> take(const wire::event& event);
   result<void> take(const wire::response_ready& ready);
+  result<void> take(const wire::request_failed& failed);
   result<void> take_up(std::uint64_t count);
+  result<void> submit();
+  std::string kept() const;
   result<void> ask_again();
   result<void> look_around();
   response_record record_of(const wire::response_ready& ready) const;
@@ -92,7 +97,8 @@ private:
   std::chrono::milliseconds timeout_;
   std::uint64_t responses_ = 0;
   std::uint64_t last_sequence_ = 0;
-  std::uint64_t tokens_held_ = 0; ///< Of the results that came.
+  std::uint64_t completed_ = 0;   ///< Results that came and were not cancelled.
+  std::uint64_t tokens_held_ = 0; ///< Theirs.
   std::uint64_t tokens_ = 0;      ///< Generated, as far as known.
   std::optional<progress> progress_;
   bool asked_ = false; ///< What was lost has been asked for and has not come yet.
@@ -132,9 +138,12 @@ result<void> collection::take(const wire::response_ready& ready) {
                                          + " came, the batch has "
                                          + std::to_string(batch_.groups.size()) + " groups");
   records.push_back(record_of(ready));
-  if (auto ok = out_.keep(records.back()); !ok)
-    return ok;
+  if (auto ok = out_.keep(records.back()); !ok) {
+    records.pop_back();
+    return fail(ok.error().code, ok.error().detail + kept());
+  }
   last_sequence_ = ready.sequence;
+  completed_ += ready.reason != wire::finish_reason::cancelled ? 1 : 0;
   tokens_held_ += ready.token_ids.size();
   tokens_ = std::max(tokens_, tokens_held_);
   return client_.ack(batch_.batch_key, ready.sequence);
@@ -143,14 +152,8 @@ result<void> collection::take(const wire::response_ready& ready) {
 result<void> collection::take(const wire::event& event) {
   if (const auto* ready = std::get_if<wire::response_ready>(&event))
     return take(*ready);
-  if (const auto* failed = std::get_if<wire::request_failed>(&event)) {
-    if (failed->batch_key == batch_.batch_key && failed->code != errc::unknown_batch) {
-      if (last_sequence_ < responses_)
-        return ask_again(); // it stands in the place of BatchDone: results before it were lost
-      (void)client_.ack(batch_.batch_key, responses_ + 1); // told; the key may be used again
-    }
-    return fail(failed->code, failed->message);
-  }
+  if (const auto* failed = std::get_if<wire::request_failed>(&event))
+    return take(*failed);
   if (const auto* over = std::get_if<wire::batch_done>(&event)) {
     if (over->sequence != last_sequence_ + 1)
       return ask_again();
@@ -160,12 +163,44 @@ result<void> collection::take(const wire::event& event) {
   return {};
 }
 
+result<void> collection::take(const wire::request_failed& failed) {
+  if (failed.code == errc::queue_full && failed.batch_key.empty())
+    return {}; // an acknowledgement came at a busy moment; the next one covers it
+  if (failed.code == errc::unknown_batch && failed.batch_key == batch_.batch_key)
+    return ask_again();
+  if (failed.batch_key == batch_.batch_key) {
+    if (last_sequence_ < responses_)
+      return ask_again(); // it stands in the place of BatchDone: results before it were lost
+    (void)client_.ack(batch_.batch_key, responses_ + 1); // told; the key may be used again
+  }
+  return fail(failed.code, failed.message + kept());
+}
+
+/// What is on disk, and how to go on with it: the end of every line that ends a run early.
+std::string collection::kept() const {
+  const auto where = "; " + std::to_string(records.size()) + " responses are kept in "
+                     + out_.partial_file().string();
+  if (cluster_ != nullptr)
+    return where; // the batch ends with the private cluster
+  return where + ", run again with --batch-key " + batch_.batch_key + " to go on";
+}
+
 /// A push was lost: has everything after the last result that we hold pushed again. What we hold is
 /// on disk, so the scheduler may forget it.
 result<void> collection::ask_again() {
   const auto resumed = client_.resume(batch_.batch_key, last_sequence_);
+  if (!resumed && resumed.error().code == errc::unknown_batch) {
+    // The scheduler was started anew and knows nothing: the same responses are made again, in
+    // another order. What came before is set aside.
+    spdlog::warn("the scheduler has forgotten batch {}, it is submitted again", batch_.batch_key);
+    records.clear();
+    completed_ = tokens_held_ = tokens_ = 0;
+    return submit();
+  }
+  if (!resumed && resumed.error().code == errc::queue_full)
+    return {}; // later
   if (!resumed)
-    return fail(resumed);
+    return fail(resumed.error().code, resumed.error().detail + kept());
   if (resumed->first_sequence > last_sequence_ + 1)
     return fail(errc::frame_malformed,
                 "the scheduler goes on with result " + std::to_string(resumed->first_sequence)
@@ -195,21 +230,24 @@ result<void> collection::look_around() {
   if (cluster_ != nullptr)
     if (auto ok = cluster_->supervise(); !ok)
       return ok;
-  if (stop_requested() && !std::exchange(cancelled, true))
-    if (auto ok = client_.cancel(batch_.batch_key); !ok)
-      return ok;
+  if (stop_requested() && !cancelled) {
+    const auto ok = client_.cancel(batch_.batch_key);
+    cancelled = ok || ok.error().code != errc::queue_full;
+    if (!ok && ok.error().code != errc::queue_full && ok.error().code != errc::unknown_batch)
+      return fail(ok.error().code, ok.error().detail + kept());
+  }
   const auto status = client_.status();
+  if (!status && status.error().code == errc::queue_full)
+    return {}; // alive, and busy
   if (!status)
-    return fail(errc::peer_lost, "the scheduler is gone (" + status.error().detail + "); "
-                                   + std::to_string(records.size()) + " responses are kept in "
-                                   + out_.partial_file().string());
+    return fail(errc::peer_lost, "the scheduler is gone (" + status.error().detail + ")" + kept());
   for (const auto& batch : status->batches)
     if (batch.batch_key == batch_.batch_key)
       tokens_ = batch.generated_tokens;
   return {};
 }
 
-result<void> collection::run() {
+result<void> collection::submit() {
   const auto accepted = client_.submit(batch_);
   if (!accepted)
     return fail(accepted);
@@ -220,6 +258,12 @@ result<void> collection::run() {
   if (auto ok = take_up(accepted->first_sequence - 1); !ok)
     return ok;
   responses_ = accepted->responses;
+  return cancelled ? client_.cancel(batch_.batch_key) : result<void>{};
+}
+
+result<void> collection::run() {
+  if (auto ok = submit(); !ok)
+    return ok;
   progress_.emplace(responses_);
   auto looked = clock::now();
   auto heard = clock::now();
@@ -243,7 +287,7 @@ result<void> collection::run() {
       if (auto ok = ask_again(); !ok)
         return ok;
     }
-    progress_->show(records.size(), done_ ? summary.tokens : tokens_, done_);
+    progress_->show(done_ ? records.size() : completed_, done_ ? summary.tokens : tokens_, done_);
   }
   return {};
 }
@@ -251,11 +295,8 @@ result<void> collection::run() {
 int run_with(const run_options& options, const std::string& endpoint, local_cluster* cluster,
              const tokenizer* words, const wire::submit_batch& batch, output_dir& out) {
   auto client = wire::controller_client::connect(endpoint, options.timeout);
-  if (!client) {
-    auto e = client.error();
-    e.code = e.code == errc::frame_malformed ? errc::peer_lost : e.code;
-    return refuse(e);
-  }
+  if (!client)
+    return refuse_contact(client.error());
   const auto begin = clock::now();
   collection collected{*client, batch, words, out, cluster, options.timeout};
   if (auto ok = collected.run(); !ok)
@@ -275,6 +316,9 @@ int run_run(const run_options& options) {
   catch_stop_signals();
   if (options.connect.empty() && options.cluster.device.model.empty())
     return refuse({errc::bad_config, "run needs --connect ENDPOINT or --model DIR", {}});
+  if (options.connect.empty())
+    if (const auto config = load_config(options.cluster.device.model); !config)
+      return refuse(config.error());
   const auto words = find_tokenizer(options);
   if (!words)
     return refuse(words.error());

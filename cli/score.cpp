@@ -64,6 +64,11 @@ int run_score(const score_options& options) {
                      where + ": " + r.numerics_profile + ", but the file begins with "
                        + responses->front().numerics_profile,
                      {}});
+    if (!(r.temperature >= 0 && std::isfinite(r.temperature)))
+      return refuse({errc::bad_sampling,
+                     where + ": temperature " + std::to_string(r.temperature)
+                       + " must be finite and at least 0",
+                     {}});
     if (r.token_ids.empty())
       continue;
     std::vector<token_id> tokens = r.prompt_token_ids;
@@ -75,9 +80,14 @@ int run_score(const score_options& options) {
     for (std::size_t i = 0; i < logprobs.size(); ++i)
       total.add(logprobs[i], r.logprobs[i]);
   }
+  if (total.tokens == 0)
+    return refuse({errc::bad_prompt,
+                   options.responses.string() + ": none of its " + std::to_string(responses->size())
+                     + " responses has a token, so there is nothing to score",
+                   {}});
   std::printf("scored %zu tokens of %zu responses with %s: max abs difference %.9g, mean %.9g\n",
               total.tokens, responses->size(), device_settings.numerics.c_str(), total.max,
-              total.tokens == 0 ? 0.0 : total.sum / static_cast<double>(total.tokens));
+              total.sum / static_cast<double>(total.tokens));
   return total.exact() ? exit_done : exit_check_failed;
 }
 

@@ -79,7 +79,7 @@ int run_status(const status_options& options) {
   catch_stop_signals();
   auto client = wire::controller_client::connect(options.connect, options.timeout);
   if (!client)
-    return refuse(client.error());
+    return refuse_contact(client.error());
   do {
     const auto status = client->status();
     if (!status)

@@ -63,6 +63,10 @@ result<void> batch_book::make_room(std::uint64_t responses) {
                   + std::to_string(responses_held_) + " are kept already, limit "
                   + std::to_string(limits_.responses)
                   + "; acknowledge results of finished batches or submit a smaller batch");
+  if (tokens_held_ > limits_.tokens)
+    return fail(errc::queue_full, std::to_string(tokens_held_)
+                                    + " tokens of unacknowledged results are kept, limit "
+                                    + std::to_string(limits_.tokens) + "; " + oldest_left());
   if (batches_.size() < limits_.kept_batches)
     return {};
   for (auto& [id, batch] : batches_)
@@ -72,7 +76,17 @@ result<void> batch_book::make_room(std::uint64_t responses) {
     }
   return fail(errc::queue_full, std::to_string(batches_.size())
                                   + " batches are kept for controllers that have not "
-                                    "acknowledged them; acknowledge or resume them");
+                                    "acknowledged them; "
+                                  + oldest_left());
+}
+
+/// What to do about batches that nobody collects.
+std::string batch_book::oldest_left() const {
+  for (const auto& [id, batch] : batches_)
+    if (batch.phase == batch_phase::ended)
+      return "collect them, or drop them with `rollcast discard --batch-key KEY`; the oldest is '"
+             + batch.spec.batch_key + "'";
+  return "wait for results to be collected";
 }
 
 void batch_book::add_responses(batch_record& batch) {
@@ -160,6 +174,7 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
   at.batch->generated_tokens += tokens.size();
+  tokens_held_ += tokens.size();
   return true;
 }
 
@@ -196,6 +211,7 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
+      tokens_held_ -= r.tokens.size();
       drop(r.tokens);
       drop(r.logprobs);
       drop(r.kept_masses);

@@ -18,10 +18,11 @@ namespace rollcast {
 
 /// Bounds of what a scheduler keeps for its controllers.
 struct batch_limits {
-  std::size_t live_batches = 64;         ///< Batches that are not finished.
-  std::size_t kept_batches = 1'024;      ///< All, with finished and acknowledged ones.
-  std::uint64_t responses = 2'000'000;   ///< Of all kept batches whose end was not acknowledged.
-  std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
+  std::size_t live_batches = 64;       ///< Batches that are not finished.
+  std::size_t kept_batches = 1'024;    ///< All, with finished and acknowledged ones.
+  std::uint64_t responses = 2'000'000; ///< Of all kept batches whose end was not acknowledged.
+  std::uint64_t tokens = std::uint64_t{1} << 30; ///< Of those responses, 12 bytes each, at submits.
+  std::uint64_t results_in_flight = 256;         ///< Per batch, pushed and not acknowledged.
 };
 
 /// Where a batch stands.
@@ -155,6 +156,7 @@ public:
 
 private:
   result<void> make_room(std::uint64_t responses);
+  std::string oldest_left() const;
   /// Drops a batch, so that its key is free again. `batch` dies here.
   void forget(batch_record& batch);
   void add_responses(batch_record& batch);
@@ -168,6 +170,7 @@ private:
   std::uint64_t next_group_ = 1;
   std::uint64_t next_response_ = 1;
   std::uint64_t responses_held_ = 0; ///< Of batches whose end was not acknowledged.
+  std::uint64_t tokens_held_ = 0;    ///< Generated, their results not acknowledged.
 };
 
 /// The engine's form of a response's sampling parameters.

@@ -4,6 +4,7 @@
 # from a good one by one change each. A full disk is /dev/full and, where it may be mounted, a small
 # tmpfs; what the scheduler has forgotten must then be in a file.
 
+import fcntl
 import json
 import os
 import shutil
@@ -48,6 +49,7 @@ class BadInput(ClusterTest):
     def setUp(self):
         super().setUp()
         self.good = write_lines(self.work / "good.jsonl", [{"prompt_token_ids": [1, 2, 3]}])
+        self.text = write_lines(self.work / "text.jsonl", [{"prompt": "27:"}])
 
     def assert_refused(self, said, words, code=2):
         """One line, the right code, in time, with these words."""
@@ -107,12 +109,16 @@ class BadInput(ClusterTest):
             ("--max-batch", {"max_batch": 0}),
             ("block-tokens is 17", {"block_tokens": 17}),
             (("stop_token_ids", "-4"), {"stop_token_ids": -4}),
+            (("--seed", "-1"), {"seed": -1}),
+            ("--seed", {"seed": 2**64}),
         ):
             with self.subTest(**flags):
                 self.refuse_run(words, **flags)
         for words, arguments in (
             ("subcommand", []),
-            ("subcommand", ["fly"]),
+            ("'fly'", ["fly"]),
+            ("no-model", ["run", "--model", self.work / "no-model", "--prompts",
+                          self.text, "--out", self.work / "o"]),
             ("--prompts", ["run", "--model", QWEN3, "--out", self.work]),
             ("--connect", ["run", "--prompts", self.good, "--out", self.work / "o"]),
             ("--model", ["up"]),
@@ -121,6 +127,49 @@ class BadInput(ClusterTest):
         ):
             with self.subTest(arguments=arguments):
                 self.refuse(words, *arguments)
+
+    def test_config_files(self):
+        config = self.work / "c.toml"
+
+        def tokens(*more, environment=None):
+            out = self.work / f"out-{len(list(self.work.iterdir()))}"
+            said = call("run", "--model", QWEN3, "--prompts", self.good, "--out", out, "--config",
+                        config, "--ignore-eos", *more, env=environment)
+            self.assertEqual(said.code, 0, said)
+            return len(json.loads(self.responses(out).splitlines()[0])["token_ids"])
+
+        for text in ("max-new-tokens = 3\n", "[run]\nmax-new-tokens = 3\n",
+                     "[worker]\nthreads = 9\nno-such = 1\n[run]\nmax-new-tokens = 3\n"):
+            with self.subTest(text=text):
+                config.write_text(text)
+                self.assertEqual(tokens(), 3)
+                self.assertEqual(tokens("--max-new-tokens", 4), 4, "the command line wins")
+                variables = {**os.environ, "ROLLCAST_MAX_NEW_TOKENS": "5"}
+                self.assertEqual(tokens(environment=variables), 3, "a variable does not")
+        for words, text in (("max-tokens", "max-tokens = 3\n"), ("[ran]", "[ran]\nseed = 1\n"),
+                            ("c.toml", "\x00\x01 nonsense\n"), ("c.toml", "[broken\n"),
+                            ("--group-size", "group-size = -3\n")):
+            with self.subTest(text=text):
+                config.write_text(text)
+                self.refuse_run(words, config=config)
+
+    def test_a_directory_that_another_run_writes_to(self):
+        out = self.work / "shared"
+        out.mkdir()
+        with open(out / "responses.partial.jsonl", "a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.refuse_run("another run", out=out)
+
+    def test_responses_that_cannot_be_scored(self):
+        record = {"group": 0, "index": 0, "prompt_token_ids": [1], "token_ids": [2],
+                  "logprobs": [-1.0], "temperature": 1.0}
+        for words, change in (("nothing to score", {"token_ids": [], "logprobs": []}),
+                              (("index", "-1"), {"index": -1}),
+                              ("temperature", {"temperature": -1}),
+                              ("2 logprobs", {"logprobs": [-1.0, -1.0]})):
+            with self.subTest(**change):
+                path = write_lines(self.work / "r.jsonl", [{**record, **change}])
+                self.refuse(words, "score", "--model", QWEN3, "--responses", path)
 
     def test_checkpoints(self):
         size = (QWEN3 / "model.safetensors").stat().st_size
@@ -281,7 +330,7 @@ class BadInput(ClusterTest):
                                          self.work / f"out-{name}", "--max-new-tokens", 5)
         for (command, name), process in started.items():
             with self.subTest(command=command, endpoint=name):
-                self.assert_refused(Outcome(process, begun, LIMIT_S + 5), str(ports[name]), 3)
+                self.assert_refused(Outcome(process, begun, LIMIT_S + 5), str(ports[name]))
 
     def test_out_that_cannot_be_written(self):
         file = self.work / "file"

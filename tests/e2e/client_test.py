@@ -13,7 +13,16 @@ import urllib.parse
 
 from rollcast import Client, Prompt, RollcastError, Sampling
 
-from cluster import COLLATZ, ClusterTest, first_prompts, http_get, ready_workers, wait_until
+from cluster import (
+    COLLATZ,
+    ClusterTest,
+    call,
+    first_prompts,
+    http_get,
+    ready_workers,
+    status,
+    wait_until,
+)
 
 
 def bits(values):
@@ -71,6 +80,19 @@ class PythonClient(ClusterTest):
 
 
 class Operator(ClusterTest):
+    def test_a_batch_that_was_left_can_be_discarded(self):
+        cluster = self.up(workers=1)
+        with Client(cluster.endpoint) as client:
+            client.submit([[50, 55, 58]] * 100, group_size=4, batch_key="left",
+                          sampling=Sampling(max_new_tokens=1000))
+        said = call("discard", "--connect", cluster.endpoint, "--batch-key", "left")
+        self.assertEqual(said.code, 0, said)
+        self.assertIn("400 results are dropped", said.out)
+        self.assertEqual(status(cluster.endpoint)["batches"], [])
+        said = call("discard", "--connect", cluster.endpoint, "--batch-key", "other")
+        self.assertEqual(said.code, 2, said)
+        self.assertIn("other", said.err)
+
     def test_probes_and_counters_tell_the_truth(self):
         scheduler = self.scheduler()
         self.assertEqual(http_get(scheduler.metrics + "/healthz")[0], 200)

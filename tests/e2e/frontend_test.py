@@ -185,6 +185,21 @@ class Hostile(ClusterTest):
         self.while_a_batch_runs(misbehave)
         self.assertLess(self.resident() - before, 150 * MIB)
 
+    def test_floods_of_requests_do_not_end_a_run(self):
+        request = wire.Envelope(version=1, request_id=3, get_status=wire.GetStatus())
+        text = request.SerializeToString()
+
+        def misbehave():
+            for peer in [self.dealer() for _ in range(4)]:
+                peer.setsockopt(zmq.SNDTIMEO, 0)
+                try:
+                    for _ in range(20_000):
+                        peer.send(text)
+                except zmq.Again:
+                    pass  # its own queue is full: enough for a flood
+
+        self.while_a_batch_runs(misbehave)
+
     def test_one_key_is_one_batch(self):
         settings = {**BATCH, "batch_key": "twice"}
         first = self.submit(self.endpoint, self.prompts, **settings)

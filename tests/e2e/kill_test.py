@@ -16,6 +16,7 @@ from cluster import (
     FAMILIES,
     VOCABULARY,
     ClusterTest,
+    Node,
     Outcome,
     call,
     children_of,
@@ -49,14 +50,14 @@ class Disturbed(ClusterTest):
         assert said.code == 0, str(said)
         cls.oracle = (out / "responses.jsonl").read_bytes()
 
-    def wait_for_middle(self, process, endpoint, share, running_on=None, responses=RESPONSES):
+    def wait_for_middle(self, process, endpoint, share, running_on=None):
         """Returns the status once that share has finished and some run (on that worker)."""
 
         def look():
             self.assertIsNone(process.poll(), "too late: the batch is over")
             now = status(endpoint)
             batch = now["batches"][0] if now and now["batches"] else None
-            if batch is None or batch["finished"] < share * responses:
+            if batch is None or batch["finished"] < share * RESPONSES:
                 return None
             on = [w for w in now["workers"] if w["pid"] == running_on or running_on is None]
             return now if sum(w["running"] for w in on) else None
@@ -94,6 +95,19 @@ class Disturbed(ClusterTest):
                 if settings is SMALL_CHUNKS:
                     self.assertGreater(summary["migrations"], 0)
 
+    @staticmethod
+    def kill_in_the_middle(batch, cluster, share, rng):
+        """Kills a busy worker once that share has finished; False if the batch was over first."""
+        while batch.poll() is None:
+            now = status(cluster.endpoint)
+            if not now or not now["batches"]:
+                continue
+            busy = [w for w in now["workers"] if w["running"]]
+            if busy and now["batches"][0]["finished"] >= share * now["batches"][0]["responses"]:
+                os.kill(rng.choice(busy)["pid"], signal.SIGKILL)
+                return True
+        return False
+
     def test_each_family_survives_kills(self):
         rng = random.Random(SEED)
         for family in VOCABULARY:
@@ -106,12 +120,13 @@ class Disturbed(ClusterTest):
                     share = rng.uniform(0.02, 0.5)
                     with self.subTest(family=family, profile=profile, share=share, **settings):
                         wait_until(lambda: len(ready_workers(cluster.endpoint)) == 3, "all three")
-                        batch = self.submit(cluster.endpoint, prompts, group_size=16, **settings)
-                        now = self.wait_for_middle(
-                            batch, cluster.endpoint, share, responses=20 * 16)
-                        busy = [w for w in now["workers"] if w["running"]]
-                        os.kill(rng.choice(busy)["pid"], signal.SIGKILL)
-                        self.assert_same(self.collect(batch)[0], oracle, f"seed {SEED}")
+                        killed = False
+                        while not killed:  # a batch may be over before it was looked at
+                            batch = self.submit(
+                                cluster.endpoint, prompts, group_size=16, **settings)
+                            killed = self.kill_in_the_middle(batch, cluster, share, rng)
+                            self.assert_same(self.collect(batch)[0], oracle, f"seed {SEED}")
+                            share /= 4
                 cluster.terminate()
                 cluster.wait(timeout=15)
 
@@ -126,6 +141,16 @@ class Disturbed(ClusterTest):
         self.disturb(scheduler.endpoint, kill_two, 0.1)
         left = wait_until(lambda: ready_workers(scheduler.endpoint), "one worker")
         self.assertEqual([w["pid"] for w in left.values()], [workers[0].pid])
+
+    def test_a_scheduler_that_comes_back_is_given_the_batch_again(self):
+        scheduler, _ = self.three()
+        batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE)
+        self.wait_for_middle(batch, scheduler.endpoint, 0.2)
+        scheduler.kill()
+        again = Node(self.log, "scheduler", "--listen", scheduler.endpoint, "--control-port",
+                     scheduler.ports["control_port"], "--metrics-port", 0)
+        self.addCleanup(again.kill)
+        self.assert_same(self.collect(batch)[0], self.oracle, f"seed {SEED}")
 
     def test_a_worker_that_joins_late_gets_work(self):
         scheduler = self.scheduler()

@@ -256,6 +256,7 @@ class Batch(Iterator[Response]):
         self._skipped = 0  # sequence number of a repetition, not acknowledged yet
         self._behind = False  # something is missing from the stream
         self._failure: Optional[RollcastError] = None
+        self._cancelled = False
         self._failed = False  # the batch itself, and not the way to it
         if accepted.first_sequence > accepted.responses + 1:
             raise RollcastError(
@@ -295,6 +296,7 @@ class Batch(Iterator[Response]):
     def cancel(self) -> None:
         """Ends what is unfinished; those responses still come, with finish reason "cancelled"."""
         if self._done is None:
+            self._cancelled = True
             request = wire.CancelBatch(batch_key=self.key)
             self._client._call(wire.Envelope(cancel_batch=request))
 
@@ -320,7 +322,7 @@ class Batch(Iterator[Response]):
             self._failed = True
 
     def _refused_ack(self, error: RollcastError) -> None:
-        if error.code == "unknown_batch":
+        if error.code in ("unknown_batch", "queue_full"):  # asked again, or covered by the next
             self._behind = True
         else:
             self._failure = error
@@ -357,9 +359,13 @@ class Batch(Iterator[Response]):
                 try:
                     self._resume()
                     heard = time.monotonic()
-                except Timeout:
+                except RollcastError as error:
+                    if error.code not in ("timed_out", "queue_full"):
+                        raise
                     if time.monotonic() >= heard + self._client.patience:
                         raise
+                    if error.code == "queue_full":  # it lives, and has much to do
+                        time.sleep(0.05)
                 asked = time.monotonic()
                 continue
             until = asked + self._client.timeout
@@ -377,6 +383,8 @@ class Batch(Iterator[Response]):
                 raise
             answer = self._client._call(wire.Envelope(submit_batch=self._submitted))
             self._expected = answer.batch_accepted.first_sequence
+            if self._cancelled:
+                self.cancel()
         self._behind = False
 
 
