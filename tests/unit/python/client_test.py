@@ -180,6 +180,22 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(caught.exception.code, "queue_full")
         self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 4)
 
+    def test_a_busy_scheduler_is_asked_again(self):
+        self.scheduler.busy = 4
+        self.scheduler.window = 2  # nothing moves without acknowledgements
+        batch = self.client(timeout=0.2).submit([[1]], 8, SAMPLING)
+        self.assertEqual(self.places(batch), [(0, i) for i in range(8)])
+
+    def test_a_cancelled_batch_stays_cancelled_when_it_is_submitted_again(self):
+        self.scheduler.held = True
+        batch = self.client(timeout=0.2).submit([[1]], 3, SAMPLING)
+        self.scheduler.drop = lambda item: True
+        batch.cancel()
+        self.scheduler.forget()
+        self.scheduler.drop = lambda item: False
+        self.assertEqual([r.finish_reason for r in batch][-1], "cancelled")
+        self.assertEqual(self.scheduler.kinds().count("cancel_batch"), 2)
+
     def test_a_batch_nobody_holds_is_dropped(self):
         client = self.client()
         client.submit([[1]], 50, SAMPLING)

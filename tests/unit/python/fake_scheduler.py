@@ -46,7 +46,7 @@ class FakeScheduler:
     """Context manager. What a test may set: `drop` (does not push what it says true to, once per
     item), `order` (the order of finishing), `window` (how much it pushes beyond what is
     acknowledged), `held` (push nothing by itself), `deaf` (answer nothing), `failing` (batches end
-    with an Error)."""
+    with an Error), `busy` (how many requests about results are refused as too many)."""
 
     def __init__(self) -> None:
         self.batches: Dict[str, FakeBatch] = {}
@@ -57,6 +57,7 @@ class FakeScheduler:
         self.held = False
         self.deaf = False
         self.failing = False
+        self.busy = 0
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -99,6 +100,10 @@ class FakeScheduler:
 
     def _answer(self, peer: bytes, request: wire.Envelope) -> None:
         kind = request.WhichOneof("body")
+        if self.busy and kind in ("ack_results", "resume_results"):
+            self.busy -= 1
+            error = wire.Error(code="queue_full", message="ask again later")
+            return self._send(peer, request.request_id, wire.Envelope(error=error))
         answer, batch = getattr(self, f"_on_{kind}")(peer, getattr(request, kind))
         self._send(peer, request.request_id, answer)
         if batch:
