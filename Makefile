@@ -26,6 +26,10 @@ test: build
 
 bench: build
 	@build/rollcast bench engine --out build/bench-engine.json && cat build/bench-engine.json
+	@build/rollcast bench scheduler --out build/bench-scheduler.json && cat build/bench-scheduler.json
+	@build/rollcast bench policies --model examples/collatz/model \
+	  --prompts examples/collatz/prompts.jsonl --out build/bench-policies.json \
+	  && cat build/bench-policies.json
 
 format: deps
 	@deploy/install_deps.sh --dev

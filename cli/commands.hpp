@@ -105,6 +105,21 @@ struct cluster_options {
 
 int run_up(const cluster_options& options);
 
+struct bench_policies_options {
+  cluster_options cluster; ///< On free ports, with KV as scarce as `device.kv_blocks`.
+  std::filesystem::path prompts;
+  std::uint32_t group_size = 8;
+  std::uint32_t max_new_tokens = 1536;
+  std::uint64_t seed = 1;
+  std::optional<std::uint32_t> chunk_tokens;
+  std::uint32_t repeats = 5; ///< Runs of each policy; medians count.
+  std::filesystem::path out; ///< "" is stdout.
+};
+
+/// Runs one batch with `static` and with `context` in turn on one private cluster and compares
+/// makespan, tail and every bit of the responses.
+int run_bench_policies(const bench_policies_options& options);
+
 struct run_options {
   std::string connect; ///< "" starts a private cluster.
   cluster_options cluster;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -180,19 +181,23 @@ void add_sampling(CLI::App& app, run_options& options) {
   add_flag(app, "--ignore-eos", how.ignore_eos, "the model's own end ids do not end a response");
 }
 
+/// A private cluster must not collide with one that is up.
+void use_free_ports(scheduler_options& options) {
+  options.listen = "tcp://127.0.0.1:*";
+  options.control_port = 0;
+  options.metrics_port = 0;
+}
+
 void add_run(CLI::App& root, command& chosen) {
   auto* app = root.add_subcommand("run", "submit a batch of prompts and collect the responses");
   auto options = std::make_shared<run_options>();
   auto& cluster = options->cluster;
-  // A private cluster must not collide with one that is up.
-  cluster.scheduler.listen = "tcp://127.0.0.1:*";
-  cluster.scheduler.control_port = 0;
-  cluster.scheduler.metrics_port = 0;
+  use_free_ports(cluster.scheduler);
   add_config(*app);
   add(*app, "--prompts", options->prompts, "prompts.jsonl")->required();
   add(*app, "--out", options->out, "directory for responses.jsonl and summary.json")->required();
-  auto* connect = add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
-  auto* model = add_device(*app, cluster.device, true);
+  add(*app, "--connect", options->connect, "tcp://host:port of a scheduler; not with --model");
+  add_device(*app, cluster.device, true);
   add(*app, "--workers", cluster.workers, "workers of the private cluster")->check(at_least_1);
   add(*app, "--tokenizer", options->tokenizer, "tokenizer.json; empty: the model's");
   add(*app, "--group-size", options->group_size, "responses of each prompt");
@@ -211,8 +216,14 @@ void add_run(CLI::App& root, command& chosen) {
     ->check(CLI::IsMember({"off"}));
   app->add_flag("--debug-rollout-only")
     ->description("known from slime; run never trains, so nothing changes");
-  connect->excludes(model);
-  app->callback([options, &chosen] { chosen = [options] { return run_run(*options); }; });
+  app->callback([options, &chosen] {
+    // A model that only the environment names is no contradiction: --connect is nearer.
+    auto& model = options->cluster.device.model;
+    const char* variable = std::getenv("ROLLCAST_MODEL");
+    if (!options->connect.empty() && variable != nullptr && model == variable)
+      model.clear();
+    chosen = [options] { return run_run(*options); };
+  });
 }
 
 void add_score(CLI::App& root, command& chosen) {
@@ -264,9 +275,31 @@ void add_bench_scheduler(CLI::App& bench, command& chosen) {
     [options, &chosen] { chosen = [options] { return run_bench_scheduler(*options); }; });
 }
 
+void add_bench_policies(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("policies", "static against context, real runs in alternation");
+  auto options = std::make_shared<bench_policies_options>();
+  auto& cluster = options->cluster;
+  use_free_ports(cluster.scheduler);
+  cluster.workers = 2;
+  cluster.device.kv_blocks = 400; // under half of what 64 responses of the example hold
+  add_config(*app);
+  add_device(*app, cluster.device, true)->required();
+  add(*app, "--prompts", options->prompts, "prompts.jsonl")->required();
+  add(*app, "--workers", cluster.workers, "workers of the private cluster")->check(at_least_1);
+  add(*app, "--group-size", options->group_size, "responses of each prompt");
+  add(*app, "--max-new-tokens", options->max_new_tokens, "longest response");
+  add(*app, "--seed", options->seed, "seed of the batch");
+  add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk of context; 0: unlimited");
+  add(*app, "--repeats", options->repeats, "runs of each; medians count")->check(at_least_1);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback(
+    [options, &chosen] { chosen = [options] { return run_bench_policies(*options); }; });
+}
+
 void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
+  add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();

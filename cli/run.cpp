@@ -314,8 +314,8 @@ int run_with(const run_options& options, const std::string& endpoint, local_clus
 
 int run_run(const run_options& options) {
   catch_stop_signals();
-  if (options.connect.empty() && options.cluster.device.model.empty())
-    return refuse({errc::bad_config, "run needs --connect ENDPOINT or --model DIR", {}});
+  if (options.connect.empty() == options.cluster.device.model.empty())
+    return refuse({errc::bad_config, "run needs either --connect ENDPOINT or --model DIR", {}});
   if (options.connect.empty())
     if (const auto config = load_config(options.cluster.device.model); !config)
       return refuse(config.error());

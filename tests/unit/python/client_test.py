@@ -190,7 +190,9 @@ class ClientTest(unittest.TestCase):
         self.scheduler.held = True
         batch = self.client(timeout=0.2).submit([[1]], 3, SAMPLING)
         self.scheduler.drop = lambda item: True
+        kept = self.scheduler.batches[batch.key]
         batch.cancel()
+        self.wait_for(lambda: kept.sent == len(kept.items))  # and all of it is lost
         self.scheduler.forget()
         self.scheduler.drop = lambda item: False
         self.assertEqual([r.finish_reason for r in batch][-1], "cancelled")
