@@ -12,8 +12,9 @@ from cluster import COLLATZ, ClusterTest, call, first_prompts
 class BenchPolicies(ClusterTest):
     def bench(self, *more):
         prompts = first_prompts(self.work / "p.jsonl", 12)
-        return call("bench", "policies", "--model", COLLATZ, "--prompts", prompts, "--group-size", 4,
-                    "--max-new-tokens", 300, "--kv-blocks", 60, "--repeats", 1, *more)
+        return call("bench", "policies", "--model", COLLATZ, "--prompts", prompts,
+                    "--group-size", 4, "--max-new-tokens", 300, "--kv-blocks", 60, "--repeats", 1,
+                    *more)
 
     def test_runs_both_and_prints_ratios(self):
         said = self.bench()
