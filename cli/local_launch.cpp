@@ -1,9 +1,12 @@
 #include "cli/local_launch.hpp"
 
+#include "cli/stop_signal.hpp"
+#include "cluster/wire/client.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/config.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <thread>
 #include <utility>
@@ -48,6 +51,35 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
   return arguments;
 }
 
+/// Waits until the scheduler counts every worker. A worker says that it is there when its ports are
+/// bound; a batch that comes before it is registered would be shared out without it.
+result<void> await_workers(local_cluster& cluster, std::uint32_t workers,
+                           std::chrono::milliseconds span) {
+  const auto deadline = std::chrono::steady_clock::now() + span;
+  auto client = wire::controller_client::connect(cluster.endpoint(), span);
+  if (!client)
+    return fail(client);
+  for (;;) {
+    const auto status = client->status();
+    if (!status)
+      return fail(status);
+    const auto ready =
+      std::count_if(status->workers.begin(), status->workers.end(),
+                    [](const wire::worker_status& w) { return w.state == "ready"; });
+    if (ready >= static_cast<std::ptrdiff_t>(workers))
+      return {};
+    if (stop_requested())
+      return fail(errc::cancelled, "stopped before all workers were registered");
+    if (auto alive = cluster.supervise(); !alive)
+      return alive;
+    if (std::chrono::steady_clock::now() > deadline)
+      return fail(errc::timed_out, std::to_string(ready) + " of " + std::to_string(workers)
+                                     + " workers are registered after "
+                                     + std::to_string(span.count()) + " ms");
+    std::this_thread::sleep_for(std::chrono::milliseconds{2});
+  }
+}
+
 } // namespace
 
 result<local_cluster> launch(const cluster_options& options, bool restart_workers) {
@@ -64,7 +96,12 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
   local.scheduler_arguments = scheduler_arguments(options.scheduler);
   for (std::uint32_t number = 1; number <= options.workers; ++number)
     local.worker_arguments.push_back(worker_arguments(options, number));
-  return local_cluster::start(local);
+  auto cluster = local_cluster::start(local);
+  if (!cluster)
+    return cluster;
+  if (auto ok = await_workers(*cluster, options.workers, local.start_timeout); !ok)
+    return fail(ok);
+  return cluster;
 }
 
 } // namespace rollcast::cli
