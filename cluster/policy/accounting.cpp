@@ -53,9 +53,8 @@ std::optional<response_view> scheduler_policy::response(response_id id) const {
 
 std::optional<std::uint32_t> scheduler_policy::estimate(group_id id) const {
   const auto group = group_slots_.find(id);
-  if (group == no_slot || !groups_[group].measured)
-    return std::nullopt;
-  return groups_[group].longest_finished;
+  const auto length = group == no_slot ? 0 : line_.group_length(groups_[group]);
+  return length == 0 ? std::nullopt : std::optional{length};
 }
 
 } // namespace rollcast::policy

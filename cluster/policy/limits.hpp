@@ -15,8 +15,11 @@ struct policy_limits {
   /// Decisions of one call of `plan` (the last placement may add the evictions it needs).
   std::uint32_t decisions_per_plan = 4096;
 
-  /// Every n-th placement goes to the group served least; 0 turns the rule off.
-  std::uint32_t fair_every = 16;
+  /// Every n-th placement goes to the group served least for each live member; 0 turns the rule
+  /// off.
+  std::uint32_t fair_every = 2;
+  /// A group is expected to be as long as so many times its furthest unfinished member.
+  std::uint32_t outlook = 3;
   /// A response keeps its home while home runs at most this many more than the least loaded.
   std::uint32_t home_spread = 4;
   /// KV stays where it is rather than make room for a response ahead by at most this many tokens.

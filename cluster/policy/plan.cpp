@@ -214,7 +214,7 @@ void scheduler_policy::evict_for(slot_t response, slot_t worker, std::uint64_t t
     ROLLCAST_CHECK(victim != w.parked.end());
     const auto slot = victim->slot;
     out.emplace_back(release{w.id, responses_[slot].id, responses_[slot].kv_attempt});
-    fleet_.unpark(slot);
+    lose_parked(slot);
     ++counters_.evictions;
   }
 }

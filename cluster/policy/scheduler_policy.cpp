@@ -51,7 +51,7 @@ verdict scheduler_policy::note(const worker_lost& e) {
   while (!w.pinned.empty())
     fleet_.unpin(w.pinned.back());
   while (!w.parked.empty())
-    fleet_.unpark(w.parked.begin()->slot);
+    lose_parked(w.parked.begin()->slot);
   while (!w.running.empty()) {
     give_back(w.running.back());
   }
@@ -98,6 +98,7 @@ verdict scheduler_policy::note(const response_submitted& e) {
   response_slots_.insert(e.response, slot);
   g.members.push_back(slot);
   ++g.live;
+  advance(r.group, r.tokens_done); // from the journal
   if (g.rules.how == mode::oracle && e.tokens_expected > 0)
     line_.expect(e.response, e.tokens_expected);
   wait(slot);
@@ -140,10 +141,12 @@ verdict scheduler_policy::note(const chunk_finished& e) {
     end(response);
     return verdict::accepted;
   }
+  advance(r.group, r.tokens_done);
   if (groups_[r.group].rules.force_migration)
     last_edges_[r.id] = e.worker;
   // A chunk without reservation (static_) parks nothing: its worker owns its memory.
-  if (e.kv_kept && reserved > 0)
+  r.resident = e.kv_kept && reserved > 0; // its rank, asked for next, tells it from the others
+  if (r.resident)
     fleet_.park(response, worker, blocks_for(r.context_tokens(), fleet_[worker].block_tokens),
                 line_.rank(r));
   wait(response);
@@ -182,7 +185,7 @@ verdict scheduler_policy::note(const kv_lost& e) {
   if (r.at == phase::running)
     fleet_.unpin(response);
   else
-    fleet_.unpark(response);
+    lose_parked(response);
   return verdict::accepted;
 }
 
@@ -234,6 +237,15 @@ void scheduler_policy::wait(slot_t response) {
   line_.add(response);
 }
 
+void scheduler_policy::lose_parked(slot_t response) {
+  const auto in_line = responses_[response].at == phase::waiting; // a stranded one is not
+  if (in_line)
+    line_.remove(response);
+  fleet_.unpark(response);
+  if (in_line)
+    line_.add(response);
+}
+
 void scheduler_policy::stop_running(slot_t response) {
   fleet_.stop(response);
   --running_;
@@ -241,9 +253,10 @@ void scheduler_policy::stop_running(slot_t response) {
 
 void scheduler_policy::give_back(slot_t response) {
   stop_running(response);
-  // A source that has not let go is the home again.
-  if (responses_[response].kv_worker != no_slot)
-    fleet_.unpin_to_home(response, line_.rank(responses_[response]));
+  auto& r = responses_[response];
+  r.resident = r.kv_worker != no_slot;
+  if (r.resident) // a source that has not let go is the home again
+    fleet_.unpin_to_home(response, line_.rank(r));
   wait(response);
 }
 
@@ -288,8 +301,21 @@ void scheduler_policy::measure(slot_t group, std::uint32_t length) {
     return;
   g.measured = true;
   g.longest_finished = length;
+  reestimate(group);
+}
+
+void scheduler_policy::advance(slot_t group, std::uint32_t tokens_done) {
+  auto& g = groups_[group];
+  if (g.rules.how != mode::context || tokens_done <= g.furthest)
+    return;
+  g.furthest = tokens_done;
+  if (std::uint64_t{limits_.outlook} * tokens_done > g.longest_finished)
+    reestimate(group);
+}
+
+void scheduler_policy::reestimate(slot_t group) {
   line_.reestimate(group);
-  for (const auto& entry : g.waiting)
+  for (const auto& entry : groups_[group].waiting)
     if (responses_[entry.slot].kv_worker != no_slot)
       fleet_.rerank(entry.slot, line_.rank(responses_[entry.slot]));
 }

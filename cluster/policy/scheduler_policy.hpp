@@ -88,7 +88,8 @@ public:
   /// The responses whose chunk a worker has, ascending.
   std::vector<response_id> running_on(worker_id id) const;
   std::optional<response_view> response(response_id id) const;
-  /// Expected length of the members in tokens: the longest finished, or nothing while none has.
+  /// Expected length of the members in tokens (rule 3), before their own limits; nothing while the
+  /// group has neither a finished member nor a chunk's end.
   std::optional<std::uint32_t> estimate(group_id id) const;
   const policy_counters& counters() const noexcept { return counters_; }
 
@@ -109,12 +110,17 @@ private:
   slot_t believed(response_id id, worker_id worker, std::uint32_t attempt) const;
   slot_t open_group(const response_submitted& e);
   void wait(slot_t response);
+  /// Forgets KV of one that does not run: from now on it ranks as one without.
+  void lose_parked(slot_t response);
   void stop_running(slot_t response);
   /// Ends a chunk that came to nothing: the response waits again, at its last edge.
   void give_back(slot_t response);
   void cancel(slot_t response);
   void end(slot_t response);
   void measure(slot_t group, std::uint32_t length);
+  /// Tells that a member has got so far without ending.
+  void advance(slot_t group, std::uint32_t tokens_done);
+  void reestimate(slot_t group);
   void release_later(slot_t worker, const response_state& r, std::uint32_t attempt);
 
   void plan_releases(std::vector<decision>& out);
@@ -142,7 +148,7 @@ private:
   slab<response_state> responses_;
   slab<group_state> groups_;
   fleet fleet_{responses_};
-  waiting_line line_{responses_, groups_};
+  waiting_line line_{responses_, groups_, limits_.outlook};
   slot_index<response_id> response_slots_;
   slot_index<group_id> group_slots_;
   std::map<response_id, slot_t> stranded_;

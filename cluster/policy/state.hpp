@@ -84,6 +84,7 @@ struct alignas(64) response_state {
   std::uint16_t overtakes = 0; ///< Stops at its maximum.
   phase at = phase::waiting;
   bool probe : 1 = false;
+  bool resident : 1 = false;    ///< While waiting: it has KV parked.
   bool pull_failed : 1 = false; ///< The next chunk does not try a pull again.
 
   std::uint64_t context_tokens() const { return std::uint64_t{prompt_tokens} + tokens_done; }
@@ -107,8 +108,9 @@ struct group_state {
   group_rules rules;
   bool measured = false; ///< A member has finished, so `longest_finished` says something.
   std::uint32_t longest_finished = 0;
-  std::uint64_t served_tokens = 0; ///< Sum of the budgets of its chunks.
-  std::uint64_t served_key = 0;    ///< Its key among the served, while listed.
+  std::uint32_t furthest = 0;   ///< Most tokens at which a member's chunk ended and it did not.
+  std::uint64_t served = 0;     ///< Sum of its chunks' budgets, each over the live members then.
+  std::uint64_t served_key = 0; ///< Its key among the served, while listed.
   bool served_listed = false;
   std::uint32_t live = 0; ///< Members not ended.
   std::vector<slot_t> members;

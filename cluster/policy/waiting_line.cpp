@@ -12,6 +12,11 @@ namespace {
 
 constexpr std::uint32_t top = std::numeric_limits<std::uint32_t>::max();
 
+/// Whoever has KV parked ranks so much above all who have none; remainders are held below it.
+constexpr std::uint32_t resident_rank = 1u << 30;
+/// Service is counted in so many parts of a token, so that a share of it is a whole number.
+constexpr std::uint64_t service_parts = 64;
+
 bool anybody_waits(const group_state& g) {
   return g.probe_waiting != no_slot || !g.waiting.empty();
 }
@@ -24,21 +29,30 @@ std::uint32_t waiting_line::estimate(const response_state& r) const {
     const auto known = expected_.find(r.id);
     return known == expected_.end() ? r.tokens_max : known->second;
   }
-  return g.measured ? g.longest_finished : r.tokens_max;
+  return std::min(group_length(g), r.tokens_max);
+}
+
+std::uint32_t waiting_line::group_length(const group_state& g) const {
+  // The first members to finish are the short ones, so an unfinished one says as much: lengths have
+  // heavy tails, and what has run for long is expected to run for long again.
+  const auto ahead = std::min(std::uint64_t{outlook_} * g.furthest, std::uint64_t{top});
+  return std::max(g.longest_finished, static_cast<std::uint32_t>(ahead));
 }
 
 std::uint32_t waiting_line::shortness(const response_state& r) const {
   const auto& g = groups_[r.group];
   if (g.rules.how == mode::divided)
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(g.sequence, top));
-  return top - expected_remaining(estimate(r), r.tokens_done, r.tokens_max);
+  const auto left =
+    std::min(expected_remaining(estimate(r), r.tokens_done, r.tokens_max), resident_rank - 1);
+  return (r.resident ? top / 2 : top / 2 + resident_rank) - left;
 }
 
 std::uint32_t waiting_line::turn(const response_state& r) const {
   switch (groups_[r.group].rules.how) {
     case mode::divided: return 0; // the lowest id is the first that was submitted
     case mode::oracle: return shortness(r);
-    default: return r.tokens_done; // one estimate for all: fewest done is the longest remainder
+    default: return r.resident ? r.tokens_done : r.tokens_done + resident_rank;
   }
 }
 
@@ -48,8 +62,9 @@ std::uint32_t waiting_line::rank(const response_state& r) const {
 }
 
 void waiting_line::add(slot_t response) {
-  const auto& r = responses_[response];
+  auto& r = responses_[response];
   auto& g = groups_[r.group];
+  r.resident = r.kv_worker != no_slot;
   ++size_;
   if (g.rules.how == mode::static_) {
     static_.insert({g.sequence, r.id, response});
@@ -107,13 +122,16 @@ void waiting_line::list_served(slot_t group) {
   // Rule 3 mends what a wrong estimate does; only mode context has one.
   if (g.served_listed || g.rules.how != mode::context)
     return;
-  served_.insert({g.served_tokens, g.id, group});
+  served_.insert({g.served, g.id, group});
   g.served_listed = true;
-  g.served_key = g.served_tokens;
+  g.served_key = g.served;
 }
 
 void waiting_line::serve(slot_t group, std::uint32_t tokens) {
-  groups_[group].served_tokens += tokens;
+  // Shared among the live members: the last long one of a group waits no longer for what its
+  // siblings were given.
+  auto& g = groups_[group];
+  g.served += service_parts * tokens / std::max(g.live, 1u);
 }
 
 void waiting_line::reestimate(slot_t group) {
@@ -152,7 +170,7 @@ slot_t waiting_line::least_served() {
   while (!served_.empty()) {
     const auto group = served_.begin()->slot;
     auto& g = groups_[group];
-    if (anybody_waits(g) && g.served_key == g.served_tokens)
+    if (anybody_waits(g) && g.served_key == g.served)
       return g.probe_waiting != no_slot ? g.probe_waiting : g.waiting.back().slot;
     served_.erase(served_.begin());
     g.served_listed = false;

@@ -14,8 +14,8 @@ namespace rollcast::policy {
 /// news about a group moves one entry however many members it has. O(log groups) each.
 class waiting_line {
 public:
-  waiting_line(slab<response_state>& responses, slab<group_state>& groups)
-    : responses_(responses), groups_(groups) {}
+  waiting_line(slab<response_state>& responses, slab<group_state>& groups, std::uint32_t outlook)
+    : responses_(responses), groups_(groups), outlook_(outlook) {}
 
   void add(slot_t response);
   void remove(slot_t response);
@@ -23,7 +23,7 @@ public:
 
   /// Tells that a chunk of `tokens` was given to the group.
   void serve(slot_t group, std::uint32_t tokens);
-  /// Tells that the group's estimate has changed.
+  /// Tells that what the group's estimate is made of has changed.
   void reestimate(slot_t group);
 
   /// oracle: tells the length of a response before it is added.
@@ -44,7 +44,10 @@ public:
   /// static_: the first response in order of submission of groups.
   slot_t first_static() const { return static_.empty() ? no_slot : static_.begin()->slot; }
 
-  /// Length that the members of the group are expected to have.
+  /// Length that the members of a group are expected to have, before their limits: the longest
+  /// finished, or `outlook` times the furthest end of a chunk, whichever is more; 0 is unknown.
+  std::uint32_t group_length(const group_state& g) const;
+  /// Length that a response is expected to have.
   std::uint32_t estimate(const response_state& r) const;
   /// One number for the order of rules 1 and 2, higher first; orders evictions, lowest first.
   std::uint32_t rank(const response_state& r) const;
@@ -68,11 +71,11 @@ private:
     }
   };
   struct served_entry {
-    std::uint64_t tokens = 0;
+    std::uint64_t served = 0;
     group_id id;
     slot_t slot = no_slot;
     friend bool operator<(const served_entry& a, const served_entry& b) {
-      return a.tokens != b.tokens ? a.tokens < b.tokens : a.id < b.id;
+      return a.served != b.served ? a.served < b.served : a.id < b.id;
     }
   };
   struct probe_entry {
@@ -92,6 +95,7 @@ private:
 
   slab<response_state>& responses_;
   slab<group_state>& groups_;
+  std::uint32_t outlook_ = 0;
   absl::btree_set<probe_entry> probes_;
   absl::btree_set<ready_entry> ready_;
   /// Groups with anybody waiting, and some of which nobody waits any more. What was served since

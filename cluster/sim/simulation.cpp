@@ -164,7 +164,7 @@ void simulation::plan() {
 void simulation::expect(const dispatch& d) {
   const auto& r = batch_.responses[d.response.value - 1];
   const auto estimate = policy_.estimate({r.group});
-  const double expected = estimate ? *estimate : batch_.tokens_max;
+  const double expected = std::min(estimate.value_or(batch_.tokens_max), batch_.tokens_max);
   estimated_ += estimate.has_value();
   error_sum_ += std::abs(expected - r.output_tokens);
 }

@@ -31,6 +31,7 @@ workload draw_load(prng& rng) {
   load.limits.pass_over_max = static_cast<std::uint32_t>(rng.below(4));
   load.limits.overtakes_max = static_cast<std::uint32_t>(rng.below(20));
   load.limits.decisions_per_plan = rng.chance(30) ? 2 : 64;
+  load.limits.outlook = static_cast<std::uint32_t>(rng.below(5));
   load.groups = 2 + static_cast<std::uint32_t>(rng.below(16));
   load.group_size = 1 + static_cast<std::uint32_t>(rng.below(12));
   load.workers = 1 + static_cast<std::uint32_t>(rng.below(5));

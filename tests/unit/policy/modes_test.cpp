@@ -72,7 +72,7 @@ TEST(policy_modes, oracle_counts_what_remains_and_takes_the_limit_for_what_it_is
   submit_known(d, 1, 1, 0, 60);
   const auto first = d.dispatched();
   submit_known(d, 2, 2, 0, 55);
-  d.edge(first, 10);
+  d.edge(first, 10, false); // whose KV is there would go first
   EXPECT_EQ(d.order(), ids{2}) << "55 to go against 50";
   driver untold{limits_of(mode::oracle)};
   submit_known(untold, 1, 1, 0, 60);

@@ -1,4 +1,4 @@
-// Goal: where a chunk runs and what becomes of KV (rules 4 to 7).
+// Goal: where a chunk runs and what becomes of KV (rules 5 to 8).
 // Method: workers of few blocks of 10 tokens; prompts fill one block, chunks of 10 tokens another.
 
 #include "tests/unit/policy/driver.hpp"
@@ -203,19 +203,54 @@ TEST(policy_placement, parked_kv_of_the_lowest_priority_makes_room_when_nothing_
 }
 
 TEST(policy_placement, news_of_a_group_changes_whose_kv_makes_room) {
+  for (const bool news : {false, true}) {
+    driver d{plain_limits()};
+    d.join(1, 6, 3);
+    d.submit(1, 1, 1, 50);
+    d.submit(2, 2, 1, 50);
+    d.submit(3, 2, 2, 50);
+    const auto all = d.dispatches();
+    ASSERT_EQ(all.size(), 3u);
+    d.edge(all[0], 10); // 30 expected, 20 to go
+    d.edge(all[1], 9);  // 27 expected, 18 to go
+    if (news)
+      d.edge(all[2], 10, false); // 30 expected of group 2 too: 21 to go
+    else
+      d.complete(all[2], 10); // 27 are expected already
+    d.tell(response_submitted{response_id{9}, group_id{9}, 0, 30, 10});
+    EXPECT_EQ(d.dispatches().front().response, response_id{9});
+    EXPECT_EQ(d.releases, (std::vector<release>{{worker_id{1}, response_id{news ? 1u : 2u}, 1}}));
+  }
+}
+
+TEST(policy_placement, one_whose_kv_was_evicted_goes_behind_those_who_have_theirs) {
   driver d{plain_limits()};
-  d.join(1, 6, 3);
-  d.submit(1, 1, 1, 50);
-  d.submit(2, 1, 2, 50);
-  d.submit(3, 2, 1, 40);
-  const auto all = d.dispatches();
-  ASSERT_EQ(all.size(), 3u);
-  d.edge(all[0], 10);     // 40 expected to go
-  d.edge(all[2], 10);     // 30
-  d.complete(all[1], 10); // now response 1 is expected to end first
-  d.tell(response_submitted{response_id{9}, group_id{9}, 0, 30, 10});
-  EXPECT_EQ(d.order(), ids{9});
-  EXPECT_EQ(d.releases, (std::vector<release>{{worker_id{1}, response_id{1}, 1}}));
+  d.join(1, 4, 2);
+  d.submit(1, 1, 1, 30);
+  d.submit(2, 2, 1, 30);
+  const auto both = d.dispatches();
+  ASSERT_EQ(both.size(), 2u);
+  d.edge(both[0], 10);
+  d.edge(both[1], 9); // gives way: 18 to go against 20
+  d.submit(9, 9, 0, 10);
+  const auto probe = d.dispatched();
+  EXPECT_EQ(d.releases, (std::vector<release>{{worker_id{1}, response_id{2}, 1}}));
+  d.complete(probe, 10);
+  EXPECT_EQ(d.order(), ids{1});
+}
+
+TEST(policy_placement, kv_of_a_stranded_response_makes_room_too) {
+  driver d{plain_limits()};
+  d.submit(1, 1, 1); // before anybody joined: not refused
+  d.join(1, 5);
+  for (std::uint32_t done = 10; done <= 40; done += 10)
+    d.edge(d.dispatched(), done);
+  EXPECT_TRUE(d.dispatches().empty());
+  ASSERT_EQ(d.policy.stranded(), 1u);
+  ASSERT_EQ(d.policy.worker(worker_id{1})->parked_blocks, 5u);
+  d.submit(2, 2, 1, 20);
+  EXPECT_EQ(d.order(), ids{2});
+  EXPECT_EQ(d.policy.stranded(), 1u);
 }
 
 TEST(policy_placement, a_source_of_an_unconfirmed_pull_is_not_evicted) {
@@ -234,19 +269,19 @@ TEST(policy_placement, a_source_of_an_unconfirmed_pull_is_not_evicted) {
   EXPECT_TRUE(d.releases.empty());
 }
 
-TEST(policy_placement, kv_stays_rather_than_make_room_for_one_that_is_hardly_ahead) {
+TEST(policy_placement, kv_stays_rather_than_make_room_for_a_fair_turn) {
   auto limits = plain_limits();
+  limits.fair_every = 1;
   for (const std::uint32_t bonus : {0u, 10u}) {
     limits.resident_bonus_tokens = bonus;
     driver d{limits};
     d.join(1, 4, 1);
     d.submit(1, 1, 1, 30);
     const auto first = d.dispatched();
-    d.edge(first, 10); // 20 tokens to go, two of four blocks parked
-    // 25 tokens to go, three blocks: it goes first, and must evict.
+    d.edge(first, 10); // two of four blocks parked
+    // Served least, and needs three blocks: it must evict.
     d.tell(response_submitted{response_id{5}, group_id{5}, 1, 15, 25});
     EXPECT_EQ(d.order(), bonus == 0 ? ids{5} : ids{1}) << "bonus " << bonus;
-    EXPECT_EQ(d.policy.counters().resident_turns, bonus == 0 ? 0u : 1u);
   }
 }
 
