@@ -35,6 +35,7 @@ void drop(self_ptr self, response_id response, std::uint32_t attempt) {
   if (it->second.pull != 0)
     st.parts.exchange->cancel(it->second.pull);
   st.parts.device->release(response);
+  st.parts.spilled->drop(response);
   st.responses.erase(it);
   note_idle(self);
 }
@@ -66,6 +67,39 @@ void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignm
     });
 }
 
+/// Moves parked KV out of the engine's blocks. What cannot be kept is given up, and said so.
+void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
+  auto& st = self->state;
+  const auto it = st.responses.find(response);
+  if (it == st.responses.end() || it->second.attempt != attempt
+      || !st.parts.device->parked(response))
+    return; // the scheduler knows better by now
+  std::vector<std::byte> image;
+  auto manifest = st.parts.device->export_kv(response, image);
+  auto kept = manifest ? st.parts.spilled->put(*manifest, std::move(image)) : fail(manifest);
+  st.parts.device->release(response);
+  if (kept)
+    return st.parts.metrics->kv_spills.add();
+  spdlog::warn("response {}: KV not spilled, to be computed again: {}", response.value,
+               kept.error().detail);
+  st.responses.erase(it);
+  self->send(st.scheduler, atom::lost_v, st.id, response, attempt);
+  note_idle(self);
+}
+
+/// Parks spilled KV in the engine's blocks again. Without it the chunk computes what is missing.
+void restore_kv(self_ptr self, response_id response) {
+  auto& st = self->state;
+  std::vector<std::byte> image;
+  const auto manifest = st.parts.spilled->get(response, image);
+  auto restored = manifest ? st.parts.device->import_kv(*manifest, image) : fail(manifest);
+  if (restored)
+    st.parts.metrics->kv_restores.add();
+  else
+    spdlog::warn("response {}: spilled KV not restored, computing it again: {}", response.value,
+                 restored.error().detail);
+}
+
 caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
   auto& st = self->state;
   if (a.worker != st.id)
@@ -80,6 +114,10 @@ caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
   if (!a.pull_endpoint.empty() && !st.parts.device->parked(a.response)) {
     start_pull(self, h, a);
     return caf::ok_atom_v;
+  }
+  if (st.parts.spilled->holds(a.response)) {
+    restore_kv(self, a.response);
+    st.parts.spilled->drop(a.response);
   }
   if (auto admitted = admit(self, a); !admitted)
     return to_caf(admitted.error());
@@ -156,7 +194,10 @@ void offer_kv(self_ptr self, const export_query& query) {
       fail(errc::peer_lost, "worker " + std::to_string(query.what.holder.value)
                               + " is no more, this is worker " + std::to_string(st.id.value)));
   auto image = std::make_shared<kv_image>();
-  auto manifest = st.parts.device->export_kv(query.what.response, image->bytes);
+  const auto response = query.what.response;
+  auto manifest = st.parts.spilled->holds(response)
+                    ? st.parts.spilled->get(response, image->bytes)
+                    : st.parts.device->export_kv(response, image->bytes);
   if (!manifest)
     return st.parts.exchange->answer(query.ticket, fail(manifest));
   image->manifest = *manifest;
@@ -233,6 +274,8 @@ void show_figures(self_ptr self) {
   m.kv_blocks.free.set(kv.free);
   m.kv_blocks.running.set(kv.running);
   m.kv_blocks.parked.set(kv.parked);
+  m.kv_spilled_bytes.memory.set(static_cast<double>(self->state.parts.spilled->memory_used()));
+  m.kv_spilled_bytes.disk.set(static_cast<double>(self->state.parts.spilled->disk_used()));
   const auto& stats = device.stats();
   m.prompt_tokens.raise_to(stats.prompt_tokens);
   m.generated_tokens.raise_to(stats.generated_tokens);
@@ -276,6 +319,10 @@ decode_worker_actor::behavior_type decode_worker(self_ptr self, decode_worker_pa
     [self](atom::release, worker_id worker, response_id response, std::uint32_t attempt) {
       if (worker == self->state.id)
         drop(self, response, attempt);
+    },
+    [self](atom::spill, worker_id worker, response_id response, std::uint32_t attempt) {
+      if (worker == self->state.id)
+        spill_kv(self, response, attempt);
     },
     [self](atom::gone, worker_id holder) {
       for (const auto& [response, h] : self->state.responses)

@@ -4,6 +4,7 @@
 #include "actors/protocol.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
+#include "engine/cache/spill_store.hpp"
 #include "engine/step/engine.hpp"
 
 #include <caf/all.hpp>
@@ -22,6 +23,7 @@ struct decode_worker_options {
 /// What the DECODE WORKER works with. The exchange and the engine outlive the actor.
 struct decode_worker_parts {
   std::shared_ptr<engine> device;
+  std::shared_ptr<spill_store> spilled;
   kv_exchange* exchange = nullptr;
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;

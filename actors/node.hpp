@@ -5,6 +5,7 @@
 #include "cluster/transport/kv_exchange.hpp"
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
+#include "engine/cache/spill_store.hpp"
 #include "engine/step/engine.hpp"
 
 #include <chrono>
@@ -57,6 +58,7 @@ struct worker_node_options {
   std::optional<std::uint16_t> metrics_port; ///< None: no HTTP; 0 takes any free port.
   liveness_options liveness;
   engine_limits engine;
+  spill_limits spill;
   std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
   std::uint64_t weight_epoch = 0;
   std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.

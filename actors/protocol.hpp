@@ -32,6 +32,7 @@ struct worker_hello {
   std::uint32_t block_tokens = 0;
   std::uint32_t slots = 0; ///< Responses it may hold running or queued at once.
   std::uint32_t kv_bytes_per_token = 0;
+  std::uint64_t spill_tokens = 0; ///< KV that it can keep beside its blocks.
   std::uint32_t context_max = 0;
   std::uint32_t vocabulary = 0;
   std::string eos_token_ids; ///< int32, little-endian.
@@ -108,7 +109,8 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint, x.model,
            x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch, x.kv_blocks, x.block_tokens,
-           x.slots, x.kv_bytes_per_token, x.context_max, x.vocabulary, x.eos_token_ids, x.stats);
+           x.slots, x.kv_bytes_per_token, x.spill_tokens, x.context_max, x.vocabulary,
+           x.eos_token_ids, x.stats);
 }
 
 template <class Inspector>
@@ -172,10 +174,12 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
   CAF_ADD_ATOM(rollcast, rollcast::atom, gone, "gone")
   CAF_ADD_ATOM(rollcast, rollcast::atom, hello, "hello")
   CAF_ADD_ATOM(rollcast, rollcast::atom, join, "linkup")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, lost, "lost")
   CAF_ADD_ATOM(rollcast, rollcast::atom, moved, "moved")
   CAF_ADD_ATOM(rollcast, rollcast::atom, plan, "plan")
   CAF_ADD_ATOM(rollcast, rollcast::atom, release, "release")
   CAF_ADD_ATOM(rollcast, rollcast::atom, report, "report")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, spill, "spill")
   CAF_ADD_ATOM(rollcast, rollcast::atom, step, "step")
 
 CAF_END_TYPE_ID_BLOCK(rollcast)
@@ -194,6 +198,8 @@ using registry_actor = caf::typed_actor<
   caf::reacts_to<atom::report, chunk_outcome>,
   // A pull succeeded (response, attempt, bytes): the source may let go.
   caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t>,
+  // KV that an attempt left here is gone (response, attempt).
+  caf::reacts_to<atom::lost, worker_id, response_id, std::uint32_t>,
   // A chunk that was accepted could not be started after all (response, attempt, why).
   caf::reacts_to<atom::failed, worker_id, response_id, std::uint32_t, std::string>,
   // Sign of life. Fails with `peer_lost` if the incarnation is not registered: register anew.
@@ -221,6 +227,8 @@ using decode_worker_actor = caf::typed_actor<
   caf::replies_to<atom::decode, chunk_assignment>::with<caf::ok_atom>,
   // Drops the response in any state, if the attempt held is not above the one named.
   caf::reacts_to<atom::release, worker_id, response_id, std::uint32_t>,
+  // Moves parked KV of that attempt out of the blocks, into spill space; `lost` if that fails.
+  caf::reacts_to<atom::spill, worker_id, response_id, std::uint32_t>,
   // That worker is lost: what is being pulled from it is computed instead, without waiting for a
   // timeout.
   caf::reacts_to<atom::gone, worker_id>,

@@ -102,8 +102,8 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
     return to_caf(ok.error());
   }
   const worker_id id{st.next_worker++};
-  const policy::worker_joined joined{id, hello.kv_blocks, hello.block_tokens, hello.slots,
-                                     hello.kv_bytes_per_token};
+  const policy::worker_joined joined{id,          hello.kv_blocks,          hello.block_tokens,
+                                     hello.slots, hello.kv_bytes_per_token, hello.spill_tokens};
   if (st.policy->on(joined) != policy::verdict::accepted)
     return to_caf(errc::queue_full, "the scheduler takes no more than "
                                       + std::to_string(st.workers.size()) + " workers");
@@ -237,6 +237,11 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
            std::uint64_t bytes) { shell::take_moved(self, target, response, attempt, bytes); },
     [self](atom::failed, worker_id worker, response_id response, std::uint32_t attempt,
            const std::string& why) { shell::take_failed(self, worker, response, attempt, why); },
+    [self](atom::lost, worker_id worker, response_id response, std::uint32_t attempt) {
+      if (self->state.policy->on(policy::kv_lost{response, worker, attempt})
+          == policy::verdict::accepted)
+        shell::plan_soon(self);
+    },
     [self](atom::beat, const worker_beat& beat) { return shell::take_beat(self, beat); },
     [self](atom::drain, worker_id id) { return shell::drain_worker(self, id); },
     [self](const controller_request& request) { shell::serve(self, request); },

@@ -154,7 +154,8 @@ void take(self_ptr self, const controller_request& from, const wire::resume_resu
   deliver(self, **batch);
 }
 
-wire::worker_status status_of(const worker_id id, const scheduler_state::worker& w) {
+wire::worker_status status_of(const scheduler_state& st, const worker_id id,
+                              const scheduler_state::worker& w) {
   wire::worker_status s;
   s.worker = id;
   s.name = w.hello.name;
@@ -166,6 +167,8 @@ wire::worker_status status_of(const worker_id id, const scheduler_state::worker&
   s.kv_blocks_total = w.hello.kv_blocks;
   s.kv_blocks_used = w.last.kv.running;
   s.kv_blocks_parked = w.last.kv.parked;
+  if (const auto view = st.policy->worker(id))
+    s.kv_tokens_spilled = view->spilled_tokens;
   s.generated_tokens = w.last.stats.generated_tokens;
   s.steps = w.last.stats.steps;
   s.busy_s = static_cast<double>(w.last.stats.busy_ns) * 1e-9;
@@ -192,7 +195,7 @@ void take(self_ptr self, const controller_request& from, const wire::get_status&
   report.weight_version = st.book->weight_version;
   report.model = st.identity ? st.identity->name : "";
   for (const auto& [id, w] : st.workers)
-    report.workers.push_back(status_of(id, w));
+    report.workers.push_back(status_of(st, id, w));
   for (const auto& [id, batch] : st.book->batches()) {
     if (batch.acknowledged_fully())
       continue;

@@ -18,6 +18,12 @@ void send_release(self_ptr self, const policy::release& r) {
     self->send(it->second.handle, atom::release_v, r.worker, r.response, r.attempt);
 }
 
+void send_spill(self_ptr self, const policy::spill& s) {
+  const auto it = self->state.workers.find(s.worker);
+  if (it != self->state.workers.end())
+    self->send(it->second.handle, atom::spill_v, s.worker, s.response, s.attempt);
+}
+
 chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   const auto at = st.book->locate(d.response);
   ROLLCAST_CHECK(at); // the policy knows only what the book gave it
@@ -106,6 +112,8 @@ void place(self_ptr self) {
   for (const auto& d : decisions) {
     if (const auto* release = std::get_if<policy::release>(&d))
       send_release(self, *release);
+    else if (const auto* spill = std::get_if<policy::spill>(&d))
+      send_spill(self, *spill);
     else
       send_dispatch(self, std::get<policy::dispatch>(d));
   }

@@ -55,7 +55,7 @@ http_routes routes_of(std::shared_ptr<worker_metrics> metrics, std::shared_ptr<w
 }
 
 worker_hello hello_of(const worker_node_options& options, const engine& device,
-                      const std::string& data_endpoint) {
+                      const spill_store& spilled, const std::string& data_endpoint) {
   const auto& shape = device.device().shape();
   const auto& numerics = device.device().numerics();
   const auto batch = device.limits().batch_max;
@@ -76,6 +76,7 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   // A few more than fit a step, so that the next chunk is there when one ends.
   hello.slots = options.slots != 0 ? options.slots : batch + std::max(1u, batch / 8);
   hello.kv_bytes_per_token = static_cast<std::uint32_t>(shape.kv_bytes_per_token());
+  hello.spill_tokens = spilled.capacity() / shape.kv_bytes_per_token();
   hello.context_max = device.limits().context_max;
   hello.vocabulary = shape.vocabulary;
   hello.eos_token_ids = to_bytes(device.device().eos_token_ids());
@@ -169,6 +170,10 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
                         std::stop_token stop,
                         const std::function<void(const worker_ports&)>& ready) {
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
+  auto spill = spill_store::open(options.spill);
+  if (!spill)
+    return fail(spill);
+  const std::shared_ptr<spill_store> spilled = std::move(*spill);
   const auto metrics = std::make_shared<worker_metrics>(
     ROLLCAST_VERSION, std::string{runner->device().numerics().name});
   metrics->weight_epoch.set(static_cast<double>(options.weight_epoch));
@@ -192,9 +197,10 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   if (!http)
     return fail(http);
   decode_worker_options worker_options;
-  worker_options.hello = hello_of(options, *runner, (*exchange)->endpoint());
+  worker_options.hello = hello_of(options, *runner, *spilled, (*exchange)->endpoint());
   auto actor = node.get().spawn(
-    decode_worker, decode_worker_parts{runner, exchange->get(), metrics, pulse}, worker_options);
+    decode_worker, decode_worker_parts{runner, spilled, exchange->get(), metrics, pulse},
+    worker_options);
   node.keep(actor);
   slot.set(actor);
   spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,

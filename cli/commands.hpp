@@ -151,6 +151,7 @@ struct simulate_options {
   bool no_probe = false;        ///< context: no probes first.
   std::optional<std::uint32_t> workers;
   std::optional<std::uint32_t> kv_blocks;
+  std::optional<std::uint32_t> spill_gib;
   std::optional<double> migration_gbps; ///< Gigabits a second of one worker.
   std::optional<double> correlation;    ///< Share of length variance between prompts.
   std::filesystem::path plot;           ///< SVG of the first seed.

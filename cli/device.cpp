@@ -80,6 +80,11 @@ result<std::unique_ptr<backend>> open_device(const device_options& options) {
   return make_cpu_backend(std::move(*weights), *profile, device);
 }
 
+spill_limits spill_of(const device_options& options) {
+  return {std::uint64_t{options.kv_spill_memory_mib} << 20,
+          std::uint64_t{options.kv_spill_disk_mib} << 20, options.kv_spill_dir};
+}
+
 engine_limits limits_of(const device_options& options) {
   return {options.max_batch, std::max(options.prefill_rows, options.max_batch), 0};
 }

@@ -2,6 +2,7 @@
 
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
+#include "engine/cache/spill_store.hpp"
 #include "engine/model/config.hpp"
 #include "engine/step/engine.hpp"
 
@@ -18,14 +19,20 @@ struct device_options {
   std::string numerics{default_profile};
   std::uint32_t threads = 0;   ///< 0: all processors of this machine.
   std::uint32_t kv_blocks = 0; ///< 0: room for `max_batch` full contexts, or a quarter of memory.
-  std::uint32_t block_tokens = 32;  ///< Positions of one KV block.
-  std::uint32_t max_batch = 64;     ///< Responses of one step.
-  std::uint32_t prefill_rows = 512; ///< Rows of one step.
-  std::string instruction_set;      ///< "" is the best that this machine has.
+  std::uint32_t block_tokens = 32;       ///< Positions of one KV block.
+  std::uint32_t max_batch = 64;          ///< Responses of one step.
+  std::uint32_t prefill_rows = 512;      ///< Rows of one step.
+  std::string instruction_set;           ///< "" is the best that this machine has.
+  std::uint32_t kv_spill_memory_mib = 0; ///< KV kept beside the blocks, in memory.
+  std::uint32_t kv_spill_disk_mib = 0;   ///< And in a file once that is full.
+  std::filesystem::path kv_spill_dir = "/var/tmp";
 };
 
 /// Loads the checkpoint and makes a CPU device over it.
 result<std::unique_ptr<backend>> open_device(const device_options& options);
+
+/// The spill space that follows from the options.
+spill_limits spill_of(const device_options& options);
 
 /// The engine limits that follow from the options.
 engine_limits limits_of(const device_options& options);

@@ -34,16 +34,30 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
   const auto processors = std::max(1u, std::thread::hardware_concurrency());
   const auto threads =
     device.threads != 0 ? device.threads : std::max(1u, processors / options.workers);
-  std::vector<std::string> arguments{
-    "--model",         device.model.string(),
-    "--numerics",      device.numerics,
-    "--threads",       std::to_string(threads),
-    "--kv-blocks",     std::to_string(device.kv_blocks),
-    "--block-tokens",  std::to_string(device.block_tokens),
-    "--max-batch",     std::to_string(device.max_batch),
-    "--prefill-rows",  std::to_string(device.prefill_rows),
-    "--name",          "worker-" + std::to_string(number),
-    "--lost-after-ms", std::to_string(options.scheduler.lost_after_ms)};
+  std::vector<std::string> arguments{"--model",
+                                     device.model.string(),
+                                     "--numerics",
+                                     device.numerics,
+                                     "--threads",
+                                     std::to_string(threads),
+                                     "--kv-blocks",
+                                     std::to_string(device.kv_blocks),
+                                     "--block-tokens",
+                                     std::to_string(device.block_tokens),
+                                     "--max-batch",
+                                     std::to_string(device.max_batch),
+                                     "--prefill-rows",
+                                     std::to_string(device.prefill_rows),
+                                     "--name",
+                                     "worker-" + std::to_string(number),
+                                     "--kv-spill-memory-mib",
+                                     std::to_string(device.kv_spill_memory_mib),
+                                     "--kv-spill-disk-mib",
+                                     std::to_string(device.kv_spill_disk_mib),
+                                     "--kv-spill-dir",
+                                     device.kv_spill_dir.string(),
+                                     "--lost-after-ms",
+                                     std::to_string(options.scheduler.lost_after_ms)};
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   if (!device.instruction_set.empty())

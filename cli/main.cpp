@@ -88,8 +88,14 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--block-tokens", device.block_tokens, "positions of one KV block, a multiple of 16");
   add(app, "--max-batch", device.max_batch, "responses of one step")->check(at_least_1);
   add(app, "--prefill-rows", device.prefill_rows, "rows of one step")->check(at_least_1);
-  if (serves)
-    add(app, "--numerics", device.numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  if (!serves)
+    return model;
+  add(app, "--numerics", device.numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  add(app, "--kv-spill-memory-mib", device.kv_spill_memory_mib,
+      "memory of a worker for KV that must leave its blocks; 0: none");
+  add(app, "--kv-spill-disk-mib", device.kv_spill_disk_mib,
+      "disk of a worker for KV that does not fit there either; 0: none");
+  add(app, "--kv-spill-dir", device.kv_spill_dir, "directory on that disk");
   return model;
 }
 
@@ -332,6 +338,8 @@ void add_simulate(CLI::App& root, command& chosen) {
   add_flag(*app, "--no-probe", options->no_probe, "context without probes first");
   add(*app, "--workers", options->workers, "instead of the cost model's");
   add(*app, "--kv-blocks", options->kv_blocks, "of one worker, instead of the cost model's");
+  add(*app, "--spill-gib", options->spill_gib,
+      "memory of one worker for KV beside its blocks, instead of the cost model's; 0: none");
   add(*app, "--migration-gbps", options->migration_gbps, "Gb/s of one worker, instead of")
     ->check(at_least_1);
   add(*app, "--correlation", options->correlation, "share of length variance between prompts")

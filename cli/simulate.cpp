@@ -52,6 +52,8 @@ result<sim::cost_model> choose_model(const simulate_options& options, const std:
   model->kv_blocks = options.kv_blocks.value_or(model->kv_blocks);
   if (options.migration_gbps)
     model->migration_bytes_per_s = *options.migration_gbps * 1e9 / 8;
+  if (options.spill_gib && model->kv_bytes_per_token > 0)
+    model->spill_tokens = (std::uint64_t{*options.spill_gib} << 30) / model->kv_bytes_per_token;
   return model;
 }
 
@@ -125,6 +127,7 @@ result<void> simulate(const simulate_options& options) {
   json["cost_model"] = model->name;
   json["workers"] = model->workers;
   json["kv_blocks"] = model->kv_blocks;
+  json["spill_tokens"] = model->spill_tokens;
   if (options.seeds > 1)
     json["runs"] = std::move(runs);
   return write(options.out, json.dump(2) + "\n");

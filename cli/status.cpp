@@ -28,6 +28,7 @@ nlohmann::ordered_json json_of(const wire::status_report& status) {
                        {"kv_blocks_total", w.kv_blocks_total},
                        {"kv_blocks_used", w.kv_blocks_used},
                        {"kv_blocks_parked", w.kv_blocks_parked},
+                       {"kv_tokens_spilled", w.kv_tokens_spilled},
                        {"generated_tokens", w.generated_tokens},
                        {"steps", w.steps},
                        {"busy_s", w.busy_s}});
@@ -55,16 +56,16 @@ void print_tables(const wire::status_report& status) {
               status.model.empty() ? "-" : status.model.c_str(),
               status.numerics_profile.empty() ? "-" : status.numerics_profile.c_str(),
               status.weight_version, status.uptime_s, status.live_groups);
-  std::printf("%-6s %-14s %-9s %8s %6s %8s %8s %19s %12s\n", "worker", "name", "state", "pid",
-              "epoch", "running", "waiting", "kv used/parked/all", "tokens");
+  std::printf("%-6s %-14s %-9s %8s %6s %8s %8s %19s %10s %12s\n", "worker", "name", "state", "pid",
+              "epoch", "running", "waiting", "kv used/parked/all", "spilled", "tokens");
   for (const auto& w : status.workers) {
     const std::string kv = std::to_string(w.kv_blocks_used) + "/"
                            + std::to_string(w.kv_blocks_parked) + "/"
                            + std::to_string(w.kv_blocks_total);
     std::printf("%-6" PRIu64 " %-14s %-9s %8" PRIu64 " %6" PRIu64 " %8" PRIu64 " %8" PRIu64
-                " %19s %12" PRIu64 "\n",
+                " %19s %10" PRIu64 " %12" PRIu64 "\n",
                 w.worker.value, w.name.c_str(), w.state.c_str(), w.pid, w.epoch, w.running,
-                w.waiting, kv.c_str(), w.generated_tokens);
+                w.waiting, kv.c_str(), w.kv_tokens_spilled, w.generated_tokens);
   }
   for (const auto& b : status.batches)
     std::printf("batch %s (%s): %" PRIu64 " of %" PRIu64 " finished, %" PRIu64 " running, %" PRIu64

@@ -9,7 +9,9 @@ namespace rollcast::policy {
 namespace {
 
 worker_view view_of(const worker_state& w) {
-  return {w.id, w.load(), w.slots, w.kv_blocks, w.reserved_blocks, w.parked_blocks, w.draining};
+  return {w.id,           w.load(),          w.slots,
+          w.kv_blocks,    w.reserved_blocks, w.parked_blocks,
+          w.spill_tokens, w.spilled_tokens,  w.draining};
 }
 
 } // namespace
@@ -43,11 +45,12 @@ std::optional<response_view> scheduler_policy::response(response_id id) const {
   if (slot == no_slot)
     return std::nullopt;
   const auto& r = responses_[slot];
-  response_view out{r.at, r.tokens_done, r.attempt, {}, {}};
+  response_view out{r.at, r.tokens_done, r.attempt, {}, {}, false};
   if (r.at == phase::running)
     out.holder = fleet_[r.worker].id;
   if (r.kv_worker != no_slot)
     out.kv_at = fleet_[r.kv_worker].id;
+  out.spilled = r.spilled;
   return out;
 }
 

@@ -27,6 +27,7 @@ void fleet::add(const worker_joined& e) {
   w.block_tokens = e.block_tokens;
   w.slots = e.slots;
   w.kv_bytes_per_token = e.kv_bytes_per_token;
+  w.spill_tokens = e.spill_tokens;
   const auto slot = workers_.add(std::move(w));
   by_id_.insert(e.worker, slot);
   live_.push_back(slot);
@@ -53,6 +54,7 @@ void fleet::remove(slot_t worker) {
   auto& w = workers_[worker];
   ROLLCAST_CHECK(w.running.empty() && w.pinned.empty() && w.parked.empty());
   ROLLCAST_CHECK(w.reserved_blocks == 0 && w.parked_blocks == 0);
+  ROLLCAST_CHECK(w.spilled.empty() && w.spilled_tokens == 0);
   drain(worker);
   by_id_.erase(w.id);
   live_.erase(std::find(live_.begin(), live_.end(), worker));
@@ -100,11 +102,55 @@ void fleet::unpark(slot_t response) {
   auto& r = responses_[response];
   const auto worker = r.kv_worker;
   auto& w = workers_[worker];
-  ROLLCAST_CHECK(w.parked.erase({r.id, r.kv_key, response}) == 1);
+  leave_list(response);
   w.parked_blocks -= r.kv_blocks;
+  forget_home(response);
+  unsettle(worker);
+}
+
+bool fleet::can_spill(slot_t response) const {
+  const auto& r = responses_[response];
+  const auto& w = workers_[r.kv_worker];
+  return !r.spilled && r.context_tokens() <= w.spill_tokens - w.spilled_tokens;
+}
+
+void fleet::spill(slot_t response) {
+  auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
+  ROLLCAST_CHECK(can_spill(response));
+  leave_list(response);
+  w.parked_blocks -= r.kv_blocks;
+  r.kv_blocks = 0;
+  r.spilled = true;
+  w.spilled_tokens += r.context_tokens();
+  enter_spilled(response);
+  unsettle(r.kv_worker);
+}
+
+void fleet::leave_list(slot_t response) {
+  auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
+  if (r.spilled)
+    take_out(
+      w.spilled, r.kv_key, [this](slot_t s) -> auto& { return responses_[s].kv_key; });
+  else
+    ROLLCAST_CHECK(w.parked.erase({r.id, r.kv_key, response}) == 1);
+}
+
+void fleet::enter_spilled(slot_t response) {
+  auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
+  r.kv_key = static_cast<std::uint32_t>(w.spilled.size());
+  w.spilled.push_back(response);
+}
+
+void fleet::forget_home(slot_t response) {
+  auto& r = responses_[response];
+  if (r.spilled)
+    workers_[r.kv_worker].spilled_tokens -= r.context_tokens();
+  r.spilled = false;
   r.kv_worker = no_slot;
   r.kv_blocks = 0;
-  unsettle(worker);
 }
 
 void fleet::rerank(slot_t response, std::uint32_t rank) {
@@ -120,7 +166,7 @@ void fleet::rerank(slot_t response, std::uint32_t rank) {
 void fleet::pin(slot_t response) {
   auto& r = responses_[response];
   auto& w = workers_[r.kv_worker];
-  ROLLCAST_CHECK(w.parked.erase({r.id, r.kv_key, response}) == 1);
+  leave_list(response);
   r.kv_key = static_cast<std::uint32_t>(w.pinned.size());
   w.pinned.push_back(response);
   w.pinned_blocks += r.kv_blocks;
@@ -135,8 +181,7 @@ void fleet::unpin(slot_t response) {
     w.pinned, r.kv_key, [this](slot_t s) -> auto& { return responses_[s].kv_key; });
   w.pinned_blocks -= r.kv_blocks;
   w.parked_blocks -= r.kv_blocks;
-  r.kv_worker = no_slot;
-  r.kv_blocks = 0;
+  forget_home(response);
   unsettle(worker);
 }
 
@@ -146,6 +191,8 @@ void fleet::unpin_to_home(slot_t response, std::uint32_t rank) {
   take_out(
     w.pinned, r.kv_key, [this](slot_t s) -> auto& { return responses_[s].kv_key; });
   w.pinned_blocks -= r.kv_blocks;
+  if (r.spilled)
+    return enter_spilled(response);
   r.kv_key = rank;
   w.parked.insert({r.id, rank, response});
   unsettle(r.kv_worker);

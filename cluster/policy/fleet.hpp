@@ -36,6 +36,10 @@ public:
   void stop(slot_t response);
   /// Records KV of a response between chunks. `rank` orders evictions.
   void park(slot_t response, slot_t worker, std::uint32_t blocks, std::uint32_t rank);
+  /// Moves parked KV into the spill space of its home. @pre can_spill(response)
+  void spill(slot_t response);
+  bool can_spill(slot_t response) const;
+  /// Forgets the home of a waiting response, its KV parked or spilled.
   void unpark(slot_t response);
   void rerank(slot_t response, std::uint32_t rank);
   /// Turns the home of a response that starts elsewhere into the pinned source of its pull.
@@ -74,6 +78,10 @@ public:
   void unbind(slot_t worker);
 
 private:
+  /// Takes a waiting response out of its home's `parked` or `spilled`.
+  void leave_list(slot_t response);
+  void enter_spilled(slot_t response);
+  void forget_home(slot_t response);
   void unsettle(slot_t worker);
   void refresh(slot_t worker);
   void stop_accepting(worker_state& w);

@@ -31,6 +31,7 @@ struct policy_limits {
 
   std::uint64_t move_fixed_ns = 1'000'000;        ///< Price of any move, however small.
   std::uint64_t move_ps_per_byte = 1'000;         ///< 1000 is 1 GB/s.
+  std::uint64_t restore_ps_per_byte = 1'000;      ///< Out of spill space and back; a disk.
   std::uint64_t recompute_ns_per_token = 700'000; ///< Prefill: 700 us is about 1400 tokens/s.
 };
 

@@ -213,9 +213,17 @@ void scheduler_policy::evict_for(slot_t response, slot_t worker, std::uint64_t t
       ++victim;
     ROLLCAST_CHECK(victim != w.parked.end());
     const auto slot = victim->slot;
-    out.emplace_back(release{w.id, responses_[slot].id, responses_[slot].kv_attempt});
-    lose_parked(slot);
+    const auto& given_up = responses_[slot];
     ++counters_.evictions;
+    if (fleet_.can_spill(slot)
+        && spilling_pays(given_up.context_tokens(), w.kv_bytes_per_token, limits_)) {
+      out.emplace_back(spill{w.id, given_up.id, given_up.kv_attempt});
+      spill_parked(slot);
+      ++counters_.spills;
+      continue;
+    }
+    out.emplace_back(release{w.id, given_up.id, given_up.kv_attempt});
+    lose_parked(slot);
   }
 }
 
@@ -226,6 +234,7 @@ void scheduler_policy::send(slot_t response, slot_t worker, std::vector<decision
   worker_id from;
   if (home == worker) {
     kv = kv_source::resume;
+    counters_.restores += r.spilled;
     fleet_.unpark(response);
     ++counters_.resumes;
   } else if (home != no_slot && pulls(r)) {
@@ -252,7 +261,8 @@ bool scheduler_policy::pulls(const response_state& r) const {
   if (r.pull_failed)
     return false;
   return groups_[r.group].rules.force_migration
-         || moving_is_cheaper(r.context_tokens(), fleet_[r.kv_worker].kv_bytes_per_token, limits_);
+         || moving_is_cheaper(r.context_tokens(), fleet_[r.kv_worker].kv_bytes_per_token, r.spilled,
+                              limits_);
 }
 
 dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t kv_blocks) {

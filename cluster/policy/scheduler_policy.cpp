@@ -52,6 +52,8 @@ verdict scheduler_policy::note(const worker_lost& e) {
     fleet_.unpin(w.pinned.back());
   while (!w.parked.empty())
     lose_parked(w.parked.begin()->slot);
+  while (!w.spilled.empty())
+    lose_parked(w.spilled.back());
   while (!w.running.empty()) {
     give_back(w.running.back());
   }
@@ -246,6 +248,15 @@ void scheduler_policy::lose_parked(slot_t response) {
     line_.add(response);
 }
 
+void scheduler_policy::spill_parked(slot_t response) {
+  const auto in_line = responses_[response].at == phase::waiting; // a stranded one is not
+  if (in_line)
+    line_.remove(response);
+  fleet_.spill(response);
+  if (in_line)
+    line_.add(response);
+}
+
 void scheduler_policy::stop_running(slot_t response) {
   fleet_.stop(response);
   --running_;
@@ -254,8 +265,8 @@ void scheduler_policy::stop_running(slot_t response) {
 void scheduler_policy::give_back(slot_t response) {
   stop_running(response);
   auto& r = responses_[response];
-  r.resident = r.kv_worker != no_slot;
-  if (r.resident) // a source that has not let go is the home again
+  r.resident = r.kv_worker != no_slot && !r.spilled;
+  if (r.kv_worker != no_slot) // a source that has not let go is the home again
     fleet_.unpin_to_home(response, line_.rank(r));
   wait(response);
 }
@@ -316,7 +327,7 @@ void scheduler_policy::advance(slot_t group, std::uint32_t tokens_done) {
 void scheduler_policy::reestimate(slot_t group) {
   line_.reestimate(group);
   for (const auto& entry : groups_[group].waiting)
-    if (responses_[entry.slot].kv_worker != no_slot)
+    if (responses_[entry.slot].resident)
       fleet_.rerank(entry.slot, line_.rank(responses_[entry.slot]));
 }
 

@@ -23,7 +23,9 @@ struct policy_counters {
   std::uint64_t migrations = 0; ///< Pulls planned.
   std::uint64_t recomputes = 0; ///< Dispatches that prefill again what was computed before.
   std::uint64_t recomputed_tokens = 0;
-  std::uint64_t evictions = 0;      ///< Parked KV given up to make room.
+  std::uint64_t evictions = 0;      ///< Parked KV that had to make room, spills included.
+  std::uint64_t spills = 0;         ///< Of those: kept in spill space.
+  std::uint64_t restores = 0;       ///< Resumes from spill space.
   std::uint64_t fair_turns = 0;     ///< Placements by rule 3.
   std::uint64_t resident_turns = 0; ///< Placements by rule 5.
   std::uint64_t failed_chunks = 0;
@@ -39,6 +41,8 @@ struct worker_view {
   std::uint32_t kv_blocks = 0;
   std::uint32_t reserved_blocks = 0;
   std::uint32_t parked_blocks = 0;
+  std::uint64_t spill_tokens = 0;   ///< Size of its spill space.
+  std::uint64_t spilled_tokens = 0; ///< In use there; never above its size.
   bool draining = false;
 };
 
@@ -49,6 +53,7 @@ struct response_view {
   std::uint32_t attempt = 0;
   std::optional<worker_id> holder; ///< While running.
   std::optional<worker_id> kv_at;  ///< Home while waiting, unconfirmed source while running.
+  bool spilled = false;            ///< Its KV is in the spill space of `kv_at`.
 };
 
 /// Decides which chunk of which response runs where, and whose KV travels, stays or goes.
@@ -112,6 +117,8 @@ private:
   void wait(slot_t response);
   /// Forgets KV of one that does not run: from now on it ranks as one without.
   void lose_parked(slot_t response);
+  /// Moves parked KV out of the blocks of its home: its owner ranks as one without, too.
+  void spill_parked(slot_t response);
   void stop_running(slot_t response);
   /// Ends a chunk that came to nothing: the response waits again, at its last edge.
   void give_back(slot_t response);

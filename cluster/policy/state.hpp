@@ -78,13 +78,15 @@ struct alignas(64) response_state {
   slot_t kv_worker = no_slot;
   std::uint32_t kv_blocks = 0;
   std::uint32_t kv_attempt = 0; ///< The attempt that left the KV there.
-  /// While waiting: its rank in the home's `parked`. While running: index in the source's `pinned`.
+  /// While waiting: its rank in the home's `parked`, or index in the home's `spilled`. While
+  /// running: index in the source's `pinned`.
   std::uint32_t kv_key = 0;
 
   std::uint16_t overtakes = 0; ///< Stops at its maximum.
   phase at = phase::waiting;
   bool probe : 1 = false;
-  bool resident : 1 = false;    ///< While waiting: it has KV parked.
+  bool resident : 1 = false;    ///< While waiting: it has KV parked, in blocks.
+  bool spilled : 1 = false;     ///< The KV at `kv_worker` is in its spill space, not in blocks.
   bool pull_failed : 1 = false; ///< The next chunk does not try a pull again.
 
   std::uint64_t context_tokens() const { return std::uint64_t{prompt_tokens} + tokens_done; }
@@ -146,6 +148,9 @@ struct worker_state {
   std::uint32_t bound_groups = 0;       ///< static_.
   std::vector<slot_t> running;          ///< Responses whose chunk is here.
   std::vector<slot_t> pinned;           ///< Responses being pulled from here.
+  std::vector<slot_t> spilled;          ///< Waiting responses whose KV is in its spill space.
+  std::uint64_t spill_tokens = 0;       ///< Size of that space; 0: none.
+  std::uint64_t spilled_tokens = 0;     ///< In use there, pinned included.
   absl::btree_set<parked_entry> parked; ///< Of waiting responses.
   bool unsettled = false;               ///< It changed since it was indexed.
 

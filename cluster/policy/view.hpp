@@ -39,6 +39,7 @@ struct worker_joined {
   std::uint32_t block_tokens;           ///< Tokens of one block.
   std::uint32_t slots;                  ///< Responses it may hold running or queued at once.
   std::uint32_t kv_bytes_per_token = 0; ///< Prices a move of KV.
+  std::uint64_t spill_tokens = 0;       ///< KV that it can keep beside its blocks; 0: none.
 };
 
 struct worker_lost {
@@ -88,8 +89,8 @@ struct kv_moved {
   std::uint32_t attempt;
 };
 
-/// A worker no longer holds KV that it had parked. `attempt` is the one that left it there, so that
-/// a late copy of this news cannot hide KV parked since.
+/// A worker no longer holds KV that it had parked or spilled. `attempt` is the one that left it
+/// there, so that a late copy of this news cannot hide KV parked since.
 struct kv_lost {
   response_id response;
   worker_id worker;
@@ -136,8 +137,8 @@ struct refusal {
 
 /// Where the KV of a chunk comes from.
 enum class kv_source : std::uint8_t {
-  resume,    ///< Parked on the worker itself.
-  pull,      ///< Parked on `from`, which keeps it until `kv_moved` or the end of the chunk.
+  resume,    ///< On the worker itself, parked or spilled.
+  pull,      ///< On `from`, which keeps it until `kv_moved` or the end of the chunk.
   recompute, ///< Prefill of prompt and tokens done.
 };
 
@@ -163,8 +164,17 @@ struct release {
   friend bool operator==(const release&, const release&) = default;
 };
 
-/// Decisions for one worker must reach it in the order given: room that a release makes is used by
-/// the dispatch behind it.
-using decision = std::variant<release, dispatch>;
+/// Move the KV of `response` that attempt `attempt` left parked on `worker` out of its blocks, into
+/// its spill space. The worker stays its home: a resume or a pull takes the KV from there.
+struct spill {
+  worker_id worker;
+  response_id response;
+  std::uint32_t attempt;
+  friend bool operator==(const spill&, const spill&) = default;
+};
+
+/// Decisions for one worker must reach it in the order given: room that a release or a spill makes
+/// is used by the dispatch behind it.
+using decision = std::variant<release, dispatch, spill>;
 
 } // namespace rollcast::policy

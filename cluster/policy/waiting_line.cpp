@@ -64,7 +64,7 @@ std::uint32_t waiting_line::rank(const response_state& r) const {
 void waiting_line::add(slot_t response) {
   auto& r = responses_[response];
   auto& g = groups_[r.group];
-  r.resident = r.kv_worker != no_slot;
+  r.resident = r.kv_worker != no_slot && !r.spilled;
   ++size_;
   if (g.rules.how == mode::static_) {
     static_.insert({g.sequence, r.id, response});

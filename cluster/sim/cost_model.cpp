@@ -12,7 +12,8 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
   // KV bytes of a token are those of the architecture; the time per cached token is those bytes
   // over 75 % (60 % on one GPU) of the memory bandwidth of the instance's H800s (3.35 TB/s each);
   // prefill is twice the active weights over 40 % of their bf16 rate (990 TFLOP/s). A link is eight
-  // (one, for the one-GPU instance) 400 Gb/s ports at half speed. batch_max is vLLM's default.
+  // (one, for the one-GPU instance) 400 Gb/s ports at half speed. Spill space is half of the
+  // published 2 TB of memory for eight GPUs, over PCIe 5 x16. batch_max is vLLM's default.
   // kv_blocks, step_fixed_s and step_row_s are fitted to the published baseline (README.md).
   cost_model m;
   m.name = name;
@@ -26,6 +27,8 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_kv_token_s = 1.55e-8;
     m.prefill_token_s = 1.1e-5;
     m.migration_bytes_per_s = 25e9;
+    m.spill_tokens = 4'018'000;
+    m.spill_bytes_per_s = 50e9;
     return m;
   }
   if (name == "qwen2-vl-72b") { // 80 layers of 8 key-value heads of 128, bf16, eight GPUs
@@ -37,6 +40,8 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_kv_token_s = 1.63e-8;
     m.prefill_token_s = 4.5e-5;
     m.migration_bytes_per_s = 200e9;
+    m.spill_tokens = 3'051'000;
+    m.spill_bytes_per_s = 400e9;
     return m;
   }
   if (name == "kimi-k2") { // 61 layers of 576 bf16 (MLA), 32 G active weights, 32 GPUs
@@ -48,6 +53,8 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_kv_token_s = 8.7e-10;
     m.prefill_token_s = 5e-6;
     m.migration_bytes_per_s = 800e9;
+    m.spill_tokens = 56'921'000;
+    m.spill_bytes_per_s = 1.6e12;
     return m;
   }
   if (name == "cpu") { // a 100 M model on two cores; `read_cost_model` replaces what it measures
@@ -77,6 +84,8 @@ result<void> check(const cost_model& m) {
   if (!positive(m.step_fixed_s) || !cost(m.step_row_s) || !cost(m.step_kv_token_s)
       || !cost(m.prefill_token_s))
     return named("step costs must be finite, and the fixed one above 0");
+  if (!positive(m.spill_bytes_per_s))
+    return named("spill bandwidth must be above 0");
   if (!positive(m.migration_bytes_per_s) || !cost(m.migration_fixed_s) || !cost(m.message_s))
     return named("migration bandwidth must be above 0, latencies at least 0");
   return {};

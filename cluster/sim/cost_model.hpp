@@ -26,6 +26,9 @@ struct cost_model {
   double step_kv_token_s = 0;
   double prefill_token_s = 0;
 
+  std::uint64_t spill_tokens = 0;  ///< KV that a worker keeps beside its blocks; 0: none.
+  double spill_bytes_per_s = 50e9; ///< To there or back, one copy at a time.
+
   double migration_bytes_per_s = 1e9; ///< Of one worker, in and out together.
   double migration_fixed_s = 1e-3;    ///< Of one transfer, however small.
   double message_s = 5e-4;            ///< Control message, one way.

@@ -25,6 +25,7 @@ nlohmann::ordered_json figures_of(const workload& batch, const sim_result& run) 
           {"migrated_bytes", run.migrated_bytes},
           {"recomputed_tokens", run.recomputed_tokens},
           {"evictions", run.evictions},
+          {"spills", run.spills},
           {"chunks", run.chunks},
           {"generated_tokens", run.generated_tokens},
           {"estimate_error_tokens", run.estimate_error_tokens},

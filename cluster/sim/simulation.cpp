@@ -49,6 +49,7 @@ struct response_progress {
   std::uint32_t parked = 0;     ///< Blocks of its parked KV.
   std::uint32_t parked_at = 0;  ///< The worker that holds them.
   std::uint32_t parked_attempt = 0;
+  bool spilled = false; ///< Its KV is in the spill space of `parked_at`.
 };
 
 class simulation {
@@ -69,6 +70,8 @@ private:
   void happen(const news_arrives& what);
   void obey(std::uint32_t worker, const dispatch& d);
   void obey(std::uint32_t worker, const release& r);
+  void obey(std::uint32_t worker, const policy::spill& s);
+  double spill_copy_ends(std::uint32_t worker, std::uint64_t bytes);
   void start(std::uint32_t worker, const dispatch& d, std::uint64_t prefill);
   void drop_parked(std::uint32_t response);
   void schedule(double at, decltype(occurrence::what) what);
@@ -81,7 +84,8 @@ private:
   const sim_options& options_;
   policy::scheduler_policy policy_;
   std::vector<sim_worker> workers_;
-  std::vector<double> link_free_at_; ///< By worker.
+  std::vector<double> link_free_at_;  ///< By worker.
+  std::vector<double> spill_free_at_; ///< By worker: the way to its spill space.
   std::vector<double> wake_scheduled_;
   std::vector<response_progress> progress_;
   std::vector<double> finished_at_;
@@ -100,6 +104,8 @@ policy::policy_limits simulation::limits_of(const cost_model& model, const sim_o
   limits.move_fixed_ns = static_cast<std::uint64_t>(model.migration_fixed_s * 1e9);
   limits.move_ps_per_byte =
     std::max<std::uint64_t>(1, static_cast<std::uint64_t>(1e12 / model.migration_bytes_per_s));
+  limits.restore_ps_per_byte =
+    std::max<std::uint64_t>(1, static_cast<std::uint64_t>(1e12 / model.spill_bytes_per_s));
   limits.recompute_ns_per_token = static_cast<std::uint64_t>(model.prefill_token_s * 1e9);
   return limits;
 }
@@ -107,7 +113,8 @@ policy::policy_limits simulation::limits_of(const cost_model& model, const sim_o
 simulation::simulation(const workload& batch, const cost_model& model, const sim_options& options)
   : batch_(batch), model_(model), options_(options), policy_(limits_of(model, options)),
     workers_(model.workers, sim_worker{model}), link_free_at_(model.workers),
-    wake_scheduled_(model.workers, sim_worker::never), progress_(batch.responses.size()) {
+    spill_free_at_(model.workers), wake_scheduled_(model.workers, sim_worker::never),
+    progress_(batch.responses.size()) {
   finished_at_.reserve(batch.responses.size());
   out_.responses.resize(batch.responses.size());
   out_.timeline.resize(options.timeline ? model.workers : 0);
@@ -129,7 +136,8 @@ result<void> simulation::submit() {
   for (std::uint32_t w = 0; w < model_.workers; ++w) {
     // Ids begin at 1. A worker queues what arrives before the next step, hence twice the batch.
     const policy::worker_joined joins{
-      {w + 1}, model_.kv_blocks, model_.block_tokens, model_.batch_max, model_.kv_bytes_per_token};
+      {w + 1},          model_.kv_blocks,          model_.block_tokens,
+      model_.batch_max, model_.kv_bytes_per_token, model_.spill_tokens};
     ROLLCAST_CHECK(policy_.on(joins) == policy::verdict::accepted);
   }
   for (std::size_t i = 0; i < batch_.responses.size(); ++i) {
@@ -181,14 +189,34 @@ void simulation::happen(const order_arrives& what) {
 void simulation::obey(std::uint32_t worker, const release& r) {
   const auto index = static_cast<std::uint32_t>(r.response.value - 1);
   const auto& p = progress_[index];
-  if (p.parked > 0 && p.parked_at == worker && p.parked_attempt <= r.attempt)
+  if (p.parked_at == worker && p.parked_attempt <= r.attempt)
     drop_parked(index);
+}
+
+void simulation::obey(std::uint32_t worker, const policy::spill& s) {
+  const auto index = static_cast<std::uint32_t>(s.response.value - 1);
+  auto& p = progress_[index];
+  if (p.parked == 0 || p.parked_at != worker || p.parked_attempt != s.attempt)
+    return;
+  drop_parked(index);
+  p.spilled = true;
+  // The blocks are free at once; the copy is paid for by whoever uses the way next.
+  const auto context = std::uint64_t{batch_.responses[index].prompt_tokens} + p.done;
+  spill_copy_ends(worker, context * model_.kv_bytes_per_token);
+  ++out_.spills;
+}
+
+double simulation::spill_copy_ends(std::uint32_t worker, std::uint64_t bytes) {
+  auto& free_at = spill_free_at_[worker];
+  free_at = std::max(now_, free_at) + static_cast<double>(bytes) / model_.spill_bytes_per_s;
+  return free_at;
 }
 
 void simulation::drop_parked(std::uint32_t response) {
   auto& p = progress_[response];
   workers_[p.parked_at].unpark(p.parked);
   p.parked = 0;
+  p.spilled = false;
 }
 
 void simulation::obey(std::uint32_t worker, const dispatch& d) {
@@ -197,7 +225,10 @@ void simulation::obey(std::uint32_t worker, const dispatch& d) {
   const auto context = std::uint64_t{batch_.responses[index].prompt_tokens} + p.done;
   switch (d.kv) {
     case policy::kv_source::resume:
-      ROLLCAST_CHECK(p.parked > 0 && p.parked_at == worker);
+      ROLLCAST_CHECK((p.parked > 0 || p.spilled) && p.parked_at == worker);
+      if (p.spilled)
+        return schedule(spill_copy_ends(worker, context * model_.kv_bytes_per_token),
+                        kv_arrives{worker, d});
       drop_parked(index);
       start(worker, d, 0);
       return;
@@ -207,7 +238,9 @@ void simulation::obey(std::uint32_t worker, const dispatch& d) {
   // One link a worker, both ways: a transfer waits until source and target are free.
   const auto source = d.from.value - 1;
   const auto bytes = context * model_.kv_bytes_per_token;
-  const double begins = std::max({now_, link_free_at_[source], link_free_at_[worker]});
+  const double there =
+    p.spilled ? spill_copy_ends(static_cast<std::uint32_t>(source), bytes) : now_;
+  const double begins = std::max({there, link_free_at_[source], link_free_at_[worker]});
   const double ends =
     begins + model_.migration_fixed_s + static_cast<double>(bytes) / model_.migration_bytes_per_s;
   link_free_at_[source] = link_free_at_[worker] = ends;
@@ -222,8 +255,9 @@ void simulation::happen(const kv_arrives& what) {
   // step, and one record a response is then enough.
   drop_parked(static_cast<std::uint32_t>(d.response.value - 1));
   start(what.worker, d, 0);
-  schedule(now_ + model_.message_s,
-           news_arrives{policy::kv_moved{d.response, d.worker, d.attempt}});
+  if (d.kv == policy::kv_source::pull)
+    schedule(now_ + model_.message_s,
+             news_arrives{policy::kv_moved{d.response, d.worker, d.attempt}});
 }
 
 void simulation::start(std::uint32_t worker, const dispatch& d, std::uint64_t prefill) {

@@ -36,7 +36,8 @@ struct sim_result {
   std::uint64_t migrations = 0;
   std::uint64_t migrated_bytes = 0;
   std::uint64_t recomputed_tokens = 0; ///< After preemptions, evictions and cheap moves.
-  std::uint64_t evictions = 0;         ///< Parked KV given up.
+  std::uint64_t evictions = 0;         ///< Parked KV that had to leave its blocks.
+  std::uint64_t spills = 0;            ///< Of those: kept in spill space.
   std::uint64_t chunks = 0;
   /// Mean of |what the policy expected of a response when it first placed it - its length|.
   double estimate_error_tokens = 0;

@@ -147,6 +147,13 @@ struct worker_metrics : process_metrics {
     metric_gauge running;
     metric_gauge parked;
   } kv_blocks;
+  /// KV kept beside the blocks, by where.
+  struct {
+    metric_gauge memory;
+    metric_gauge disk;
+  } kv_spilled_bytes;
+  metric_counter kv_spills;
+  metric_counter kv_restores;
   metric_histogram step_seconds;
   metric_histogram batch_rows;
 };

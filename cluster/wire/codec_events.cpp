@@ -43,6 +43,7 @@ void to_wire(const worker_status& from, v1::WorkerStatus* to) {
   to->set_kv_blocks_total(from.kv_blocks_total);
   to->set_kv_blocks_used(from.kv_blocks_used);
   to->set_kv_blocks_parked(from.kv_blocks_parked);
+  to->set_kv_tokens_spilled(from.kv_tokens_spilled);
   to->set_generated_tokens(from.generated_tokens);
   to->set_steps(from.steps);
   to->set_busy_s(from.busy_s);
@@ -179,6 +180,7 @@ worker_status from_wire(const v1::WorkerStatus& from) {
           .kv_blocks_total = from.kv_blocks_total(),
           .kv_blocks_used = from.kv_blocks_used(),
           .kv_blocks_parked = from.kv_blocks_parked(),
+          .kv_tokens_spilled = from.kv_tokens_spilled(),
           .generated_tokens = from.generated_tokens(),
           .steps = from.steps(),
           .busy_s = from.busy_s(),

@@ -125,6 +125,7 @@ struct worker_status {
   std::uint64_t kv_blocks_total = 0;
   std::uint64_t kv_blocks_used = 0;
   std::uint64_t kv_blocks_parked = 0;
+  std::uint64_t kv_tokens_spilled = 0; ///< Kept outside the blocks.
   std::uint64_t generated_tokens = 0;
   std::uint64_t steps = 0;
   double busy_s = 0;

@@ -52,6 +52,12 @@ MIXED = [
     {"workers": 2, "threads": 2, "chunk_tokens": 0, "max_batch": 3, "prefill_rows": 512,
      "block_tokens": 64, "policy": "static"},
 ]
+# Too few blocks, so KV leaves them: into memory, onto disk, or first one and then the other.
+SPILLING = [
+    {"kv_blocks": 48, "workers": 2, "chunk_tokens": 16, "kv_spill_memory_mib": 64},
+    {"kv_blocks": 48, "chunk_tokens": 16, "kv_spill_disk_mib": 64},
+    {"kv_blocks": 48, "chunk_tokens": 16, "kv_spill_memory_mib": 1, "kv_spill_disk_mib": 64},
+]
 MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 
 
@@ -74,6 +80,7 @@ class Exactness(ClusterTest):
                 if way.get("force_migration"):
                     self.assertGreater(summary["migrations"], 0)
                     self.assertGreater(summary["migrated_bytes"], 0)
+                if way.get("force_migration") or way in SPILLING:
                     # KV that was refused would be computed again, and nobody would see it.
                     self.assertEqual(summary["recomputed_tokens"], 0)
         return oracle
@@ -95,6 +102,16 @@ class Exactness(ClusterTest):
         said = self.score(oracle)
         self.assertEqual(said.code, 0, said)
         self.assertIn("max abs difference 0,", said.out)
+
+    def test_kv_that_leaves_its_blocks_comes_back_the_same(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 24)
+        for profile in PROFILES:
+            settings = {**self.collatz(), "numerics": profile}
+            oracle = self.check(prompts, settings, SPILLING)
+            without = {key: value for key, value in SPILLING[1].items() if "spill" not in key}
+            got, summary = self.run_batch(prompts, **{**settings, **without})
+            self.assert_same(got, oracle, "no spill space")
+            self.assertGreater(summary["recomputed_tokens"], 0, "nothing had to leave its blocks")
 
     def test_the_bf16_profile_gives_its_own_bytes_however_it_is_run(self):
         prompts = first_prompts(self.work / "prompts.jsonl", 12)

@@ -28,6 +28,7 @@ void cluster_sim::join() {
   shape.kv_blocks = (tokens_max + prompt_max) / shape.block_tokens + between(1, 40);
   shape.slots = between(2, 6);
   shape.kv_bytes_per_token = rng_.chance(50) ? 100 : 100'000'000; // to move, or to recompute
+  shape.spill_tokens = rng_.chance(50) ? 0 : between(1, 2 * tokens_max);
   workers_.emplace(shape.worker, incarnation{pretend_worker{shape}});
   post(shape, between(0, 3));
 }
@@ -156,6 +157,11 @@ std::string cluster_sim::deliver_orders() {
       w.take(*r);
       continue;
     }
+    if (const auto* s = std::get_if<policy::spill>(&what)) {
+      if (auto wrong = w.take(*s); !wrong.empty())
+        return wrong;
+      continue;
+    }
     const auto& o = std::get<work_order>(what);
     const auto ticks = 1 + std::min(o.what.tokens_now, tokens_max) / 16 + between(0, 3);
     if (auto wrong = w.take(o, happens(faults_.chunk_failed), ticks); !wrong.empty())
@@ -215,6 +221,13 @@ std::string cluster_sim::decide(const policy::decision& decided) {
     if (auto wrong = check_release(book_, *r); !wrong.empty())
       return wrong;
     send(r->worker, *r);
+    return {};
+  }
+  if (const auto* s = std::get_if<policy::spill>(&decided)) {
+    trace_ = trace_ * 31 + s->response.value * 13 + s->worker.value;
+    if (auto wrong = check_spill(book_, *s); !wrong.empty())
+      return wrong;
+    send(s->worker, *s);
     return {};
   }
   const auto& d = std::get<policy::dispatch>(decided);

@@ -56,7 +56,7 @@ public:
   std::uint64_t trace() const { return trace_; }
 
 private:
-  using order = std::variant<policy::release, work_order>;
+  using order = std::variant<policy::release, policy::spill, work_order>;
   struct incarnation {
     pretend_worker worker;
     std::uint64_t last_order_due = 0;

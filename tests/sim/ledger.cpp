@@ -20,6 +20,8 @@ std::string check_room(const ledger& book, const policy::scheduler_policy& polic
     if (std::uint64_t{w.reserved_blocks} + w.parked_blocks > w.kv_blocks)
       return name(w.worker) + " is promised more than its " + std::to_string(w.kv_blocks)
              + " blocks";
+    if (w.spilled_tokens > w.spill_tokens)
+      return name(w.worker) + " is promised more than its spill space";
     if (!book.workers.contains(w.worker))
       return name(w.worker) + " is known to the policy and gone";
   }
@@ -89,6 +91,18 @@ std::string check_release(const ledger& book, const policy::release& r) {
   return {};
 }
 
+std::string check_spill(const ledger& book, const policy::spill& s) {
+  const auto found = book.responses.find(s.response);
+  if (found == book.responses.end() || found->second.ended() || found->second.holder)
+    return name(s.response) + " is spilled and does not wait";
+  if (s.attempt > found->second.attempt)
+    return name(s.response) + " is spilled with the KV of an attempt to come";
+  const auto worker = book.workers.find(s.worker);
+  if (worker == book.workers.end() || worker->second.spill_tokens == 0)
+    return name(s.worker) + " is told to spill and has no space for it";
+  return {};
+}
+
 std::string check_report(const ledger& book, response_id response, worker_id worker,
                          std::uint32_t attempt) {
   const auto found = book.responses.find(response);
@@ -142,6 +156,7 @@ struct writer {
         cancel(r);
   }
   void operator()(const policy::release&) {}
+  void operator()(const policy::spill&) {}
   void operator()(const policy::dispatch& d) {
     auto& r = book.responses.at(d.response);
     r.holder = d.worker;

@@ -39,6 +39,19 @@ void pretend_worker::take(const policy::release& r) {
     running_.erase(it);
 }
 
+std::string pretend_worker::take(const policy::spill& s) {
+  if (const auto it = parked_.find(s.response);
+      it != parked_.end() && it->second.attempt == s.attempt)
+    it->second.spilled = true;
+  std::uint64_t held = 0;
+  for (const auto& [id, kv] : parked_)
+    held += kv.spilled ? kv.context : 0;
+  return held <= shape_.spill_tokens
+           ? std::string{}
+           : "worker " + std::to_string(shape_.worker.value) + " spills " + std::to_string(held)
+               + " of " + std::to_string(shape_.spill_tokens) + " tokens";
+}
+
 void pretend_worker::lose_parked(std::uint64_t pick, std::vector<policy::event>& says) {
   if (parked_.empty())
     return;
@@ -55,7 +68,7 @@ std::string pretend_worker::overfilled() const {
     slots += chunk.order.what.kv_blocks > 0;
   }
   for (const auto& [id, kv] : parked_)
-    held += kv.blocks;
+    held += kv.spilled ? 0 : kv.blocks;
   if (held <= shape_.kv_blocks && slots <= shape_.slots)
     return {};
   return "worker " + std::to_string(shape_.worker.value) + " holds " + std::to_string(held) + " of "
@@ -69,7 +82,8 @@ void pretend_worker::finish(const running& chunk, bool keeps_kv, std::vector<pol
   const auto complete = done == chunk.order.length;
   const auto keep = keeps_kv && !complete && what.kv_blocks > 0;
   if (keep)
-    parked_[what.response] = {blocks(chunk.order.prompt_tokens + done), done, what.attempt};
+    parked_[what.response] = {blocks(chunk.order.prompt_tokens + done), done, what.attempt,
+                              chunk.order.prompt_tokens + done, false};
   says.push_back(
     policy::chunk_finished{what.response, shape_.worker, what.attempt, done, complete, keep});
 }

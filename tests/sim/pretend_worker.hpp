@@ -28,12 +28,16 @@ public:
     std::uint32_t blocks = 0;
     std::uint32_t tokens_done = 0;
     std::uint32_t attempt = 0;
+    std::uint32_t context = 0; ///< Tokens of KV, prompt included.
+    bool spilled = false;      ///< Out of the blocks.
   };
 
   /// Takes an order. @returns what is wrong with it. `fails`: cannot start, for the worker's own
   /// reasons. `ticks`: how long the chunk takes.
   std::string take(const work_order& order, bool fails, std::uint32_t ticks);
   void take(const policy::release& r);
+  /// @returns what is wrong: more spilled than there is space for.
+  std::string take(const policy::spill& s);
   /// Advances one tick; what it has to say is appended to `says`. `keeps_kv` is asked per chunk.
   template <class KeepsKv, class Import>
   void step(std::vector<policy::event>& says, KeepsKv keeps_kv, Import import);

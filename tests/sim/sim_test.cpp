@@ -105,7 +105,7 @@ TEST(cluster_sim, groups_bound_to_workers_survive_every_fault) {
 
 TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
   policy::policy_counters sum;
-  each_seed(40, [&sum](std::uint64_t seed) {
+  each_seed(200, [&sum](std::uint64_t seed) {
     prng rng{seed};
     const auto load = draw_load(rng);
     cluster_sim sim{rng.next(), load, every_fault};
@@ -115,6 +115,8 @@ TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
     sum.recomputes += c.recomputes;
     sum.resumes += c.resumes;
     sum.evictions += c.evictions;
+    sum.spills += c.spills;
+    sum.restores += c.restores;
     sum.fair_turns += c.fair_turns;
     sum.resident_turns += c.resident_turns;
     sum.failed_chunks += c.failed_chunks;
@@ -126,6 +128,8 @@ TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
   EXPECT_GT(sum.recomputes, 100u);
   EXPECT_GT(sum.resumes, 100u);
   EXPECT_GT(sum.evictions, 100u);
+  EXPECT_GT(sum.spills, 50u);
+  EXPECT_GT(sum.restores, 25u);
   EXPECT_GT(sum.fair_turns, 100u);
   EXPECT_GT(sum.resident_turns, 10u);
   EXPECT_GT(sum.failed_chunks, 100u);

@@ -139,6 +139,7 @@ class WorkerStatus:
     kv_blocks_total: int
     kv_blocks_used: int
     kv_blocks_parked: int
+    kv_tokens_spilled: int
     generated_tokens: int
     steps: int
     busy_s: float

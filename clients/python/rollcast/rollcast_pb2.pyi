@@ -335,7 +335,7 @@ class WeightSpan(_message.Message):
     def __init__(self, version: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ["busy_s", "endpoint", "epoch", "generated_tokens", "kv_blocks_parked", "kv_blocks_total", "kv_blocks_used", "name", "pid", "running", "state", "steps", "waiting", "worker"]
+    __slots__ = ["busy_s", "endpoint", "epoch", "generated_tokens", "kv_blocks_parked", "kv_blocks_total", "kv_blocks_used", "kv_tokens_spilled", "name", "pid", "running", "state", "steps", "waiting", "worker"]
     BUSY_S_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +343,7 @@ class WorkerStatus(_message.Message):
     KV_BLOCKS_PARKED_FIELD_NUMBER: _ClassVar[int]
     KV_BLOCKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     KV_BLOCKS_USED_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_SPILLED_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -357,6 +358,7 @@ class WorkerStatus(_message.Message):
     kv_blocks_parked: int
     kv_blocks_total: int
     kv_blocks_used: int
+    kv_tokens_spilled: int
     name: str
     pid: int
     running: int
@@ -364,7 +366,7 @@ class WorkerStatus(_message.Message):
     steps: int
     waiting: int
     worker: int
-    def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., endpoint: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_parked: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_s: _Optional[float] = ..., epoch: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., endpoint: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_parked: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_s: _Optional[float] = ..., epoch: _Optional[int] = ..., kv_tokens_spilled: _Optional[int] = ...) -> None: ...
 
 class WorkerSummary(_message.Message):
     __slots__ = ["accepted_tokens", "busy_s", "chunks", "draft_tokens", "idle_fraction", "mean_acceptance_length", "migrated_bytes", "migrations", "name", "preemptions", "recomputed_tokens", "tokens", "tokens_per_s", "worker"]

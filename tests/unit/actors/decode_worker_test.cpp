@@ -22,6 +22,7 @@ struct scheduler_log {
   std::vector<chunk_outcome> outcomes;
   std::vector<std::uint64_t> moved_bytes;
   std::vector<std::string> failures;
+  std::vector<std::uint32_t> lost; ///< Attempts whose KV is gone.
   std::uint64_t beats = 0;
   bool refuse = false;
   bool forget = false;
@@ -41,6 +42,9 @@ registry_actor::behavior_type recording_scheduler(registry_actor::pointer, sched
     [log](atom::failed, worker_id, response_id, std::uint32_t, const std::string& why) {
       log->failures.push_back(why);
     },
+    [log](atom::lost, worker_id, response_id, std::uint32_t attempt) {
+      log->lost.push_back(attempt);
+    },
     [log](atom::beat, const worker_beat&) -> caf::result<caf::ok_atom> {
       ++log->beats;
       if (log->forget)
@@ -54,6 +58,7 @@ registry_actor::behavior_type recording_scheduler(registry_actor::pointer, sched
 struct decode_worker_test : deterministic_system {
   struct rig {
     std::shared_ptr<engine> device;
+    std::shared_ptr<spill_store> spilled;
     std::unique_ptr<kv_exchange> exchange;
     std::shared_ptr<worker_pulse> pulse = std::make_shared<worker_pulse>();
     decode_worker_actor actor;
@@ -70,9 +75,11 @@ struct decode_worker_test : deterministic_system {
     }
   }
 
-  rig& add_worker(fake_device how = {}, std::chrono::milliseconds idle = 300ms) {
+  rig& add_worker(fake_device how = {}, std::chrono::milliseconds idle = 300ms,
+                  std::uint64_t spill_bytes = 0) {
     auto& r = *rigs.emplace_back(std::make_unique<rig>());
     r.device = std::make_shared<engine>(std::make_unique<fake_backend>(how), engine_limits{});
+    r.spilled = *spill_store::open({spill_bytes, 0, {}});
     kv_exchange_options options;
     options.idle_ms_max = idle;
     r.exchange = *kv_exchange::open(options, [&r](const kv_request& what, const kv_ticket& ticket) {
@@ -80,7 +87,7 @@ struct decode_worker_test : deterministic_system {
       r.was_asked = true;
     });
     r.actor = spawn(decode_worker,
-                    decode_worker_parts{r.device, r.exchange.get(),
+                    decode_worker_parts{r.device, r.spilled, r.exchange.get(),
                                         std::make_shared<worker_metrics>("test"), r.pulse},
                     decode_worker_options{});
     link(r);
@@ -208,6 +215,66 @@ TEST_F(decode_worker_test, drops_what_is_released_unless_a_later_attempt_runs) {
   settle();
   EXPECT_FALSE(w.device->parked({77}));
   EXPECT_TRUE(w.pulse->idle);
+}
+
+TEST_F(decode_worker_test, spills_kv_out_of_its_blocks_and_resumes_from_there) {
+  auto& w = add_worker({}, 300ms, 1000);
+  const auto first = chunk(1, 1, prompt, 20);
+  ASSERT_EQ(decode(w, first), errc::ok);
+  const auto all = w.device->kv().total;
+  self->send(w.actor, atom::spill_v, worker_id{1}, response_id{77}, std::uint32_t{0});
+  self->send(w.actor, atom::spill_v, worker_id{9}, response_id{77}, std::uint32_t{1});
+  settle();
+  EXPECT_TRUE(w.device->parked({77})) << "another attempt's order, and another incarnation's";
+  for (int twice = 0; twice < 2; ++twice)
+    self->send(w.actor, atom::spill_v, worker_id{1}, response_id{77}, std::uint32_t{1});
+  settle();
+  EXPECT_EQ(w.device->kv().free, all);
+  EXPECT_TRUE(w.spilled->holds({77}));
+  EXPECT_FALSE(w.pulse->idle) << "peers may want it";
+  const auto second = chunk(1, 2, after(first, log.outcomes.at(0)), 20);
+  ASSERT_EQ(decode(w, second), errc::ok);
+  ASSERT_EQ(log.outcomes.size(), 2u);
+  EXPECT_EQ(after(second, log.outcomes[1]), truth(40));
+  EXPECT_EQ(log.outcomes[1].stats.recomputed_tokens, 0u);
+  EXPECT_FALSE(w.spilled->holds({77}));
+  EXPECT_TRUE(log.lost.empty());
+}
+
+TEST_F(decode_worker_test, gives_spilled_kv_to_a_peer_and_drops_it_when_released) {
+  auto& source = add_worker({}, 300ms, 1000);
+  auto& target = add_worker();
+  const auto first = chunk(1, 1, prompt, 20);
+  ASSERT_EQ(decode(source, first), errc::ok);
+  self->send(source.actor, atom::spill_v, worker_id{1}, response_id{77}, std::uint32_t{1});
+  auto second = chunk(2, 2, after(first, log.outcomes.at(0)), 20);
+  second.pull_endpoint = source.exchange->endpoint();
+  second.pull_from = {1};
+  ASSERT_EQ(decode(target, second), errc::ok);
+  ASSERT_TRUE(settle_until([&] { return source.was_asked.load(); }));
+  self->send(source.actor, source.asked);
+  ASSERT_TRUE(settle_until([&] { return log.outcomes.size() == 2; }));
+  EXPECT_EQ(after(second, log.outcomes[1]), truth(40));
+  EXPECT_EQ(log.outcomes[1].stats.recomputed_tokens, 0u);
+  EXPECT_TRUE(source.spilled->holds({77})) << "the source keeps it until it is released";
+  self->send(source.actor, atom::release_v, worker_id{1}, response_id{77}, std::uint32_t{1});
+  settle();
+  EXPECT_FALSE(source.spilled->holds({77}));
+  EXPECT_TRUE(source.pulse->idle);
+}
+
+TEST_F(decode_worker_test, says_when_it_cannot_keep_what_it_is_told_to_spill) {
+  auto& w = add_worker({}, 300ms, 100); // two groups of 16 positions are 256 bytes
+  const auto first = chunk(1, 1, prompt, 20);
+  ASSERT_EQ(decode(w, first), errc::ok);
+  self->send(w.actor, atom::spill_v, worker_id{1}, response_id{77}, std::uint32_t{1});
+  settle();
+  EXPECT_EQ(log.lost, std::vector{1u});
+  EXPECT_EQ(w.device->kv().free, w.device->kv().total) << "others were promised the room";
+  const auto second = chunk(1, 2, after(first, log.outcomes.at(0)), 20);
+  ASSERT_EQ(decode(w, second), errc::ok);
+  EXPECT_EQ(after(second, log.outcomes.at(1)), truth(40));
+  EXPECT_GT(log.outcomes[1].stats.recomputed_tokens, 0u);
 }
 
 TEST_F(decode_worker_test, takes_kv_over_from_a_peer) {

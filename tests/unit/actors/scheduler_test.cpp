@@ -44,6 +44,7 @@ struct worker_log {
   bool silent = false;    ///< Never answers chunks.
   std::vector<chunk_assignment> chunks;
   std::vector<response_id> releases;
+  std::vector<response_id> spills;
   std::vector<worker_id> lost;
 };
 
@@ -75,6 +76,9 @@ decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer self, w
     },
     [log](atom::release, worker_id, response_id response, std::uint32_t) {
       log->releases.push_back(response);
+    },
+    [log](atom::spill, worker_id, response_id response, std::uint32_t) {
+      log->spills.push_back(response);
     },
     [log](atom::gone, worker_id lost) { log->lost.push_back(lost); },
     [self, log, hello](atom::join, const registry_actor& scheduler) {
@@ -257,6 +261,26 @@ TEST_F(scheduler_test, releases_the_source_only_after_the_target_has_the_kv) {
   EXPECT_EQ(first.releases, std::vector{a.response});
   EXPECT_EQ(metrics->migrations.zmq.value(), 1u) << "a doubled confirmation counts once";
   EXPECT_EQ(metrics->migrated_bytes.value(), 128u);
+}
+
+TEST_F(scheduler_test, has_a_worker_with_spill_space_spill_and_tells_where_the_kv_is) {
+  worker_log w;
+  auto small = plain_hello();
+  small.kv_blocks = 4; // three chunks of ten tokens after three: one block each
+  small.block_tokens = 13;
+  small.spill_tokens = 100;
+  add_worker(w, small);
+  auto first = one_group("long", 4);
+  first.sampling.max_new_tokens = 40;
+  ask(first);
+  ASSERT_EQ(w.chunks.size(), 4u);
+  for (int i = 0; i < 4; ++i)
+    report(outcome_of(w.chunks[static_cast<std::size_t>(i)], ten, chunk_end::budget));
+  ASSERT_FALSE(w.spills.empty()) << "23 tokens need two blocks";
+  EXPECT_TRUE(w.releases.empty());
+  ask(wire::get_status{});
+  const auto status = link->of<wire::status_report>().at(0);
+  EXPECT_EQ(status.workers.at(0).kv_tokens_spilled, 13 * w.spills.size());
 }
 
 TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {

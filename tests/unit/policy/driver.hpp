@@ -17,8 +17,9 @@ struct driver {
   explicit driver(policy_limits limits = {}) : policy(limits) {}
 
   void tell(const event& e) { EXPECT_EQ(policy.on(e), verdict::accepted); }
-  void join(std::uint64_t worker, std::uint32_t kv_blocks, std::uint32_t slots = 100) {
-    tell(worker_joined{worker_id{worker}, kv_blocks, 10, slots, 1000});
+  void join(std::uint64_t worker, std::uint32_t kv_blocks, std::uint32_t slots = 100,
+            std::uint64_t spill_tokens = 0) {
+    tell(worker_joined{worker_id{worker}, kv_blocks, 10, slots, 1000, spill_tokens});
   }
   /// A prompt of 10 tokens, which is one block.
   void submit(std::uint64_t response, std::uint64_t group, std::uint32_t index,
@@ -28,11 +29,14 @@ struct driver {
   std::vector<dispatch> dispatches() {
     std::vector<dispatch> out;
     releases.clear();
+    spills.clear();
     for (const auto& d : policy.plan())
       if (const auto* started = std::get_if<dispatch>(&d))
         out.push_back(*started);
+      else if (const auto* dropped = std::get_if<release>(&d))
+        releases.push_back(*dropped);
       else
-        releases.push_back(std::get<release>(d));
+        spills.push_back(std::get<spill>(d));
     return out;
   }
   /// The one dispatch that the plan must hold.
@@ -56,6 +60,7 @@ struct driver {
   }
 
   std::vector<release> releases; ///< Of the latest plan.
+  std::vector<spill> spills;     ///< Of the latest plan.
 };
 
 /// Limits under which only the rule under test moves anything.

@@ -22,11 +22,12 @@ TEST(policy_cost, moving_is_compared_with_recomputing_in_whole_numbers) {
   limits.move_fixed_ns = 1000;
   limits.move_ps_per_byte = 1000; // a byte a nanosecond
   limits.recompute_ns_per_token = 100;
-  EXPECT_TRUE(moving_is_cheaper(20, 50, limits)) << "1000 + 1000 against 2000: a tie moves";
-  EXPECT_FALSE(moving_is_cheaper(20, 51, limits));
-  EXPECT_FALSE(moving_is_cheaper(10, 1, limits)) << "the fixed price alone is 1000";
+  EXPECT_TRUE(moving_is_cheaper(20, 50, false, limits)) << "1000 + 1000 against 2000: a tie moves";
+  EXPECT_FALSE(moving_is_cheaper(20, 51, false, limits));
+  EXPECT_FALSE(moving_is_cheaper(10, 1, false, limits)) << "the fixed price alone is 1000";
   limits.move_ps_per_byte = ~std::uint64_t{0};
-  EXPECT_FALSE(moving_is_cheaper(0x7fff'ffff, 0xffff'ffff, limits)) << "saturates, never wraps";
+  EXPECT_FALSE(moving_is_cheaper(0x7fff'ffff, 0xffff'ffff, false, limits))
+    << "saturates, never wraps";
 }
 
 TEST(policy_cost, blocks_are_rounded_up_and_remainders_never_below_zero) {

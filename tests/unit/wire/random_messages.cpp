@@ -97,7 +97,7 @@ status_report random_status(prng& rng) {
                               random_number(rng), random_text(rng, 0, 9), random_number(rng),
                               random_number(rng), random_number(rng), random_number(rng),
                               random_number(rng), random_number(rng), random_number(rng),
-                              random_double(rng), random_number(rng)});
+                              random_number(rng), random_double(rng), random_number(rng)});
   for (auto n = rng.below(4); n > 0; --n)
     status.batches.push_back({random_text(rng, 1, 9), "context", random_number(rng),
                               random_number(rng), random_number(rng), random_number(rng),
