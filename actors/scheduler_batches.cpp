@@ -233,7 +233,7 @@ void activate(self_ptr self) {
   for (const auto id : queued) {
     auto& batch = st.book->batches().at(id);
     // A static batch takes KV blocks as it grows, so it cannot share workers with reservations.
-    if (running && *running != rules_of(st, batch).how)
+    if (running && (st.options.batches_wait || *running != rules_of(st, batch).how))
       return;
     auto ok = check_batch(batch.spec, st.identity->model);
     if (ok) {

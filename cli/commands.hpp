@@ -74,6 +74,7 @@ struct scheduler_options {
   std::uint32_t lost_after_ms = 3000; ///< A silent worker is given up after this long.
   std::string policy = "context";
   std::uint32_t chunk_tokens = 2048;
+  std::string batches = "share"; ///< Or "wait": one after another.
   int announce_fd = -1;
 };
 

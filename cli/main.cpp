@@ -122,6 +122,8 @@ CLI::Validator real_policy() {
 void add_policy(CLI::App& app, scheduler_options& options) {
   add(app, "--policy", options.policy, "static, divided or context")->check(real_policy());
   add(app, "--chunk-tokens", options.chunk_tokens, "longest chunk; 0: unlimited");
+  add(app, "--batches", options.batches, "batches that overlap share the workers, or wait in turn")
+    ->check(CLI::IsMember({"share", "wait"}));
 }
 
 void add_hidden_announce(CLI::App& app, int& fd) {

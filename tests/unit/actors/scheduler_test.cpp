@@ -107,12 +107,17 @@ wire::submit_batch one_group(const std::string& key, std::uint32_t size = 1) {
 
 struct scheduler_test : deterministic_system {
   scheduler_test() {
-    scheduler_parts parts{link, std::make_shared<scheduler_metrics>("test"),
-                          std::make_shared<scheduler_pulse>()};
-    metrics = parts.metrics;
     scheduler_options options;
     options.failures_max = 3;
     options.losses_max = 4;
+    start(options);
+  }
+
+  /// Makes the scheduler under test, in place of an earlier one.
+  void start(const scheduler_options& options) {
+    scheduler_parts parts{link, std::make_shared<scheduler_metrics>("test"),
+                          std::make_shared<scheduler_pulse>()};
+    metrics = parts.metrics;
     sut = spawn(scheduler, parts, options);
   }
 
@@ -461,6 +466,22 @@ TEST_F(scheduler_test, runs_batches_of_different_modes_one_after_another) {
   EXPECT_EQ(w.chunks[1].generate_max, 100u) << "static has no chunks";
   report(outcome_of(w.chunks[1], ten, chunk_end::stop));
   EXPECT_EQ(w.chunks.size(), 3u);
+}
+
+TEST_F(scheduler_test, runs_batches_together_or_in_turn_as_it_is_told) {
+  for (const bool wait : {false, true}) {
+    scheduler_options options;
+    options.batches_wait = wait;
+    start(options);
+    worker_log w;
+    const auto worker = add_worker(w);
+    ask(one_group("first"));
+    ask(one_group("second"));
+    ASSERT_EQ(w.chunks.size(), wait ? 1u : 2u);
+    report(outcome_of(w.chunks[0], ten, chunk_end::stop));
+    EXPECT_EQ(w.chunks.size(), 2u) << "the second has started by now";
+    end(worker);
+  }
 }
 
 TEST_F(scheduler_test, answers_every_request_once_under_its_number) {
