@@ -6,15 +6,16 @@
 #include "cli/stop_signal.hpp"
 #include "cluster/wire/client.hpp"
 #include "cluster/wire/validate.hpp"
+#include "engine/model/config.hpp"
 #include "engine/tokenizer/tokenizer.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <optional>
 #include <string>
 #include <utility>
@@ -51,6 +52,7 @@ result<outcome> run_batch(wire::controller_client& client, local_cluster& cluste
     return fail(accepted);
   outcome out;
   std::uint64_t last = 0;
+  std::optional<std::uint64_t> resumed_after; // asked once for each gap, however much comes behind
   for (;;) {
     const auto event = client.next_event(silence_max);
     if (auto alive = cluster.supervise(); !alive)
@@ -65,9 +67,11 @@ result<outcome> run_batch(wire::controller_client& client, local_cluster& cluste
       return fail(failed->code, failed->message);
     const auto sequence = ready ? ready->sequence : done ? done->sequence : 0;
     if (sequence != last + 1) { // silence, or something was lost on the way
-      if (sequence > last || sequence == 0)
+      if (sequence == 0 || (sequence > last && resumed_after != last)) {
         if (const auto again = client.resume(batch.batch_key, last); !again)
           return fail(again);
+        resumed_after = last;
+      }
       continue;
     }
     last = sequence;
@@ -93,7 +97,8 @@ std::optional<std::string> difference(const outcome& a, const outcome& b) {
   for (std::size_t i = 0; i < a.responses.size(); ++i) {
     const auto& x = a.responses[i];
     const auto& y = b.responses[i];
-    if (x.token_ids != y.token_ids || !same_bits(x.logprobs, y.logprobs))
+    if (x.token_ids != y.token_ids || x.reason != y.reason || !same_bits(x.logprobs, y.logprobs)
+        || !same_bits(x.kept_mass, y.kept_mass))
       return "group " + std::to_string(x.group) + ", index " + std::to_string(x.index);
   }
   return std::nullopt;
@@ -136,6 +141,11 @@ result<series> alternate(const bench_policies_options& options, wire::controller
       auto got = run_batch(client, cluster, batch);
       if (!got)
         return fail(got);
+      if (got->summary.workers.size() != options.cluster.workers)
+        return fail(errc::peer_lost,
+                    "run " + batch.batch_key + " had " + std::to_string(got->summary.workers.size())
+                      + " workers in turn, not " + std::to_string(options.cluster.workers)
+                      + ": one was lost, so its time says nothing; run again");
       if (first)
         if (const auto where = difference(*first, *got))
           return fail(errc::numerics_mismatch,
@@ -150,6 +160,8 @@ result<series> alternate(const bench_policies_options& options, wire::controller
 }
 
 result<wire::submit_batch> batch_of(const bench_policies_options& options) {
+  if (const auto config = load_config(options.cluster.device.model); !config)
+    return fail(config);
   auto words = tokenizer::load(options.cluster.device.model / "tokenizer.json");
   wire::submit_batch batch;
   batch.batch_key = "first";
@@ -166,28 +178,33 @@ result<wire::submit_batch> batch_of(const bench_policies_options& options) {
   return batch;
 }
 
-int print(const bench_policies_options& options, const series& all) {
-  const auto ratio = [](const auto& of) {
+int print(const bench_policies_options& options, const wire::submit_batch& batch, const series& all,
+          std::ostream& to) {
+  const auto ratio = [](const auto& of) { // none over a tail of no time
     const auto context = median(of[1]);
-    return context > 0 ? median(of[0]) / context : 0.0;
+    return context > 0 ? ordered_json(median(of[0]) / context) : ordered_json{};
   };
-  const ordered_json json{{"makespan_ratio", ratio(all.makespans)},
-                          {"tail_ratio", ratio(all.tails)},
-                          {"identical", true},
-                          {"workers", options.cluster.workers},
-                          {"kv_blocks", options.cluster.device.kv_blocks},
-                          {"max_batch", options.cluster.device.max_batch},
-                          {"group_size", options.group_size},
-                          {"max_new_tokens", options.max_new_tokens},
-                          {"runs", all.runs}};
-  if (options.out.empty()) {
-    std::printf("%s\n", json.dump(2).c_str());
-    return exit_done;
-  }
-  std::ofstream out{options.out};
-  out << json.dump(2) << '\n';
-  out.flush();
-  return out ? exit_done : refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
+  std::uint64_t responses = 0;
+  for (const auto& group : batch.groups)
+    responses += group.group_size;
+  const ordered_json json{
+    {"makespan_ratio", ratio(all.makespans)},
+    {"tail_ratio", ratio(all.tails)},
+    {"identical", true},
+    {"workers", options.cluster.workers},
+    {"kv_blocks", options.cluster.device.kv_blocks},
+    {"max_batch", options.cluster.device.max_batch},
+    {"threads", options.cluster.device.threads},
+    {"responses", responses},
+    {"group_size", options.group_size},
+    {"max_new_tokens", options.max_new_tokens},
+    {"seed", options.seed},
+    {"chunk_tokens", batch.chunk_tokens.value_or(options.cluster.scheduler.chunk_tokens)},
+    {"repeats", options.repeats},
+    {"runs", all.runs}};
+  to << json.dump(2) << '\n';
+  to.flush();
+  return to ? exit_done : refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
 }
 
 } // namespace
@@ -197,6 +214,11 @@ int run_bench_policies(const bench_policies_options& options) {
   const auto batch = batch_of(options);
   if (!batch)
     return refuse(batch.error());
+  std::ofstream file;
+  if (!options.out.empty())
+    file.open(options.out); // now, not after minutes of runs
+  if (!options.out.empty() && !file)
+    return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
   auto cluster = launch(options.cluster, false);
   if (!cluster)
     return refuse(cluster.error());
@@ -209,7 +231,7 @@ int run_bench_policies(const bench_policies_options& options) {
     return all.error().code == errc::numerics_mismatch ? exit_check_failed
                                                        : exit_code_of(all.error());
   }
-  return print(options, *all);
+  return print(options, *batch, *all, options.out.empty() ? std::cout : file);
 }
 
 } // namespace rollcast::cli
