@@ -80,7 +80,8 @@ struct worker_beat {
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, engine_stats& x) {
   return f(caf::meta::type_name("engine_stats"), x.steps, x.rows, x.prompt_tokens,
-           x.recomputed_tokens, x.generated_tokens, x.preemptions, x.busy_ns);
+           x.recomputed_tokens, x.generated_tokens, x.preemptions, x.draft_tokens,
+           x.accepted_tokens, x.verifications, x.busy_ns);
 }
 
 template <class Inspector>

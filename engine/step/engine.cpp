@@ -24,8 +24,10 @@ engine::state::state(std::unique_ptr<backend> given, engine_limits bounds)
   row_sequences_.reserve(limits.rows_max);
   logit_rows_.reserve(limits.rows_max);
   choosers_.reserve(limits.batch_max);
-  noise_.reserve(limits.batch_max);
-  chosen_.reserve(limits.batch_max);
+  noise_.reserve(shape.logit_rows_max);
+  chosen_.reserve(shape.logit_rows_max);
+  seats_.reserve(limits.batch_max);
+  outcomes_.reserve(limits.batch_max);
   running.reserve(limits.batch_max);
   stepping_.reserve(limits.batch_max);
   reports_.reserve(limits.batch_max);
@@ -141,6 +143,9 @@ engine::~engine() = default;
 engine::engine(engine&&) noexcept = default;
 engine& engine::operator=(engine&&) noexcept = default;
 
+void engine::speculate(std::shared_ptr<drafter> by) {
+  state_->speculator = std::move(by);
+}
 result<void> engine::admit(chunk_request request) {
   return state_->admit(std::move(request));
 }

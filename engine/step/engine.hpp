@@ -4,6 +4,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/draft/drafter.hpp"
 #include "engine/step/request.hpp"
 
 #include <cstddef>
@@ -44,6 +45,9 @@ public:
   ~engine();
   engine(engine&&) noexcept;
   engine& operator=(engine&&) noexcept;
+
+  /// Has tokens drafted from the next step on; null ends it. Changes no bit of any response.
+  void speculate(std::shared_ptr<drafter> by);
 
   // -- work -------------------------------------------------------------------
 

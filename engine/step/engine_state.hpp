@@ -31,6 +31,7 @@ public:
   engine_stats stats;
   std::vector<sequence*> running; ///< Ordered by arrival.
   std::vector<sequence*> waiting; ///< Ordered by arrival.
+  std::shared_ptr<drafter> speculator;
 
 private:
   std::uint32_t blocks_for(std::uint32_t tokens) const noexcept;
@@ -43,12 +44,17 @@ private:
   bool make_room(sequence& grower, std::uint32_t tokens);
   void preempt(sequence& victim);
   void plan_rows();
+  void plan_drafts(std::uint32_t budget);
   void add_rows(sequence& seq);
   void choose_tokens();
-  void append(sequence& seq, const kernels::sampled_token& chosen);
+  /// Adds what was chosen, up to the first token that differs from the draft.
+  /// @returns the logit rows that the response had.
+  std::size_t verify(sequence& seq, std::span<const kernels::sampled_token> chosen);
+  /// Adds a token to a response. @returns whether its chunk goes on.
+  bool append(sequence& seq, const kernels::sampled_token& chosen);
   void end_chunk(sequence& seq, chunk_end why);
   bool stops(const sequence& seq, token_id token) const noexcept;
-  kernels::sample_params noise_of(const sequence& seq) const noexcept;
+  kernels::sample_params noise_of(const sequence& seq, std::uint32_t ahead) const noexcept;
 
   block_pool pool_;
   std::unordered_map<response_id, std::unique_ptr<sequence>> sequences_;
@@ -61,10 +67,14 @@ private:
   std::vector<kernels::row_place> row_places_;
   std::vector<kernels::attention_sequence> row_sequences_;
   std::vector<std::uint32_t> logit_rows_;
-  std::vector<sequence*> choosers_; ///< The sequence of each logit row.
+  std::vector<sequence*> choosers_; ///< Who has logit rows: one, and one for each drafted token.
   std::vector<kernels::sample_params> noise_;
   std::vector<kernels::sampled_token> chosen_;
   std::vector<sequence*> stepping_; ///< Copy of `running` while it may change.
+  std::vector<draft_seat> seats_;
+  std::vector<draft_outcome> outcomes_;
+  step_load load_;
+  double drafting_s_ = 0; ///< In the step being built.
 };
 
 } // namespace rollcast

@@ -81,8 +81,10 @@ void engine::state::plan_rows() {
   logit_rows_.clear();
   choosers_.clear();
   stepping_.assign(running.begin(), running.end());
-  for (sequence* seq : stepping_)
+  for (sequence* seq : stepping_) {
     seq->step_rows = 0;
+    seq->draft.clear();
+  }
   std::uint32_t budget = limits.rows_max;
   for (const bool decode : {true, false}) // whoever only decodes is never held up by a prompt
     for (sequence* seq : stepping_) {
@@ -94,9 +96,38 @@ void engine::state::plan_rows() {
       seq->step_rows = rows;
       budget -= rows;
     }
+  if (speculator)
+    plan_drafts(budget);
   for (sequence* seq : stepping_)
     if (seq->state == sequence_state::running && seq->step_rows > 0)
       add_rows(*seq);
+}
+
+void engine::state::plan_drafts(std::uint32_t budget) {
+  seats_.clear();
+  load_ = {limits.rows_max - budget, 0, 0};
+  std::uint32_t choosing = 0;
+  for (sequence* seq : stepping_) {
+    if (seq->state != sequence_state::running || seq->step_rows == 0)
+      continue;
+    load_.kv_tokens += seq->cached + seq->step_rows;
+    if (seq->step_rows < seq->pending())
+      continue; // a prompt that is not through yet
+    ++choosing;
+    // The last token of a chunk is chosen but never fed, and no draft takes blocks of its own: when
+    // it is wrong there is nothing to give back.
+    const auto held = static_cast<std::uint32_t>(seq->blocks.size()) * device->shape().block_tokens;
+    const auto fed = std::min(seq->chunk_end - 1, held);
+    if (fed > seq->size())
+      seats_.push_back({seq->id, seq->tokens, fed - seq->size(), &seq->draft});
+  }
+  load_.rows_free = std::min(budget, device->shape().logit_rows_max - choosing);
+  drafting_s_ = 0;
+  if (seats_.empty() || load_.rows_free == 0)
+    return;
+  const auto begin = std::chrono::steady_clock::now();
+  speculator->draft(seats_, load_);
+  drafting_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 void engine::state::add_rows(sequence& seq) {
@@ -111,15 +142,23 @@ void engine::state::add_rows(sequence& seq) {
     stats.prompt_tokens += position >= seq.first_prefill && position < seq.prompt_tokens;
   }
   seq.cached += seq.step_rows;
-  if (seq.pending() == 0) {
+  if (seq.pending() > 0)
+    return;
+  choosers_.push_back(&seq);
+  logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
+  for (const token_id drafted : seq.draft) {
+    const std::uint32_t position = seq.cached + row_sequences_.back().rows - seq.step_rows;
+    row_tokens_.push_back(drafted);
+    row_places_.push_back({position, seq.blocks[position / block]});
     logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
-    choosers_.push_back(&seq);
+    ++row_sequences_.back().rows;
   }
 }
 
 // -- tokens -------------------------------------------------------------------
 
-kernels::sample_params engine::state::noise_of(const sequence& seq) const noexcept {
+kernels::sample_params engine::state::noise_of(const sequence& seq,
+                                               std::uint32_t ahead) const noexcept {
   const sampling_params& how = seq.sampling;
   kernels::sample_params noise;
   noise.temperature = how.temperature;
@@ -127,8 +166,8 @@ kernels::sample_params engine::state::noise_of(const sequence& seq) const noexce
   noise.top_k = how.top_k;
   noise.min_p = how.min_p;
   noise.seed = how.seed;
-  noise.position = seq.size();
-  if (seq.generated() < how.min_new_tokens) {
+  noise.position = seq.size() + ahead;
+  if (seq.generated() + ahead < how.min_new_tokens) {
     noise.banned = seq.stop_ids.data();
     noise.banned_count = seq.stop_ids.size();
   }
@@ -138,20 +177,47 @@ kernels::sample_params engine::state::noise_of(const sequence& seq) const noexce
 void engine::state::choose_tokens() {
   noise_.clear();
   for (const sequence* seq : choosers_)
-    noise_.push_back(noise_of(*seq));
-  chosen_.resize(choosers_.size());
+    for (std::uint32_t ahead = 0; ahead <= seq->draft.size(); ++ahead)
+      noise_.push_back(noise_of(*seq, ahead));
+  chosen_.resize(noise_.size());
+  outcomes_.clear();
   if (choosers_.empty())
     return;
   device->sample(noise_, chosen_);
-  for (std::size_t i = 0; i < choosers_.size(); ++i)
-    append(*choosers_[i], chosen_[i]);
+  std::size_t row = 0;
+  for (sequence* seq : choosers_)
+    row += verify(*seq, std::span{chosen_}.subspan(row));
+}
+
+std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sampled_token> chosen) {
+  const auto drafted = seq.draft.size();
+  const auto before = seq.size();
+  std::size_t accepted = 0;
+  for (std::size_t row = 0; row <= drafted; ++row) {
+    // The row that chose this token was fed what precedes it, so that much of the KV is right.
+    seq.cached = seq.size();
+    const bool goes_on = append(seq, chosen[row]);
+    const bool right = row < drafted && chosen[row].token == seq.draft[row];
+    accepted += right;
+    if (!right || !goes_on)
+      break;
+  }
+  if (drafted > 0) {
+    stats.draft_tokens += drafted;
+    stats.accepted_tokens += accepted;
+    ++stats.verifications;
+  }
+  outcomes_.push_back({seq.id, static_cast<std::uint32_t>(drafted),
+                       static_cast<std::uint32_t>(accepted),
+                       std::span{seq.tokens}.subspan(before)});
+  return drafted + 1;
 }
 
 bool engine::state::stops(const sequence& seq, token_id token) const noexcept {
   return std::find(seq.stop_ids.begin(), seq.stop_ids.end(), token) != seq.stop_ids.end();
 }
 
-void engine::state::append(sequence& seq, const kernels::sampled_token& chosen) {
+bool engine::state::append(sequence& seq, const kernels::sampled_token& chosen) {
   seq.tokens.push_back(chosen.token);
   seq.logprobs.push_back(chosen.logprob);
   seq.kept_masses.push_back(chosen.kept_mass);
@@ -162,6 +228,9 @@ void engine::state::append(sequence& seq, const kernels::sampled_token& chosen) 
     end_chunk(seq, chunk_end::length);
   else if (seq.size() >= seq.chunk_end)
     end_chunk(seq, chunk_end::budget);
+  else
+    return true;
+  return false;
 }
 
 void engine::state::end_chunk(sequence& seq, chunk_end why) {
@@ -194,6 +263,8 @@ std::span<const chunk_report> engine::state::step() {
     stats.rows += row_tokens_.size();
   }
   const auto spent = std::chrono::steady_clock::now() - begin;
+  if (speculator && !row_tokens_.empty())
+    speculator->learn(outcomes_, load_, std::chrono::duration<double>(spent).count() - drafting_s_);
   stats.busy_ns +=
     static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
   return reports_;

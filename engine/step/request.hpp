@@ -58,7 +58,10 @@ struct engine_stats {
   std::uint64_t recomputed_tokens = 0; ///< Prefilled again, because their KV was gone.
   std::uint64_t generated_tokens = 0;
   std::uint64_t preemptions = 0;
-  std::uint64_t busy_ns = 0; ///< Inside `step`, when there was something to do.
+  std::uint64_t draft_tokens = 0;    ///< Drafted and verified.
+  std::uint64_t accepted_tokens = 0; ///< Of those: right.
+  std::uint64_t verifications = 0;   ///< Times that a response had a draft verified.
+  std::uint64_t busy_ns = 0;         ///< Inside `step`, when there was something to do.
 };
 
 /// Where the engine's KV blocks are.

@@ -36,6 +36,7 @@ struct sequence {
   std::uint32_t first_prefill = 0; ///< Positions below it were computed before, somewhere.
   std::uint32_t step_rows = 0;     ///< Positions it computes in the step being built.
   content_hash prefix;             ///< Of the cached tokens; kept while parked.
+  std::vector<token_id> draft;     ///< Tokens that the step being built verifies.
 
   std::vector<float> logprobs;    ///< Of this chunk's tokens.
   std::vector<float> kept_masses; ///< Of this chunk's tokens.

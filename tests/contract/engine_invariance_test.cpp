@@ -4,6 +4,7 @@
 // Method: one mixed rollout per family and profile is run in a plain way and in every other way;
 // tokens, log-probabilities and kept masses are compared with memcmp.
 
+#include "engine/base/prng.hpp"
 #include "tests/support/fixture_models.hpp"
 #include "tests/support/rollout_driver.hpp"
 
@@ -14,6 +15,45 @@
 namespace rollcast::test {
 
 namespace {
+
+/// Drafts the true continuation, known from an earlier run, with errors here and there.
+class knowing_drafter final : public drafter {
+public:
+  using truth = std::map<std::uint64_t, finished_response>;
+  knowing_drafter(const truth& known, std::uint32_t wrong_percent, std::uint32_t length_max)
+    : known_(known), wrong_percent_(wrong_percent), length_max_(length_max) {}
+
+  void draft(std::span<const draft_seat> seats, const step_load& load) override {
+    auto left = load.rows_free;
+    for (const auto& seat : seats) {
+      const auto& r = known_.at(seat.response.value);
+      const auto done = seat.tokens.size() - r.prompt.size();
+      const auto length = std::min({left, seat.room, 1 + std::uint32_t(rng_.below(length_max_))});
+      for (std::size_t i = done; i < done + length; ++i) {
+        const auto right = i < r.tokens.size() ? r.tokens[i] : 0; // past the end: anything
+        seat.draft->push_back(rng_.below(100) < wrong_percent_ ? (right + 1) % 100 : right);
+      }
+      left -= length;
+    }
+  }
+  void learn(std::span<const draft_outcome> outcomes, const step_load&, double) override {
+    for (const auto& o : outcomes) {
+      EXPECT_LE(o.accepted, o.drafted);
+      EXPECT_GE(o.accepted + 1, o.fresh.size());
+      accepted += o.accepted;
+      rejected += o.drafted - o.accepted;
+    }
+  }
+
+  std::uint64_t accepted = 0;
+  std::uint64_t rejected = 0;
+
+private:
+  const truth& known_;
+  std::uint32_t wrong_percent_;
+  std::uint32_t length_max_;
+  prng rng_{99};
+};
 
 struct setting {
   std::string name;
@@ -59,10 +99,13 @@ const std::vector<setting> settings{
 
 std::map<std::uint64_t, finished_response>
 run_setting(const std::shared_ptr<const model_weights>& weights, std::string_view profile,
-            const rollout& work, const setting& s) {
+            const rollout& work, const setting& s,
+            const std::shared_ptr<drafter>& speculator = {}) {
   std::vector<engine> engines;
-  for (std::size_t i = 0; i < s.engines; ++i)
+  for (std::size_t i = 0; i < s.engines; ++i) {
     engines.emplace_back(make_device(weights, profile, s.device), s.limits);
+    engines.back().speculate(speculator);
+  }
   auto done = run_rollout(work, engines, s.how);
   if (s.name == "preemption") {
     EXPECT_GT(engines[0].stats().preemptions, 0u) << "the pool is too large to test anything";
@@ -98,6 +141,20 @@ TEST_P(engine_contract, responses_have_the_same_bits_however_they_are_scheduled)
     for (const auto& [id, response] : expected)
       EXPECT_TRUE(same_bits(response, got.at(id))) << s.name << ", response " << id;
   }
+}
+
+TEST_P(engine_contract, drafts_right_and_wrong_change_no_bit) {
+  const auto expected = run_setting(weights, profile(), work, plain);
+  for (const auto& s : settings)
+    for (const std::uint32_t wrong_percent : {0u, 30u, 100u}) {
+      auto speculator = std::make_shared<knowing_drafter>(expected, wrong_percent, 9);
+      const auto got = run_setting(weights, profile(), work, s, speculator);
+      for (const auto& [id, response] : expected)
+        EXPECT_TRUE(same_bits(response, got.at(id)))
+          << s.name << ", " << wrong_percent << " % wrong, response " << id;
+      EXPECT_EQ(speculator->accepted > 0, wrong_percent < 100) << s.name;
+      EXPECT_TRUE(speculator->rejected > 0 || wrong_percent == 0) << s.name;
+    }
 }
 
 TEST_P(engine_contract, scoring_gives_the_bits_of_generation) {

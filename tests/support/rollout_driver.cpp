@@ -89,8 +89,13 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
     }
     queues[target].push_back(next);
   };
-  for (bool busy = true; busy;) {
-    busy = false;
+  const auto busy = [&] {
+    for (std::size_t at = 0; at < engines.size(); ++at)
+      if (engines[at].has_work() || !queues[at].empty())
+        return true;
+    return false;
+  };
+  while (busy()) {
     for (std::size_t at = 0; at < engines.size(); ++at) {
       while (!queues[at].empty()) {
         if (auto ok = engines[at].admit(queues[at].front()); !ok) {
@@ -106,7 +111,6 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
       }
       for (const auto& report : engines[at].step())
         edge(at, report);
-      busy = busy || engines[at].has_work() || !queues[at].empty();
     }
   }
   return done;

@@ -1,0 +1,50 @@
+#pragma once
+
+#include "engine/base/ids.hpp"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace rollcast {
+
+/// A response that decodes in the step being built.
+struct draft_seat {
+  response_id response;
+  std::span<const token_id> tokens; ///< The prompt and all that was generated.
+  std::uint32_t room = 0; ///< Most tokens that may be drafted: what chunk and KV blocks leave.
+  std::vector<token_id>* draft = nullptr; ///< Where the draft goes; empty before.
+};
+
+/// What became of one seat.
+struct draft_outcome {
+  response_id response;
+  std::uint32_t drafted = 0;
+  std::uint32_t accepted = 0;      ///< Of those; a draft is cut at the first wrong token.
+  std::span<const token_id> fresh; ///< What was generated: the accepted, and one more.
+};
+
+/// The step that drafts are added to.
+struct step_load {
+  std::uint32_t rows = 0;      ///< Rows without drafts: one a seat, and those of prompts.
+  std::uint32_t rows_free = 0; ///< Most drafted tokens in all.
+  std::uint64_t kv_tokens = 0; ///< Cached positions that the rows attend to.
+};
+
+/// Proposes tokens for the engine to verify. Nothing it does can change a response: a drafted token
+/// is kept only if it is the one that would have been chosen without it. It decides how fast that
+/// goes, and so how much to draft, zero included. Called by the engine's thread only.
+class drafter {
+public:
+  virtual ~drafter() = default;
+
+  /// Fills the drafts of the seats, at most `load.rows_free` tokens in all.
+  virtual void draft(std::span<const draft_seat> seats, const step_load& load) = 0;
+
+  /// Hears what became of a step: of every response that got a token, drafted for or not. `seconds`
+  /// is the time of the step, drafting not included.
+  virtual void learn(std::span<const draft_outcome> outcomes, const step_load& load,
+                     double seconds) = 0;
+};
+
+} // namespace rollcast
