@@ -48,6 +48,8 @@ result<void> admit(self_ptr self, chunk_assignment a) {
   request.sampling = std::move(a.sampling);
   request.generate_max = a.generate_max;
   request.reserve = a.reserve;
+  if (auto& drafts = self->state.parts.drafts)
+    drafts->follow(a.response, a.group, a.probe, request.tokens);
   auto admitted = self->state.parts.device->admit(std::move(request));
   if (admitted)
     keep_stepping(self);

@@ -5,6 +5,7 @@
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "engine/cache/spill_store.hpp"
+#include "engine/draft/speculator.hpp"
 #include "engine/step/engine.hpp"
 
 #include <caf/all.hpp>
@@ -24,6 +25,7 @@ struct decode_worker_options {
 struct decode_worker_parts {
   std::shared_ptr<engine> device;
   std::shared_ptr<spill_store> spilled;
+  std::shared_ptr<speculator> drafts; ///< Null: nothing is drafted.
   kv_exchange* exchange = nullptr;
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;

@@ -6,6 +6,7 @@
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
 #include "engine/cache/spill_store.hpp"
+#include "engine/draft/speculator.hpp"
 #include "engine/step/engine.hpp"
 
 #include <chrono>
@@ -59,6 +60,7 @@ struct worker_node_options {
   liveness_options liveness;
   engine_limits engine;
   spill_limits spill;
+  speculation_options speculation;
   std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
   std::uint64_t weight_epoch = 0;
   std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.

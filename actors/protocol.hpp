@@ -35,8 +35,9 @@ struct worker_hello {
   std::uint64_t spill_tokens = 0; ///< KV that it can keep beside its blocks.
   std::uint32_t context_max = 0;
   std::uint32_t vocabulary = 0;
-  std::string eos_token_ids; ///< int32, little-endian.
-  engine_stats stats = {};   ///< Where its counters stand.
+  std::string eos_token_ids;     ///< int32, little-endian.
+  std::string speculate = "off"; ///< How it drafts; changes no bit.
+  engine_stats stats = {};       ///< Where its counters stand.
 };
 
 /// A chunk, as a worker receives it. Carries the whole response so far, so that any worker can run
@@ -45,6 +46,8 @@ struct chunk_assignment {
   worker_id worker = {}; ///< The incarnation it is meant for.
   response_id response = {};
   std::uint32_t attempt = 0;
+  group_id group = {};
+  bool probe = false; ///< The first of its group, which waits to learn from it.
   std::string tokens; ///< int32, little-endian: the prompt, then what was generated.
   std::uint32_t prompt_tokens = 0;
   sampling_params sampling = {};
@@ -111,13 +114,14 @@ typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint, x.model,
            x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch, x.kv_blocks, x.block_tokens,
            x.slots, x.kv_bytes_per_token, x.spill_tokens, x.context_max, x.vocabulary,
-           x.eos_token_ids, x.stats);
+           x.eos_token_ids, x.speculate, x.stats);
 }
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, chunk_assignment& x) {
-  return f(caf::meta::type_name("chunk_assignment"), x.worker, x.response, x.attempt, x.tokens,
-           x.prompt_tokens, x.sampling, x.generate_max, x.reserve, x.pull_endpoint, x.pull_from);
+  return f(caf::meta::type_name("chunk_assignment"), x.worker, x.response, x.attempt, x.group,
+           x.probe, x.tokens, x.prompt_tokens, x.sampling, x.generate_max, x.reserve,
+           x.pull_endpoint, x.pull_from);
 }
 
 template <class Inspector>
@@ -162,6 +166,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
 
   CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_assignment))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_outcome))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::group_id))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::response_id))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_beat))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_hello))

@@ -79,6 +79,7 @@ void adopt_identity(scheduler_state& st, const worker_hello& hello) {
     st.identity = {model, hello.model, hello.numerics_hash, hello.weights_hash,
                    hello.eos_token_ids};
     st.book->numerics_profile = hello.numerics;
+    st.book->speculate = hello.speculate;
     st.book->weight_version = hello.weight_epoch;
     st.parts.metrics->registry.describe(ROLLCAST_VERSION, hello.numerics);
     st.parts.metrics->weight_epoch.set(static_cast<double>(hello.weight_epoch));

@@ -33,6 +33,8 @@ chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   a.worker = d.worker;
   a.response = d.response;
   a.attempt = d.attempt;
+  a.group = {at.batch->first_group + at.response->group};
+  a.probe = at.response->index == 0;
   a.tokens = to_bytes(std::span<const token_id>{prompt})
              + to_bytes(std::span<const token_id>{at.response->tokens});
   a.prompt_tokens = static_cast<std::uint32_t>(prompt.size());

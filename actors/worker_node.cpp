@@ -3,6 +3,7 @@
 #include "actors/error_bridge.hpp"
 #include "actors/node_system.hpp"
 #include "cluster/transport/tcp_probe.hpp"
+#include "engine/draft/measure_steps.hpp"
 
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -71,6 +72,7 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   hello.numerics_hash = numerics.hash();
   hello.weights_hash = device.device().weights_hash();
   hello.weight_epoch = options.weight_epoch;
+  hello.speculate = to_string(options.speculation.how);
   hello.kv_blocks = shape.kv_blocks;
   hello.block_tokens = shape.block_tokens;
   // A few more than fit a step, so that the next chunk is there when one ends.
@@ -169,7 +171,13 @@ void drain(const decode_worker_actor& actor, const worker_pulse& pulse,
 result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
                         std::stop_token stop,
                         const std::function<void(const worker_ports&)>& ready) {
+  std::shared_ptr<speculator> drafts;
+  if (options.speculation.how == speculation::auto_)
+    drafts = std::make_shared<speculator>(options.speculation, measure_steps(*device));
+  else if (options.speculation.how != speculation::off)
+    drafts = std::make_shared<speculator>(options.speculation);
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
+  runner->speculate(drafts);
   auto spill = spill_store::open(options.spill);
   if (!spill)
     return fail(spill);
@@ -199,7 +207,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   decode_worker_options worker_options;
   worker_options.hello = hello_of(options, *runner, *spilled, (*exchange)->endpoint());
   auto actor = node.get().spawn(
-    decode_worker, decode_worker_parts{runner, spilled, exchange->get(), metrics, pulse},
+    decode_worker, decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse},
     worker_options);
   node.keep(actor);
   slot.set(actor);

@@ -14,6 +14,9 @@ namespace rollcast::cli {
 
 namespace {
 
+/// Rows for drafts at the least; a batch of one wants a few.
+constexpr std::uint32_t draft_rows_min = 16;
+
 std::uint32_t processors() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
@@ -76,7 +79,9 @@ result<std::unique_ptr<backend>> open_device(const device_options& options) {
   if (device.kv_blocks == 0 && device.block_tokens != 0)
     device.kv_blocks = default_kv_blocks(*config, *profile, options);
   device.rows_max = std::max(options.prefill_rows, options.max_batch);
-  device.logit_rows_max = options.max_batch;
+  // Every verified token is a row that needs logits.
+  const auto drafted = options.speculate == "off" ? 0 : std::max(options.max_batch, draft_rows_min);
+  device.logit_rows_max = std::min(options.max_batch + drafted, device.rows_max);
   return make_cpu_backend(std::move(*weights), *profile, device);
 }
 

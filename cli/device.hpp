@@ -26,6 +26,7 @@ struct device_options {
   std::uint32_t kv_spill_memory_mib = 0; ///< KV kept beside the blocks, in memory.
   std::uint32_t kv_spill_disk_mib = 0;   ///< And in a file once that is full.
   std::filesystem::path kv_spill_dir = "/var/tmp";
+  std::string speculate = "off"; ///< off, self, group or auto.
 };
 
 /// Loads the checkpoint and makes a CPU device over it.

@@ -57,6 +57,8 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      std::to_string(device.kv_spill_disk_mib),
                                      "--kv-spill-dir",
                                      device.kv_spill_dir.string(),
+                                     "--speculate",
+                                     device.speculate,
                                      "--lost-after-ms",
                                      std::to_string(options.scheduler.lost_after_ms)};
   if (options.scheduler.no_metrics)

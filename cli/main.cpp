@@ -96,6 +96,9 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--kv-spill-disk-mib", device.kv_spill_disk_mib,
       "disk of a worker for KV that does not fit there either; 0: none");
   add(app, "--kv-spill-dir", device.kv_spill_dir, "directory on that disk");
+  add(app, "--speculate", device.speculate,
+      "off, or drafts from the response (self), its group (group), as much as pays (auto)")
+    ->check(CLI::IsMember({"off", "self", "group", "auto"}));
   return model;
 }
 
@@ -220,8 +223,6 @@ void add_run(CLI::App& root, command& chosen) {
     ->check(CLI::Range(100u, 3'600'000u));
   add_flag(*app, "--force-migration", options->force_migration,
            "move every response at every chunk edge (a test of exactness)");
-  app->add_option("--speculate", "speculative decoding; this version has none, so only: off")
-    ->check(CLI::IsMember({"off"}));
   app->add_flag("--debug-rollout-only")
     ->description("known from slime; run never trains, so nothing changes");
   app->callback([options, &chosen] {

@@ -41,6 +41,7 @@ int run_worker(const worker_options& options) {
   node.liveness = liveness_of(options.lost_after_ms);
   node.engine = limits_of(options.device);
   node.spill = spill_of(options.device);
+  node.speculation.how = *find_speculation(options.device.speculate);
   node.weight_epoch = 1;
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {

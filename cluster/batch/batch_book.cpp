@@ -290,7 +290,7 @@ wire::batch_summary batch_book::summary(const batch_record& batch) const {
     out.tokens_per_s = static_cast<double>(out.tokens) / out.makespan_s;
   out.numerics_profile = batch.numerics_profile;
   out.policy = batch.spec.policy.empty() ? default_policy : batch.spec.policy;
-  out.speculate = "off";
+  out.speculate = speculate;
   batch.tally.summarise(batch.started_ns, batch.ended_ns, out);
   return out;
 }

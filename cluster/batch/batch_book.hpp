@@ -152,6 +152,7 @@ public:
   /// What the cluster serves now; a batch keeps what it was started with.
   std::string numerics_profile;
   std::uint64_t weight_version = 0;
+  std::string speculate = "off"; ///< Of the first worker.
   std::string default_policy = "context";
 
 private:

@@ -58,6 +58,18 @@ SPILLING = [
     {"kv_blocks": 48, "chunk_tokens": 16, "kv_spill_disk_mib": 64},
     {"kv_blocks": 48, "chunk_tokens": 16, "kv_spill_memory_mib": 1, "kv_spill_disk_mib": 64},
 ]
+# Drafts, alone and with everything that could get in their way.
+SPECULATING = [
+    {"speculate": "self"},
+    {"speculate": "group"},
+    {"speculate": "auto"},
+    {"speculate": "group", "workers": 2, "chunk_tokens": 16, "force_migration": True},
+    {"speculate": "group", "max_batch": 1},
+    {"speculate": "group", "max_batch": 7, "prefill_rows": 16, "threads": 2},
+    {"speculate": "group", "kv_blocks": 48, "chunk_tokens": 16, "kv_spill_memory_mib": 64},
+    {"speculate": "group", "kv_blocks": 48, "policy": "static"},
+    {"speculate": "auto", "workers": 3, "chunk_tokens": 100, "block_tokens": 64},
+]
 MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 
 
@@ -112,6 +124,22 @@ class Exactness(ClusterTest):
             got, summary = self.run_batch(prompts, **{**settings, **without})
             self.assert_same(got, oracle, "no spill space")
             self.assertGreater(summary["recomputed_tokens"], 0, "nothing had to leave its blocks")
+
+    def test_drafts_change_no_byte(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 16)
+        samplings = [{}, {"temperature": 0}, {"temperature": 0.8, "top_p": 0.9},
+                     {"top_k": 5, "min_p": 0.02}]
+        for profile in PROFILES:
+            for sampling in samplings:
+                settings = {**self.collatz(), "numerics": profile, **sampling}
+                ways = SPECULATING if sampling == {} else SPECULATING[1:3]
+                with self.subTest(profile=profile, **sampling):
+                    self.check(prompts, settings, ways)
+        _, summary = self.run_batch(prompts, **self.collatz(), **SPECULATING[1])
+        self.assertGreater(summary["accepted_tokens"], 100)
+        self.assertGreater(summary["draft_tokens"], summary["accepted_tokens"])
+        self.assertGreater(summary["mean_acceptance_length"], 1)
+        self.assertEqual(summary["speculate"], "group")
 
     def test_the_bf16_profile_gives_its_own_bytes_however_it_is_run(self):
         prompts = first_prompts(self.work / "prompts.jsonl", 12)

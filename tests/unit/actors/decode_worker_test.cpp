@@ -87,7 +87,7 @@ struct decode_worker_test : deterministic_system {
       r.was_asked = true;
     });
     r.actor = spawn(decode_worker,
-                    decode_worker_parts{r.device, r.spilled, r.exchange.get(),
+                    decode_worker_parts{r.device, r.spilled, nullptr, r.exchange.get(),
                                         std::make_shared<worker_metrics>("test"), r.pulse},
                     decode_worker_options{});
     link(r);

@@ -1,0 +1,101 @@
+#include "engine/draft/draft_budget.hpp"
+
+#include "engine/base/check.hpp"
+
+#include <algorithm>
+
+namespace rollcast {
+
+namespace {
+
+/// A step's measured time is worth so much of a point's correction.
+constexpr double refresh = 0.05;
+/// So many tries are believed by the drafter's own word, at first.
+constexpr float prior_tries = 8;
+/// After so many tries the older half is forgotten.
+constexpr float tries_max = 512;
+
+} // namespace
+
+step_costs::step_costs(std::vector<step_cost> points, double seconds_per_kv_token)
+  : points_(std::move(points)), corrections_(points_.size(), 1.0),
+    seconds_per_kv_token_(std::max(0.0, seconds_per_kv_token)) {
+  ROLLCAST_CHECK(!points_.empty());
+}
+
+std::pair<std::size_t, double> step_costs::place(std::uint32_t rows) const {
+  const auto above = std::upper_bound(
+    points_.begin(), points_.end(), rows,
+    [](std::uint32_t wanted, const step_cost& point) { return wanted < point.rows; });
+  if (above == points_.begin())
+    return {0, 0.0};
+  const auto below = static_cast<std::size_t>(above - points_.begin()) - 1;
+  if (above == points_.end())
+    return {below, 0.0};
+  const double span = above->rows - points_[below].rows;
+  return {below, (rows - points_[below].rows) / span};
+}
+
+double step_costs::line(std::uint32_t rows) const {
+  const auto [below, part] = place(rows);
+  const double here = points_[below].seconds * corrections_[below];
+  if (part > 0)
+    return here + part * (points_[below + 1].seconds * corrections_[below + 1] - here);
+  // Past the last point a row costs what it cost on the way there.
+  return here * std::max(1.0, static_cast<double>(rows) / points_[below].rows);
+}
+
+double step_costs::seconds(std::uint32_t rows, std::uint64_t kv_tokens) const {
+  return line(rows) + seconds_per_kv_token_ * static_cast<double>(kv_tokens);
+}
+
+void step_costs::observe(std::uint32_t rows, std::uint64_t kv_tokens, double measured) {
+  const auto expected = seconds(rows, kv_tokens);
+  if (measured <= 0 || expected <= 0)
+    return;
+  // A step that was held up by others says nothing of the device.
+  const auto ratio = std::clamp(measured / expected, 0.5, 2.0);
+  const auto [below, part] = place(rows);
+  corrections_[below] *= 1 + refresh * (1 - part) * (ratio - 1);
+  if (part > 0)
+    corrections_[below + 1] *= 1 + refresh * part * (ratio - 1);
+}
+
+std::size_t acceptance::band(float probability) {
+  return std::min(static_cast<std::size_t>(std::max(probability, 0.0f) * bands), bands - 1);
+}
+
+float acceptance::chance(std::size_t place, float probability) const {
+  const auto& c = cells_[std::min(place, places - 1)][band(probability)];
+  return (c.right + prior_tries * probability) / (c.tried + prior_tries);
+}
+
+void acceptance::observe(std::size_t place, float probability, bool right) {
+  auto& c = cells_[std::min(place, places - 1)][band(probability)];
+  c.tried += 1;
+  c.right += right ? 1.0f : 0.0f;
+  if (c.tried > tries_max) {
+    c.tried /= 2;
+    c.right /= 2;
+  }
+}
+
+std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats, std::uint32_t rows,
+                          std::uint64_t kv_tokens, const step_costs& costs, double margin) {
+  const auto kv_of_row = rows > 0 ? kv_tokens / rows : 0;
+  double tokens = seats;
+  double best = tokens / costs.seconds(rows, kv_tokens) * (1 + margin);
+  std::size_t chosen = 0;
+  for (std::size_t n = 1; n <= survivals.size(); ++n) {
+    tokens += survivals[n - 1];
+    const auto rate =
+      tokens / costs.seconds(rows + static_cast<std::uint32_t>(n), kv_tokens + n * kv_of_row);
+    if (rate > best) {
+      best = rate;
+      chosen = n;
+    }
+  }
+  return chosen;
+}
+
+} // namespace rollcast

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace rollcast {
+
+/// Seconds of a forward pass by its rows, measured on this device.
+struct step_cost {
+  std::uint32_t rows = 0;
+  double seconds = 0;
+};
+
+/// What a step costs: a line between measured points, and a share of each cached position that a
+/// row attends to. Both are corrected by the steps that really run.
+class step_costs {
+public:
+  /// @param points  Ascending in rows, at least one, measured without cached positions.
+  step_costs(std::vector<step_cost> points, double seconds_per_kv_token);
+
+  /// Seconds of a step of `rows` rows that attend to `kv_tokens` cached positions in all.
+  double seconds(std::uint32_t rows, std::uint64_t kv_tokens) const;
+  void observe(std::uint32_t rows, std::uint64_t kv_tokens, double seconds);
+  const std::vector<step_cost>& points() const noexcept { return points_; }
+
+private:
+  /// The point at or below, and how far it is to the next one, 0 to 1.
+  std::pair<std::size_t, double> place(std::uint32_t rows) const;
+  double line(std::uint32_t rows) const;
+
+  std::vector<step_cost> points_;
+  std::vector<double> corrections_; ///< By point: measured over expected, a moving mean.
+  double seconds_per_kv_token_;
+};
+
+/// How often drafted tokens turn out right: by place in the draft and by the probability that the
+/// drafter gave them, from what was verified lately.
+class acceptance {
+public:
+  static constexpr std::size_t places = 16;
+
+  /// Chance that a token is right if all before it in the draft are.
+  float chance(std::size_t place, float probability) const;
+  void observe(std::size_t place, float probability, bool right);
+
+private:
+  static constexpr std::size_t bands = 8;
+  struct cell {
+    float tried = 0;
+    float right = 0;
+  };
+  static std::size_t band(float probability);
+  std::array<std::array<cell, bands>, places> cells_{};
+};
+
+/// Returns how many of the drafted tokens are worth a row: the number n, zero included, that makes
+/// (seats + the first n survivals) tokens for the seconds of a step with n more rows the most.
+/// @param survivals  Chance of each to be kept, highest first.
+/// @param rows, kv_tokens  Of the step without drafts; `seats` of the rows generate a token.
+/// A drafted row is taken to attend to `kv_tokens / rows` positions. A gain below `margin` is none.
+std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats, std::uint32_t rows,
+                          std::uint64_t kv_tokens, const step_costs& costs, double margin = 0.02);
+
+} // namespace rollcast

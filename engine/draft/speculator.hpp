@@ -1,0 +1,108 @@
+#pragma once
+
+#include "engine/draft/draft_budget.hpp"
+#include "engine/draft/drafter.hpp"
+#include "engine/draft/suffix_index.hpp"
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace rollcast {
+
+/// Whose tokens drafts are made of, and how much is drafted.
+enum class speculation : std::uint8_t {
+  off,
+  self,  ///< The response's own past, as much as fits.
+  group, ///< All that the group has written, as much as fits.
+  auto_, ///< The group's, as much as pays at this moment; often nothing.
+};
+
+/// Returns the mode of a name of `--speculate`, nothing for another.
+std::optional<speculation> find_speculation(std::string_view name);
+std::string_view to_string(speculation how);
+
+struct speculation_options {
+  speculation how = speculation::off;
+  std::uint32_t tokens_max = 8;         ///< Drafted for one response in one step.
+  float survival_min = 0.1f;            ///< Chance of being kept below which nothing is drafted.
+  std::uint64_t bytes_max = 256u << 20; ///< Of all groups; the longest unused go first.
+};
+
+/// Running totals, for metrics.
+struct speculation_figures {
+  std::uint64_t drafts = 0;  ///< Responses that something was drafted for, over all steps.
+  std::uint64_t skipped = 0; ///< Steps for which nothing was looked up, because it had not paid.
+  double draft_seconds = 0;
+  std::uint64_t groups = 0;
+  std::uint64_t bytes = 0;
+};
+
+/// Drafts from what the responses of a group have written (`suffix_index`), and learns from what is
+/// verified how much of it to draft. Belongs to the engine's thread.
+class speculator final : public drafter {
+public:
+  /// @param costs  Needed by `auto_` only.
+  explicit speculator(const speculation_options& options, std::optional<step_costs> costs = {});
+
+  /// Tells what a response that will run here has so far. `probe`: its group waits for it, so its
+  /// tokens are worth more.
+  void follow(response_id response, group_id group, bool probe, std::span<const token_id> tokens);
+  /// Tells what a sibling wrote elsewhere. What does not continue where its stream ends is not
+  /// taken. @returns where it ends.
+  std::uint32_t hear(group_id group, response_id sibling, std::uint32_t position,
+                     std::span<const token_id> tokens);
+
+  void draft(std::span<const draft_seat> seats, const step_load& load) override;
+  void learn(std::span<const draft_outcome> outcomes, const step_load& load,
+             double seconds) override;
+
+  const speculation_figures& figures() const noexcept { return figures_; }
+
+private:
+  struct group_record {
+    suffix_index index;
+    std::map<response_id, std::uint32_t> streams;
+    std::uint64_t bytes = 0; ///< As last counted.
+    std::list<group_id>::iterator use;
+  };
+  struct followed {
+    group_id group;
+    std::uint32_t stream = 0;
+    bool probe = false;
+    std::vector<draft_token> draft; ///< Of the step being built.
+  };
+  /// A drafted token in the order of what it is worth.
+  struct candidate {
+    float worth = 0; ///< Chance of being kept, more for a probe.
+    float survival = 0;
+    std::uint32_t seat = 0;
+    std::uint32_t place = 0;
+  };
+
+  group_record& touch(group_id group);
+  void write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
+  void expire();
+  void look_up(std::span<const draft_seat> seats);
+  std::size_t budget(const step_load& load, std::size_t seats);
+
+  speculation_options options_;
+  std::optional<step_costs> costs_;
+  acceptance acceptance_;
+  std::unordered_map<group_id, group_record> groups_;
+  std::list<group_id> uses_; ///< Longest unused first.
+  std::unordered_map<response_id, followed> followed_;
+  std::vector<candidate> candidates_;
+  std::vector<float> survivals_;
+  std::vector<std::uint32_t> lengths_;
+  std::uint32_t pause_ = 0; ///< Steps to leave out after a look-up that did not pay.
+  std::uint32_t pause_left_ = 0;
+  speculation_figures figures_;
+};
+
+} // namespace rollcast
