@@ -150,6 +150,7 @@ struct simulate_options {
   std::uint32_t chunk_tokens = 2048;
   std::uint32_t tokens_max = 0; ///< Of a trace; 0: its longest output.
   bool no_probe = false;        ///< context: no probes first.
+  bool oracle_groups = false;   ///< context: each group is told how long its longest member is.
   std::optional<std::uint32_t> workers;
   std::optional<std::uint32_t> kv_blocks;
   std::optional<std::uint32_t> spill_gib;

@@ -339,6 +339,8 @@ void add_simulate(CLI::App& root, command& chosen) {
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
   add(*app, "--tokens-max", options->tokens_max, "limit of a trace; 0: its longest output");
   add_flag(*app, "--no-probe", options->no_probe, "context without probes first");
+  add_flag(*app, "--oracle-groups", options->oracle_groups,
+           "context: each group is told the length of its longest member");
   add(*app, "--workers", options->workers, "instead of the cost model's");
   add(*app, "--kv-blocks", options->kv_blocks, "of one worker, instead of the cost model's");
   add(*app, "--spill-gib", options->spill_gib,

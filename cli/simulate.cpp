@@ -92,6 +92,9 @@ result<void> simulate(const simulate_options& options) {
   if (options.workload.empty())
     return fail(errc::bad_config, "--workload is missing: moonlight, qwen2-vl-72b, kimi-k2 or a "
                                   "trace file (see rollcast simulate --help)");
+  if (options.oracle_groups && options.policy != "context")
+    return fail(errc::bad_config, "--oracle-groups is for --policy context, not " + options.policy
+                                    + "; leave one of them out");
   const auto source = batches::open(options);
   if (!source)
     return fail(source);
@@ -102,6 +105,7 @@ result<void> simulate(const simulate_options& options) {
   how.rules.how = *policy::find_mode(options.policy);
   how.rules.chunk_tokens = options.chunk_tokens;
   how.rules.probe_first = !options.no_probe;
+  how.oracle_groups = options.oracle_groups;
   how.timeline = !options.plot.empty();
   std::vector<ordered_json> runs;
   for (std::uint32_t i = 0; i < options.seeds; ++i) {
@@ -123,6 +127,7 @@ result<void> simulate(const simulate_options& options) {
   json["seed"] = options.seed;
   json["seeds"] = options.seeds;
   json["probe"] = !options.no_probe;
+  json["oracle_groups"] = options.oracle_groups;
   json["chunk_tokens"] = options.chunk_tokens;
   json["cost_model"] = model->name;
   json["workers"] = model->workers;

@@ -101,6 +101,7 @@ verdict scheduler_policy::note(const response_submitted& e) {
   g.members.push_back(slot);
   ++g.live;
   advance(r.group, r.tokens_done); // from the journal
+  tell(r.group, e.tokens_expected);
   if (g.rules.how == mode::oracle && e.tokens_expected > 0)
     line_.expect(e.response, e.tokens_expected);
   wait(slot);
@@ -312,6 +313,14 @@ void scheduler_policy::measure(slot_t group, std::uint32_t length) {
     return;
   g.measured = true;
   g.longest_finished = length;
+  reestimate(group);
+}
+
+void scheduler_policy::tell(slot_t group, std::uint32_t longest) {
+  auto& g = groups_[group];
+  if (g.rules.how != mode::context || longest <= g.told)
+    return;
+  g.told = longest;
   reestimate(group);
 }
 

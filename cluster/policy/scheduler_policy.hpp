@@ -125,6 +125,8 @@ private:
   void cancel(slot_t response);
   void end(slot_t response);
   void measure(slot_t group, std::uint32_t length);
+  /// Takes note of how long the longest member is said to be.
+  void tell(slot_t group, std::uint32_t longest);
   /// Tells that a member has got so far without ending.
   void advance(slot_t group, std::uint32_t tokens_done);
   void reestimate(slot_t group);

@@ -110,8 +110,9 @@ struct group_state {
   group_rules rules;
   bool measured = false; ///< A member has finished, so `longest_finished` says something.
   std::uint32_t longest_finished = 0;
-  std::uint32_t furthest = 0;   ///< Most tokens at which a member's chunk ended and it did not.
-  std::uint64_t served = 0;     ///< Sum of its chunks' budgets, each over the live members then.
+  std::uint32_t furthest = 0; ///< Most tokens at which a member's chunk ended and it did not.
+  std::uint32_t told = 0;     ///< Length of its longest member, told at submission; 0: nobody did.
+  std::uint64_t served = 0;   ///< Sum of its chunks' budgets, each over the live members then.
   std::uint64_t served_key = 0; ///< Its key among the served, while listed.
   bool served_listed = false;
   std::uint32_t live = 0; ///< Members not ended.

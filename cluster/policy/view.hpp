@@ -60,7 +60,8 @@ struct response_submitted {
   std::uint32_t tokens_max;              ///< Limit of generated tokens.
   std::uint32_t tokens_done = 0;         ///< Above 0 when a journal brought the response back.
   std::optional<group_rules> rules = {}; ///< Absent: those of `policy_limits`.
-  /// oracle: the length that it will have, known only to simulations and replays; 0 is unknown.
+  /// oracle: the length that it will have, known only to simulations and replays. context: the
+  /// length that its group's longest member is expected to have, from whoever knows. 0 is unknown.
   std::uint32_t tokens_expected = 0;
 };
 

@@ -33,6 +33,8 @@ std::uint32_t waiting_line::estimate(const response_state& r) const {
 }
 
 std::uint32_t waiting_line::group_length(const group_state& g) const {
+  if (g.told > g.furthest && g.told >= g.longest_finished)
+    return g.told;
   // The first members to finish are the short ones, so an unfinished one says as much: lengths have
   // heavy tails, and what has run for long is expected to run for long again.
   const auto ahead = std::min(std::uint64_t{outlook_} * g.furthest, std::uint64_t{top});
@@ -119,8 +121,8 @@ void waiting_line::stand(slot_t group) {
 
 void waiting_line::list_served(slot_t group) {
   auto& g = groups_[group];
-  // Rule 3 mends what a wrong estimate does; only mode context has one.
-  if (g.served_listed || g.rules.how != mode::context)
+  // Rule 3 mends what a wrong estimate does; only mode context has one, unless it was told.
+  if (g.served_listed || g.rules.how != mode::context || g.told > 0)
     return;
   served_.insert({g.served, g.id, group});
   g.served_listed = true;

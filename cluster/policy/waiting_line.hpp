@@ -46,6 +46,7 @@ public:
 
   /// Length that the members of a group are expected to have, before their limits: the longest
   /// finished, or `outlook` times the furthest end of a chunk, whichever is more; 0 is unknown.
+  /// What a group was told holds instead until a member outruns it.
   std::uint32_t group_length(const group_state& g) const;
   /// Length that a response is expected to have.
   std::uint32_t estimate(const response_state& r) const;

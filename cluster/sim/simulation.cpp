@@ -8,6 +8,7 @@
 #include <cmath>
 #include <queue>
 #include <string>
+#include <unordered_map>
 #include <variant>
 
 namespace rollcast::sim {
@@ -140,10 +141,17 @@ result<void> simulation::submit() {
       model_.batch_max, model_.kv_bytes_per_token, model_.spill_tokens};
     ROLLCAST_CHECK(policy_.on(joins) == policy::verdict::accepted);
   }
+  std::unordered_map<std::uint64_t, std::uint32_t> longest; // looked up, never walked
+  if (options_.oracle_groups)
+    for (const auto& r : batch_.responses)
+      longest[r.group] = std::max(longest[r.group], r.output_tokens);
   for (std::size_t i = 0; i < batch_.responses.size(); ++i) {
     const auto& r = batch_.responses[i];
     policy::response_submitted e{{i + 1}, {r.group}, r.index, r.prompt_tokens, batch_.tokens_max};
-    e.tokens_expected = r.output_tokens;
+    if (options_.rules.how == policy::mode::oracle)
+      e.tokens_expected = r.output_tokens;
+    else if (options_.oracle_groups)
+      e.tokens_expected = longest[r.group];
     if (policy_.on(e) != policy::verdict::accepted)
       return fail(errc::bad_config,
                   "group " + std::to_string(r.group) + " index " + std::to_string(r.index)

@@ -12,7 +12,10 @@ namespace rollcast::sim {
 struct sim_options {
   policy::group_rules rules = {};    ///< Mode, chunk length, probes.
   policy::policy_limits limits = {}; ///< Its `rules` and prices are overwritten by ours.
-  bool timeline = false;             ///< Record `sim_result::timeline`.
+  /// context: every group is told the true length of its longest member, and no more. It is the
+  /// bound of what an estimate for each group could reach.
+  bool oracle_groups = false;
+  bool timeline = false; ///< Record `sim_result::timeline`.
 };
 
 /// How many responses a worker runs from this moment on.

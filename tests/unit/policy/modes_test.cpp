@@ -95,6 +95,45 @@ TEST(policy_modes, modes_that_have_no_estimate_take_no_fair_turns) {
   }
 }
 
+TEST(policy_modes, context_believes_what_a_group_is_told_until_a_member_outruns_it) {
+  driver d{limits_of(mode::context)};
+  submit_known(d, 1, 1, 1, 30);
+  submit_known(d, 2, 2, 1, 50);
+  submit_known(d, 3, 3, 1, 40);
+  d.submit(4, 4, 1); // told nothing: last
+  EXPECT_EQ(d.policy.estimate(group_id{2}), 50u);
+  d.join(1, 100, 1);
+  const auto longest = d.dispatched();
+  EXPECT_EQ(longest.response, response_id{2});
+  d.edge(longest, 10); // outlook times 10 is less than it was told
+  EXPECT_EQ(d.policy.estimate(group_id{2}), 50u);
+  driver ended{limits_of(mode::context)};
+  ended.join(1, 100, 2);
+  submit_known(ended, 1, 1, 1, 15);
+  submit_known(ended, 2, 1, 2, 15);
+  const auto both = ended.dispatches();
+  ended.edge(both[1], 10);
+  ended.edge(both[0], 10);
+  ended.complete(ended.dispatches()[0], 15);
+  EXPECT_EQ(ended.policy.estimate(group_id{1}), 15u) << "that was the longest";
+  driver outrun{limits_of(mode::context)};
+  submit_known(outrun, 1, 1, 1, 8);
+  outrun.join(1, 100, 1);
+  outrun.edge(outrun.dispatched(), 10);
+  EXPECT_EQ(outrun.policy.estimate(group_id{1}), 30u) << "three times its furthest";
+}
+
+TEST(policy_modes, a_group_that_is_told_takes_no_fair_turns) {
+  auto limits = limits_of(mode::context);
+  limits.fair_every = 1;
+  driver d{limits};
+  submit_known(d, 1, 1, 1, 20);
+  submit_known(d, 2, 2, 1, 90);
+  d.join(1, 100);
+  EXPECT_EQ(d.order(), (ids{2, 1}));
+  EXPECT_EQ(d.policy.counters().fair_turns, 0u);
+}
+
 TEST(policy_modes, context_without_probes_treats_member_0_as_any_other) {
   auto limits = limits_of(mode::context);
   limits.rules.probe_first = false;

@@ -85,6 +85,22 @@ TEST(simulation, counts_what_it_moves) {
   EXPECT_EQ(simulate(small_batch(), small_model(1000), options_of(mode::static_))->migrations, 0u);
 }
 
+TEST(simulation, groups_told_their_longest_member_about_reach_the_oracle) {
+  // 96 to 98 % at the writing of this; without being told 86 %.
+  const auto batch = draw_workload(*find_workload("moonlight"), 1);
+  const auto model = *find_cost_model("moonlight");
+  auto o = options_of(mode::context);
+  o.rules.chunk_tokens = 2048;
+  const auto untold = simulate(batch, model, o);
+  o.oracle_groups = true;
+  const auto told = simulate(batch, model, o);
+  o.oracle_groups = false;
+  o.rules.how = mode::oracle;
+  const auto oracle = simulate(batch, model, o);
+  EXPECT_LT(told->makespan_s, untold->makespan_s * 0.92);
+  EXPECT_LT(told->makespan_s, oracle->makespan_s * 1.05);
+}
+
 TEST(simulation, costs_more_where_links_are_slow) {
   auto o = options_of(mode::divided);
   o.rules.force_migration = true;
