@@ -108,7 +108,6 @@ struct group_state {
   group_id id;
   std::uint64_t sequence = 0; ///< Order of first submission.
   group_rules rules;
-  bool measured = false; ///< A member has finished, so `longest_finished` says something.
   std::uint32_t longest_finished = 0;
   std::uint32_t furthest = 0; ///< Most tokens at which a member's chunk ended and it did not.
   std::uint32_t told = 0;     ///< Length of its longest member, told at submission; 0: nobody did.
@@ -119,6 +118,7 @@ struct group_state {
   std::vector<slot_t> members;
   std::vector<member_entry> waiting; ///< Without the probe.
   bool probed = false;               ///< It has, or had, a probe.
+  bool measured = false; ///< A member has finished, so `longest_finished` says something.
   slot_t probe_waiting = no_slot;
   std::uint32_t ready_key = 0; ///< Its key in the line, while there.
   bool ready = false;
