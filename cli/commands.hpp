@@ -73,7 +73,7 @@ struct scheduler_options {
   bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000; ///< A silent worker is given up after this long.
   std::string policy = "context";
-  std::uint32_t chunk_tokens = 2048;
+  std::uint32_t chunk_tokens = 1024;
   std::string batches = "share"; ///< Or "wait": one after another.
   int announce_fd = -1;
 };
@@ -147,7 +147,7 @@ struct simulate_options {
   std::string cost_model;        ///< A preset, or a file of `bench engine`; "": the workload's own.
   std::uint64_t seed = 1;
   std::uint32_t seeds = 1; ///< Runs seed, seed + 1, ... and reports mean and spread.
-  std::uint32_t chunk_tokens = 2048;
+  std::uint32_t chunk_tokens = 1024;
   std::uint32_t tokens_max = 0; ///< Of a trace; 0: its longest output.
   bool no_probe = false;        ///< context: no probes first.
   bool oracle_groups = false;   ///< context: each group is told how long its longest member is.

@@ -17,7 +17,7 @@ struct policy_limits {
 
   /// Every n-th placement goes to the group served least for each live member; 0 turns the rule
   /// off.
-  std::uint32_t fair_every = 2;
+  std::uint32_t fair_every = 3;
   /// A group is expected to be as long as so many times its furthest unfinished member.
   std::uint32_t outlook = 3;
   /// A response keeps its home while home runs at most this many more than the least loaded.

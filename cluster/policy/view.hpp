@@ -21,7 +21,7 @@ enum class mode : std::uint8_t {
 /// What a group is run under, fixed by the first response of it that is submitted.
 struct group_rules {
   mode how = mode::context;
-  std::uint32_t chunk_tokens = 2048; ///< Longest chunk; 0 is unlimited.
+  std::uint32_t chunk_tokens = 1024; ///< Longest chunk; 0 is unlimited.
   /// Test mode: no chunk runs where the one before it ended, even if it must wait for another
   /// worker. Only when no other live, not draining worker is large enough it goes on there.
   bool force_migration = false;

@@ -20,7 +20,8 @@ POLICIES = ["divided", "context", "oracle"]
 # Rows of the table of policies: name, policy, flags. Between context and oracle: the bound of what
 # an estimate for each group could reach.
 ROWS = [("divided", "divided", ()), ("context", "context", ()),
-        ("context, 1024 tokens a chunk", "context", ("--chunk-tokens", "1024")),
+        ("context, no spill space", "context", ("--spill-gib", "0")),
+        ("context, 2048 tokens a chunk", "context", ("--chunk-tokens", "2048")),
         ("context, told each group's longest", "context", ("--oracle-groups",)),
         ("oracle", "oracle", ())]
 
@@ -148,7 +149,7 @@ def sweeps(sim):
     def always(*flags):
         return lambda name: flags
 
-    chunks = [("512", 512), ("1024", 1024), ("2048 (default)", 2048), ("8192", 8192),
+    chunks = [("512", 512), ("1024 (default)", 1024), ("2048", 2048), ("8192", 8192),
               ("unlimited", 0)]
     yield "chunk length in tokens", False, [
         (label, always("--chunk-tokens", str(n))) for label, n in chunks]
@@ -157,6 +158,9 @@ def sweeps(sim):
         (str(r), always("--correlation", str(r))) for r in (0, 0.25, 0.5, 0.648, 0.8, 1)]
     yield "KV memory, of the preset's", True, [
         (f"{f} x", scaled(f)) for f in (0.5, 0.75, 1, 1.5, 2, 4)]
+    yield "host memory for spilled KV of a worker, GiB", False, [
+        ("none", always("--spill-gib", "0")), ("4", always("--spill-gib", "4")),
+        ("16", always("--spill-gib", "16")), ("preset", always())]
     yield "migration bandwidth of a worker, Gb/s", False, [
         (str(g), always("--migration-gbps", str(g))) for g in (1, 10, 100, 400, 1600)]
 
