@@ -9,8 +9,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
+#include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace rollcast {
@@ -89,6 +90,16 @@ TEST(suffix_index, prefers_the_longest_match) {
   EXPECT_EQ(out[0].token, 9);
 }
 
+TEST(suffix_index, finds_a_long_match_behind_many_later_short_ones) {
+  std::vector<tokens> streams{{1, 2, 3, 4, 5, 6, 9}};
+  for (token_id i = 0; i < 40; ++i)
+    streams.push_back({100 + i, 5, 6, 7});
+  streams.push_back({1, 2, 3, 4, 5, 6});
+  const auto out = draft(index_of(streams), 41);
+  ASSERT_FALSE(out.empty());
+  EXPECT_EQ(out[0].token, 9);
+}
+
 TEST(suffix_index, takes_probabilities_from_counts) {
   const auto index = index_of({{1, 2, 3}, {1, 2, 3}, {1, 2, 4}, {1, 2, 3}, {1, 2}});
   const auto out = draft(index, 4);
@@ -151,6 +162,65 @@ TEST(suffix_index, holds_a_token_in_64_bytes) {
       index.append(index.open(), random_tokens(random, length, 32'000));
     EXPECT_LE(index.bytes(), 64 * index.tokens()) << length;
   }
+}
+
+/// A chain of up to 8: the majority of all occurrences of the longest suffix, token by token.
+tokens search_chain(const std::vector<tokens>& streams, std::size_t stream) {
+  const auto longest = search(streams, stream).length;
+  const auto& context = streams[stream];
+  std::vector<std::pair<const tokens*, std::size_t>> alive;
+  for (const auto& s : streams)
+    for (std::size_t end = longest; longest > 0 && end < s.size(); ++end)
+      if (std::equal(context.end() - longest, context.end(), s.data() + end - longest))
+        alive.push_back({&s, end});
+  tokens out;
+  while (out.size() < 8) {
+    std::map<token_id, int> votes;
+    for (const auto& [s, at] : alive)
+      ++votes[(*s)[at]];
+    if (votes.empty())
+      break;
+    out.push_back(std::max_element(votes.begin(), votes.end(), [](const auto& a, const auto& b) {
+                    return a.second < b.second;
+                  })->first);
+    std::erase_if(alive, [&](auto& x) { return (*x.first)[x.second] != out.back(); });
+    for (auto& x : alive)
+      ++x.second;
+    std::erase_if(alive, [](const auto& x) { return x.second == x.first->size(); });
+  }
+  return out;
+}
+
+TEST(suffix_index, is_right_about_as_often_as_a_search_of_every_position) {
+  prng random{5};
+  std::vector<tokens> phrases;
+  for (int i = 0; i < 24; ++i)
+    phrases.push_back(random_tokens(random, 3 + random.below(12), 64));
+  std::vector<tokens> said(3);
+  for (auto& s : said)
+    while (s.size() < 300)
+      for (const auto token : phrases[random.below(phrases.size())])
+        s.push_back(random.chance(5) ? static_cast<token_id>(random.below(64)) : token);
+  std::vector<tokens> seen{said[0], said[1], {}};
+  auto index = index_of(seen);
+  const auto right = [&](const tokens& draft, std::size_t at) {
+    std::size_t n = 0;
+    while (n < draft.size() && at + n < said[2].size() && draft[n] == said[2][at + n])
+      ++n;
+    return n;
+  };
+  std::size_t found = 0;
+  std::size_t there = 0;
+  for (std::size_t at = 0; at < said[2].size(); ++at) {
+    found += right(tokens_of(draft(index, 2, {.survival_min = 0})), at);
+    there += right(search_chain(seen, 2), at);
+    index.append(2, {&said[2][at], 1});
+    seen[2].push_back(said[2][at]);
+  }
+  RecordProperty("found", static_cast<int>(found));
+  RecordProperty("there", static_cast<int>(there));
+  EXPECT_GT(there, said[2].size()) << "nothing to find";
+  EXPECT_GE(100 * found, 95 * there) << found << " tokens of " << there;
 }
 
 TEST(suffix_index, finds_what_a_search_of_every_position_finds) {
