@@ -43,6 +43,18 @@ struct bench_scheduler_options {
 /// Measures the scheduling policy alone: decisions per second on one core, and its memory.
 int run_bench_scheduler(const bench_scheduler_options& options);
 
+struct bench_draft_options {
+  std::uint32_t groups = 64; ///< Made-up ones, for the costs.
+  std::uint32_t responses = 8;
+  std::uint32_t tokens = 4096; ///< Of each response.
+  /// Recorded responses to replay for the acceptance length; "": some of the made-up groups.
+  std::filesystem::path responses_file;
+  std::filesystem::path out; ///< "" is stdout.
+};
+
+/// Measures the suffix index of a group: time and memory, and how often its drafts are right.
+int run_bench_draft(const bench_draft_options& options);
+
 struct status_options {
   std::string connect;
   bool watch = false;

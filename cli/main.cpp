@@ -305,9 +305,23 @@ void add_bench_policies(CLI::App& bench, command& chosen) {
     [options, &chosen] { chosen = [options] { return run_bench_policies(*options); }; });
 }
 
+void add_bench_draft(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("draft", "drafts of a group: time, memory, acceptance length");
+  auto options = std::make_shared<bench_draft_options>();
+  add_config(*app);
+  add(*app, "--groups", options->groups, "made-up groups, for the costs")->check(at_least_1);
+  add(*app, "--responses", options->responses, "responses of each")->check(at_least_1);
+  add(*app, "--tokens", options->tokens, "tokens of each")->check(at_least_1);
+  add(*app, "--responses-file", options->responses_file,
+      "responses.jsonl to replay for the acceptance length; empty: made-up groups");
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback([options, &chosen] { chosen = [options] { return run_bench_draft(*options); }; });
+}
+
 void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
+  add_bench_draft(*bench, chosen);
   add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
