@@ -182,6 +182,11 @@ void step(self_ptr self) {
   st.parts.metrics->step_seconds.observe(static_cast<double>(after.busy_ns - before.busy_ns)
                                          * 1e-9);
   st.parts.metrics->batch_rows.observe(static_cast<double>(after.rows - before.rows));
+  if (const auto verified = after.verifications - before.verifications; verified > 0)
+    st.parts.metrics->acceptance_length.observe(
+      1
+      + static_cast<double>(after.accepted_tokens - before.accepted_tokens)
+          / static_cast<double>(verified));
   for (const auto& r : ended)
     report(self, r);
   note_idle(self);
@@ -283,6 +288,10 @@ void show_figures(self_ptr self) {
   m.generated_tokens.raise_to(stats.generated_tokens);
   m.recomputed_tokens.raise_to(stats.recomputed_tokens);
   m.preemptions.raise_to(stats.preemptions);
+  m.draft_tokens.suffix.raise_to(stats.draft_tokens);
+  m.accepted_tokens.suffix.raise_to(stats.accepted_tokens);
+  if (const auto& drafts = self->state.parts.drafts)
+    m.draft_index_bytes.set(static_cast<double>(drafts->figures().bytes));
 }
 
 void beat(self_ptr self) {

@@ -150,6 +150,7 @@ namespace {
 // From half a millisecond (a tiny model) to several seconds (a long prefill), about 2.2x apart.
 const std::vector<double> step_bounds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
                                       0.1,    0.25,  0.5,    1,     2.5,  5};
+const std::vector<double> acceptance_bounds{1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 7, 8, 9};
 const std::vector<double> row_bounds{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
 // A decision must be far below a step: fine below a millisecond.
 const std::vector<double> decision_bounds{1e-6,   2.5e-6, 5e-6, 1e-5,   2.5e-5, 5e-5, 1e-4,
@@ -223,6 +224,16 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                "Responses whose KV moved out of the engine's blocks")),
     kv_restores(registry.counter("rollcast_kv_restores_total",
                                  "Responses whose spilled KV moved back into blocks")),
+    draft_tokens{registry.counter("rollcast_draft_tokens_total",
+                                  "Drafted tokens that were verified", "drafter", "suffix")},
+    accepted_tokens{registry.counter("rollcast_accepted_tokens_total",
+                                     "Drafted tokens that were right", "drafter", "suffix")},
+    acceptance_length(registry.histogram(
+      "rollcast_acceptance_length",
+      "Mean tokens of the responses of a step that had drafts, bonus token included",
+      acceptance_bounds)),
+    draft_index_bytes(registry.gauge("rollcast_draft_index_bytes",
+                                     "Memory of what groups have written, kept to draft from")),
     step_seconds(
       registry.histogram("rollcast_step_seconds", "Time of one engine step", step_bounds)),
     batch_rows(registry.histogram("rollcast_batch_rows", "Activation rows of one engine step",

@@ -154,6 +154,16 @@ struct worker_metrics : process_metrics {
   } kv_spilled_bytes;
   metric_counter kv_spills;
   metric_counter kv_restores;
+  /// Drafted tokens that were verified, by drafter.
+  struct {
+    metric_counter suffix;
+  } draft_tokens;
+  /// Of those: right.
+  struct {
+    metric_counter suffix;
+  } accepted_tokens;
+  metric_histogram acceptance_length;
+  metric_gauge draft_index_bytes;
   metric_histogram step_seconds;
   metric_histogram batch_rows;
 };

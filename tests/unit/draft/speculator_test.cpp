@@ -1,0 +1,132 @@
+// Goal: each mode drafts from what it may, within what it is given; nothing else is remembered.
+// Method: streams written by hand; the engine's calls are played by the test.
+
+#include "engine/draft/speculator.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace rollcast {
+namespace {
+
+using tokens = std::vector<token_id>;
+
+const tokens text{11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22};
+
+speculation_options options_of(speculation how) {
+  speculation_options options;
+  options.how = how;
+  options.tokens_max = 4;
+  return options;
+}
+
+/// One response that has written `past`, and what is drafted for it.
+tokens drafted(speculator& by, std::uint64_t response, const tokens& past, std::uint32_t room = 100,
+               std::uint32_t rows_free = 100) {
+  tokens draft;
+  const draft_seat seat{response_id{response}, past, room, &draft};
+  by.draft({&seat, 1}, {1, rows_free, past.size()});
+  return draft;
+}
+
+TEST(speculator, self_knows_its_own_past_and_group_its_siblings) {
+  for (const auto how : {speculation::self, speculation::group}) {
+    speculator by{options_of(how)};
+    by.follow({1}, {7}, true, text);
+    const tokens start{11, 12, 13};
+    by.follow({2}, {7}, false, start);
+    EXPECT_EQ(drafted(by, 2, start),
+              how == speculation::self ? tokens{} : (tokens{14, 15, 16, 17}));
+    tokens again = text;
+    again.insert(again.end(), {11, 12, 13});
+    by.follow({1}, {7}, true, again);
+    EXPECT_EQ(drafted(by, 1, again), (tokens{14, 15, 16, 17})) << "its own past";
+  }
+}
+
+TEST(speculator, another_group_is_none_of_its_business) {
+  speculator by{options_of(speculation::group)};
+  by.follow({1}, {7}, true, text);
+  by.follow({2}, {8}, false, tokens{11, 12, 13});
+  EXPECT_TRUE(drafted(by, 2, {11, 12, 13}).empty());
+}
+
+TEST(speculator, drafts_no_more_than_there_is_room_and_rows_for) {
+  speculator by{options_of(speculation::group)};
+  by.follow({1}, {7}, true, text);
+  const tokens start{11, 12, 13};
+  by.follow({2}, {7}, false, start);
+  EXPECT_EQ(drafted(by, 2, start, 2).size(), 2u);
+  EXPECT_EQ(drafted(by, 2, start, 100, 1).size(), 1u);
+  EXPECT_TRUE(drafted(by, 3, start).empty()) << "nobody told of it";
+}
+
+TEST(speculator, rows_go_to_a_probe_first) {
+  speculator by{options_of(speculation::group)};
+  by.follow({9}, {7}, false, text);
+  const tokens start{11, 12, 13};
+  by.follow({1}, {7}, false, start);
+  by.follow({2}, {7}, true, start);
+  tokens a, b;
+  const draft_seat seats[] = {{{1}, start, 9, &a}, {{2}, start, 9, &b}};
+  by.draft(seats, {2, 4, 6});
+  EXPECT_TRUE(a.empty());
+  EXPECT_EQ(b.size(), 4u);
+}
+
+TEST(speculator, what_is_generated_is_written_at_once) {
+  speculator by{options_of(speculation::group)};
+  by.follow({1}, {7}, true, tokens{11, 12, 13});
+  by.follow({2}, {7}, false, tokens{11, 12, 13});
+  const tokens fresh{14, 15, 16};
+  const draft_outcome outcome{{1}, 0, 0, fresh};
+  by.learn({&outcome, 1}, {2, 10, 6}, 0.01);
+  EXPECT_EQ(drafted(by, 2, {11, 12, 13}), fresh);
+}
+
+TEST(speculator, hears_of_a_sibling_only_what_continues_its_stream) {
+  speculator by{options_of(speculation::group)};
+  by.follow({2}, {7}, false, tokens{11, 12, 13});
+  const std::span<const token_id> all{text};
+  EXPECT_EQ(by.hear({7}, {1}, 0, all.first(5)), 5u);
+  EXPECT_EQ(by.hear({7}, {1}, 8, all.subspan(8)), 5u) << "a gap: not taken";
+  EXPECT_EQ(by.hear({7}, {1}, 2, all.subspan(2, 2)), 5u) << "old news";
+  EXPECT_EQ(by.hear({7}, {1}, 3, all.subspan(3, 5)), 8u) << "an overlap";
+  EXPECT_EQ(drafted(by, 2, {11, 12, 13}), (tokens{14, 15, 16, 17}));
+}
+
+TEST(speculator, forgets_the_group_that_was_used_longest_ago) {
+  auto options = options_of(speculation::group);
+  options.bytes_max = 8'000; // some blocks of 1.3 kB
+  speculator by{options};
+  for (std::uint64_t g = 1; g <= 20; ++g)
+    by.follow({g}, {g}, true, text);
+  EXPECT_LE(by.figures().bytes, options.bytes_max);
+  EXPECT_LT(by.figures().groups, 20u);
+  const tokens start{11, 12, 13};
+  EXPECT_TRUE(drafted(by, 1, start).empty()) << "gone, and no harm done";
+  const draft_outcome outcome{{1}, 0, 0, start};
+  by.learn({&outcome, 1}, {1, 10, 3}, 0.01);
+  by.follow({21}, {20}, false, start);
+  EXPECT_EQ(drafted(by, 21, start).size(), 4u) << "the latest is there";
+}
+
+TEST(speculator, auto_drafts_nothing_where_it_does_not_pay_and_looks_ever_more_rarely) {
+  auto options = options_of(speculation::auto_);
+  for (const bool dear : {true, false}) {
+    speculator by{options, step_costs{{{1, 1.0}, {8, dear ? 100.0 : 1.0}}, 0}};
+    by.follow({1}, {7}, true, text);
+    const tokens start{11, 12, 13};
+    by.follow({2}, {7}, false, start);
+    std::size_t steps_with_drafts = 0;
+    for (int step = 0; step < 200; ++step)
+      steps_with_drafts += !drafted(by, 2, start).empty();
+    EXPECT_EQ(steps_with_drafts, dear ? 0u : 200u);
+    EXPECT_EQ(by.figures().skipped > 150, dear);
+    EXPECT_LT(by.figures().skipped, 200u) << "it asks again now and then";
+  }
+}
+
+} // namespace
+} // namespace rollcast
