@@ -1,7 +1,7 @@
+#include "cli/bench_streams.hpp"
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/response_file.hpp"
-#include "engine/base/prng.hpp"
 #include "engine/draft/suffix_index.hpp"
 
 #include <nlohmann/json.hpp>
@@ -25,7 +25,6 @@ namespace {
 using clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 using tokens = std::vector<token_id>;
-using group_tokens = std::vector<tokens>; ///< By response.
 
 constexpr std::uint32_t draft_tokens = 8;
 /// Chains of up to 8 tokens, however unlikely, so that a call is paid in full.
@@ -36,42 +35,10 @@ constexpr std::array<std::size_t, 4> finished_siblings{0, 1, 3, 7};
 /// Made-up groups that are replayed for the acceptance length.
 constexpr std::size_t replayed_max = 4;
 
-// The made-up language.
-constexpr std::uint64_t vocabulary = 32'000;
-constexpr std::uint64_t phrases = 256;
-constexpr std::uint64_t phrase_min = 4;
-constexpr std::uint64_t phrase_spread = 29;
-constexpr std::uint32_t follows_percent = 80; ///< The phrase that usually comes next, does.
-constexpr std::uint32_t slip_percent = 3;     ///< A token is another one.
-
-/// A group's responses. Siblings are alike because they share phrases (4 to 32 random tokens) and
-/// what usually follows each; they differ by where they begin, by leaps and by slips.
-group_tokens make_group(std::uint64_t seed, const bench_draft_options& options) {
-  prng random{seed};
-  std::vector<tokens> phrase(phrases);
-  for (auto& p : phrase) {
-    p.resize(phrase_min + random.below(phrase_spread));
-    for (auto& token : p)
-      token = static_cast<token_id>(random.below(vocabulary));
-  }
-  group_tokens out(options.responses);
-  for (auto& response : out) {
-    auto at = random.below(phrases);
-    while (response.size() < options.tokens) {
-      for (const auto token : phrase[at])
-        response.push_back(
-          random.chance(slip_percent) ? static_cast<token_id>(random.below(vocabulary)) : token);
-      at = random.chance(follows_percent) ? (at + 1) % phrases : random.below(phrases);
-    }
-    response.resize(options.tokens);
-  }
-  return out;
-}
-
 std::vector<group_tokens> make_groups(const bench_draft_options& options) {
   std::vector<group_tokens> out;
   for (std::uint64_t seed = 1; seed <= options.groups; ++seed)
-    out.push_back(make_group(seed, options));
+    out.push_back(make_group(seed, options.responses, options.tokens));
   return out;
 }
 

@@ -1,12 +1,11 @@
+#include "cli/bench_model.hpp"
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "engine/backend/machine_rates.hpp"
 #include "engine/base/prng.hpp"
-#include "engine/model/random_model.hpp"
 #include "engine/step/engine.hpp"
 
 #include <nlohmann/json.hpp>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -28,26 +27,6 @@ constexpr std::uint32_t prefill_tokens = 512;
 constexpr std::uint32_t context_tokens = 256;
 constexpr std::uint32_t decode_tokens = 64;
 constexpr std::array<std::uint32_t, 4> batches{1, 4, 16, 64};
-
-/// The yardstick model: a Qwen3 of 100 M parameters (75.5 M in layers, 24.6 M in the tied head).
-model_config bench_config() {
-  model_config config;
-  config.family = architecture::qwen3;
-  config.hidden = 768;
-  config.layers = 12;
-  config.heads = 12;
-  config.kv_heads = 4;
-  config.head_dim = 64;
-  config.intermediate = 2048;
-  config.vocabulary = 32000;
-  config.rope.head_dim = 64;
-  config.rope.theta = 1e6;
-  config.max_positions = 2048;
-  config.tie_embeddings = true;
-  config.qk_norm = true;
-  config.dtype = "bfloat16";
-  return config;
-}
 
 double layer_weights_count(const model_config& c) {
   const double q = static_cast<double>(c.heads * c.head_dim);
@@ -195,10 +174,9 @@ int run_bench_engine(const bench_engine_options& options) {
     return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
   const std::uint32_t threads =
     options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
-  const auto model =
-    std::filesystem::temp_directory_path() / ("rollcast-bench-" + std::to_string(::getpid()));
-  if (auto ok = write_random_model(model, bench_config(), 1, kernels::dtype::bf16); !ok)
-    return refuse(ok.error());
+  const auto model = bench_model::make();
+  if (!model)
+    return refuse(model.error());
   const machine_rates machine = measure_machine(threads);
   ordered_json json;
   std::vector<std::string> profiles{"cpu-f32-v1", "cpu-bf16-v1"};
@@ -206,15 +184,13 @@ int run_bench_engine(const bench_engine_options& options) {
     profiles = {options.profile};
   result<void> ok;
   for (const auto& name : profiles) {
-    auto measured = bench_profile(model, name, options, threads, machine);
+    auto measured = bench_profile(model->path(), name, options, threads, machine);
     if (!measured) {
       ok = fail(measured);
       break;
     }
     json[name] = std::move(*measured);
   }
-  std::error_code ignored;
-  std::filesystem::remove_all(model, ignored);
   if (!ok)
     return refuse(ok.error());
   json["machine"] = {{"threads", threads},

@@ -55,6 +55,18 @@ struct bench_draft_options {
 /// Measures the suffix index of a group: time and memory, and how often its drafts are right.
 int run_bench_draft(const bench_draft_options& options);
 
+struct bench_speculation_options {
+  std::string numerics{default_profile};
+  std::uint32_t threads = 0;
+  std::uint32_t repeats = 3;
+  std::filesystem::path responses_file; ///< What to replay; "": made-up streams.
+  std::filesystem::path out;
+};
+
+/// Tokens a second with each way of drafting at batch 1, 4, 16 and 64, on the model of `bench
+/// engine` replaying recorded streams.
+int run_bench_speculation(const bench_speculation_options& options);
+
 struct status_options {
   std::string connect;
   bool watch = false;

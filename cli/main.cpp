@@ -305,6 +305,20 @@ void add_bench_policies(CLI::App& bench, command& chosen) {
     [options, &chosen] { chosen = [options] { return run_bench_policies(*options); }; });
 }
 
+void add_bench_speculation(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("speculation", "tokens a second with each way of drafting");
+  auto options = std::make_shared<bench_speculation_options>();
+  add_config(*app);
+  add(*app, "--numerics", options->numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  add(*app, "--threads", options->threads, "threads of the engine; 0: all processors");
+  add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
+  add(*app, "--responses-file", options->responses_file,
+      "responses.jsonl to replay, 8 groups of 8 with 256 tokens; empty: made-up streams");
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback(
+    [options, &chosen] { chosen = [options] { return run_bench_speculation(*options); }; });
+}
+
 void add_bench_draft(CLI::App& bench, command& chosen) {
   auto* app = bench.add_subcommand("draft", "drafts of a group: time, memory, acceptance length");
   auto options = std::make_shared<bench_draft_options>();
@@ -322,6 +336,7 @@ void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
   add_bench_draft(*bench, chosen);
+  add_bench_speculation(*bench, chosen);
   add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");

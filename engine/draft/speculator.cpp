@@ -12,7 +12,7 @@ namespace {
 /// A probe's drafted token counts so much more when rows are given out: its group waits for it.
 constexpr float probe_worth = 1.5f;
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
-constexpr std::uint32_t pause_max = 64;
+constexpr std::uint32_t pause_max = 16;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -171,7 +171,8 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
       seats[i].draft->push_back(draft[place].token);
   }
   if (options_.how == speculation::auto_) {
-    pause_ = chosen > 0 ? 0 : std::min(2 * pause_ + 1, pause_max);
+    // Nothing found is found out cheaply; what does not pay now will not at the next step either.
+    pause_ = chosen > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, pause_max);
     pause_left_ = pause_;
   }
   figures_.draft_seconds += seconds_since(begin);
