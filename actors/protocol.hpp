@@ -33,6 +33,7 @@ struct worker_hello {
   std::uint32_t slots = 0; ///< Responses it may hold running or queued at once.
   std::uint32_t kv_bytes_per_token = 0;
   std::uint64_t spill_tokens = 0; ///< KV that it can keep beside its blocks.
+  std::uint32_t spill_page_tokens = 1;
   std::uint32_t context_max = 0;
   std::uint32_t vocabulary = 0;
   std::string eos_token_ids;     ///< int32, little-endian.
@@ -113,8 +114,8 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint, x.model,
            x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch, x.kv_blocks, x.block_tokens,
-           x.slots, x.kv_bytes_per_token, x.spill_tokens, x.context_max, x.vocabulary,
-           x.eos_token_ids, x.speculate, x.stats);
+           x.slots, x.kv_bytes_per_token, x.spill_tokens, x.spill_page_tokens, x.context_max,
+           x.vocabulary, x.eos_token_ids, x.speculate, x.stats);
 }
 
 template <class Inspector>

@@ -103,8 +103,13 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
     return to_caf(ok.error());
   }
   const worker_id id{st.next_worker++};
-  const policy::worker_joined joined{id,          hello.kv_blocks,          hello.block_tokens,
-                                     hello.slots, hello.kv_bytes_per_token, hello.spill_tokens};
+  const policy::worker_joined joined{id,
+                                     hello.kv_blocks,
+                                     hello.block_tokens,
+                                     hello.slots,
+                                     hello.kv_bytes_per_token,
+                                     hello.spill_tokens,
+                                     hello.spill_page_tokens};
   if (st.policy->on(joined) != policy::verdict::accepted)
     return to_caf(errc::queue_full, "the scheduler takes no more than "
                                       + std::to_string(st.workers.size()) + " workers");

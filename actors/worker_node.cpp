@@ -78,7 +78,9 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   // A few more than fit a step, so that the next chunk is there when one ends.
   hello.slots = options.slots != 0 ? options.slots : batch + std::max(1u, batch / 8);
   hello.kv_bytes_per_token = static_cast<std::uint32_t>(shape.kv_bytes_per_token());
-  hello.spill_tokens = spilled.capacity() / shape.kv_bytes_per_token();
+  hello.spill_page_tokens =
+    static_cast<std::uint32_t>(spilled.page_bytes() / shape.kv_bytes_per_token());
+  hello.spill_tokens = spilled.pages() * hello.spill_page_tokens;
   hello.context_max = device.limits().context_max;
   hello.vocabulary = shape.vocabulary;
   hello.eos_token_ids = to_bytes(device.device().eos_token_ids());
@@ -171,6 +173,10 @@ void drain(const decode_worker_actor& actor, const worker_pulse& pulse,
 result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
                         std::stop_token stop,
                         const std::function<void(const worker_ports&)>& ready) {
+  auto spill = spill_store::open(options.spill, device->shape().kv_group_bytes);
+  if (!spill)
+    return fail(spill);
+  const std::shared_ptr<spill_store> spilled = std::move(*spill);
   std::shared_ptr<speculator> drafts;
   if (options.speculation.how == speculation::auto_)
     drafts = std::make_shared<speculator>(options.speculation, measure_steps(*device));
@@ -178,10 +184,6 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     drafts = std::make_shared<speculator>(options.speculation);
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
   runner->speculate(drafts);
-  auto spill = spill_store::open(options.spill);
-  if (!spill)
-    return fail(spill);
-  const std::shared_ptr<spill_store> spilled = std::move(*spill);
   const auto metrics = std::make_shared<worker_metrics>(
     ROLLCAST_VERSION, std::string{runner->device().numerics().name});
   metrics->weight_epoch.set(static_cast<double>(options.weight_epoch));

@@ -104,7 +104,8 @@ private:
 };
 
 std::size_t groups_for(const bench_scheduler_options& options) {
-  return 2 * (std::size_t{options.responses} / group_size + 1);
+  // A group stays while one of it lives, so there are at most as many as responses.
+  return std::size_t{options.responses} + group_size;
 }
 
 policy_limits bench_limits(const bench_scheduler_options& options) {

@@ -28,6 +28,7 @@ void fleet::add(const worker_joined& e) {
   w.slots = e.slots;
   w.kv_bytes_per_token = e.kv_bytes_per_token;
   w.spill_tokens = e.spill_tokens;
+  w.spill_page_tokens = std::max(e.spill_page_tokens, 1u);
   const auto slot = workers_.add(std::move(w));
   by_id_.insert(e.worker, slot);
   live_.push_back(slot);
@@ -111,7 +112,7 @@ void fleet::unpark(slot_t response) {
 bool fleet::can_spill(slot_t response) const {
   const auto& r = responses_[response];
   const auto& w = workers_[r.kv_worker];
-  return !r.spilled && r.context_tokens() <= w.spill_tokens - w.spilled_tokens;
+  return !r.spilled && w.spill_need(r.context_tokens()) <= w.spill_tokens - w.spilled_tokens;
 }
 
 void fleet::spill(slot_t response) {
@@ -122,7 +123,7 @@ void fleet::spill(slot_t response) {
   w.parked_blocks -= r.kv_blocks;
   r.kv_blocks = 0;
   r.spilled = true;
-  w.spilled_tokens += r.context_tokens();
+  w.spilled_tokens += w.spill_need(r.context_tokens());
   enter_spilled(response);
   unsettle(r.kv_worker);
 }
@@ -146,8 +147,9 @@ void fleet::enter_spilled(slot_t response) {
 
 void fleet::forget_home(slot_t response) {
   auto& r = responses_[response];
+  auto& w = workers_[r.kv_worker];
   if (r.spilled)
-    workers_[r.kv_worker].spilled_tokens -= r.context_tokens();
+    w.spilled_tokens -= w.spill_need(r.context_tokens());
   r.spilled = false;
   r.kv_worker = no_slot;
   r.kv_blocks = 0;

@@ -159,7 +159,7 @@ bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair
   const auto& r = responses_[response];
   const auto tokens = chunk_tokens(r);
   auto worker = r.kv_worker;
-  if (worker == no_slot || worker == left || !fleet_[worker].open()
+  if (worker == no_slot || r.spilled || worker == left || !fleet_[worker].open()
       || fleet_[worker].yielding_tokens() < tokens) {
     const auto best = fleet_.roomiest_if_yielding(left);
     if (best.room < tokens)

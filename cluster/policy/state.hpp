@@ -143,14 +143,15 @@ struct worker_state {
   std::uint32_t slots = 0;
   std::uint32_t kv_bytes_per_token = 0;
   bool draining = false;
-  std::uint32_t reserved_blocks = 0;    ///< By running chunks.
-  std::uint32_t parked_blocks = 0;      ///< All KV between chunks, pinned included.
-  std::uint32_t pinned_blocks = 0;      ///< Sources of unconfirmed pulls: not to be evicted.
-  std::uint32_t bound_groups = 0;       ///< static_.
-  std::vector<slot_t> running;          ///< Responses whose chunk is here.
-  std::vector<slot_t> pinned;           ///< Responses being pulled from here.
-  std::vector<slot_t> spilled;          ///< Waiting responses whose KV is in its spill space.
-  std::uint64_t spill_tokens = 0;       ///< Size of that space; 0: none.
+  std::uint32_t reserved_blocks = 0; ///< By running chunks.
+  std::uint32_t parked_blocks = 0;   ///< All KV between chunks, pinned included.
+  std::uint32_t pinned_blocks = 0;   ///< Sources of unconfirmed pulls: not to be evicted.
+  std::uint32_t bound_groups = 0;    ///< static_.
+  std::vector<slot_t> running;       ///< Responses whose chunk is here.
+  std::vector<slot_t> pinned;        ///< Responses being pulled from here.
+  std::vector<slot_t> spilled;       ///< Waiting responses whose KV is in its spill space.
+  std::uint64_t spill_tokens = 0;    ///< Size of that space; 0: none.
+  std::uint32_t spill_page_tokens = 1;
   std::uint64_t spilled_tokens = 0;     ///< In use there, pinned included.
   absl::btree_set<parked_entry> parked; ///< Of waiting responses.
   bool unsettled = false;               ///< It changed since it was indexed.
@@ -158,6 +159,9 @@ struct worker_state {
   std::uint32_t load() const { return static_cast<std::uint32_t>(running.size()); }
   bool open() const { return !draining && load() < slots; }
   std::uint32_t free_blocks() const { return kv_blocks - reserved_blocks - parked_blocks; }
+  std::uint64_t spill_need(std::uint64_t context) const {
+    return (context + spill_page_tokens - 1) / spill_page_tokens * spill_page_tokens;
+  }
   std::uint64_t tokens(std::uint32_t blocks) const { return std::uint64_t{blocks} * block_tokens; }
   std::uint64_t free_tokens() const { return tokens(free_blocks()); }
   /// Room if every waiting response's KV here were given up.

@@ -40,6 +40,7 @@ struct worker_joined {
   std::uint32_t slots;                  ///< Responses it may hold running or queued at once.
   std::uint32_t kv_bytes_per_token = 0; ///< Prices a move of KV.
   std::uint64_t spill_tokens = 0;       ///< KV that it can keep beside its blocks; 0: none.
+  std::uint32_t spill_page_tokens = 1;  ///< What a response takes of that is whole pages.
 };
 
 struct worker_lost {

@@ -15,9 +15,7 @@ namespace rollcast {
 
 namespace {
 
-std::uint64_t pages_for(std::uint64_t bytes) {
-  return (bytes + spill_store::page_bytes - 1) / spill_store::page_bytes;
-}
+constexpr std::uint64_t page_bytes_wanted = 64 * 1024;
 
 /// Moves `size` bytes between memory and the file, however many calls that takes.
 template <class Call>
@@ -40,35 +38,56 @@ result<int> open_file(const spill_limits& limits) {
   const auto& directory = limits.directory;
   if (::statvfs(directory.c_str(), &room) != 0)
     return fail(errc::bad_config, "KV spill directory " + directory.string() + ": "
-                                    + std::strerror(errno) + "; give one that exists");
+                                    + std::strerror(errno)
+                                    + "; give one that exists by --kv-spill-dir");
   const auto free = std::uint64_t{room.f_bavail} * room.f_frsize;
   if (free < limits.disk_bytes)
-    return fail(errc::bad_config, "KV spill directory " + directory.string() + " has "
-                                    + std::to_string(free >> 20) + " MiB free, "
-                                    + std::to_string(limits.disk_bytes >> 20)
-                                    + " are to be used; give less or another directory");
+    return fail(errc::bad_config,
+                "KV spill directory " + directory.string() + " has " + std::to_string(free >> 20)
+                  + " MiB free, " + std::to_string(limits.disk_bytes >> 20)
+                  + " are to be used: lower --kv-spill-disk-mib or change --kv-spill-dir");
   auto name = (directory / "rollcast-kv-XXXXXX").string();
   const int file = ::mkostemp(name.data(), O_CLOEXEC);
   if (file < 0)
     return fail(errc::bad_config, "KV spill directory " + directory.string()
                                     + ": cannot make a file: " + std::strerror(errno));
   ::unlink(name.c_str());
+  // Taken now, so that two workers cannot be promised the same space; a file system that cannot do
+  // that has been asked above.
+  if (::fallocate(file, 0, 0, static_cast<off_t>(limits.disk_bytes)) != 0 && errno == ENOSPC) {
+    ::close(file);
+    return fail(errc::bad_config, "KV spill directory " + directory.string() + " has no room for "
+                                    + std::to_string(limits.disk_bytes >> 20)
+                                    + " MiB: lower --kv-spill-disk-mib or change --kv-spill-dir");
+  }
   return file;
 }
 
 } // namespace
 
-spill_store::spill_store(const spill_limits& limits)
-  : limits_(limits), pages_(limits.disk_bytes / page_bytes) {}
+std::uint64_t spill_store::tier::take() {
+  if (free.empty())
+    return touched++;
+  const auto page = free.back();
+  free.pop_back();
+  return page;
+}
+
+spill_store::spill_store(const spill_limits& limits, std::uint64_t unit_bytes)
+  : page_bytes_((page_bytes_wanted + unit_bytes - 1) / unit_bytes * unit_bytes) {
+  memory_.pages = limits.memory_bytes / page_bytes_;
+  disk_.pages = limits.disk_bytes / page_bytes_;
+}
 
 spill_store::~spill_store() {
   if (file_ >= 0)
     ::close(file_);
 }
 
-result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limits) {
-  std::unique_ptr<spill_store> store{new spill_store(limits)};
-  if (limits.disk_bytes > 0) {
+result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limits,
+                                                       std::uint64_t unit_bytes) {
+  std::unique_ptr<spill_store> store{new spill_store(limits, unit_bytes)};
+  if (store->disk_.pages > 0) {
     const auto file = open_file(limits);
     if (!file)
       return fail(file);
@@ -77,47 +96,42 @@ result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limit
   return store;
 }
 
-std::uint64_t spill_store::disk_used() const noexcept {
-  return (pages_touched_ - free_pages_.size()) * page_bytes;
-}
-
 result<void> spill_store::put(const kv_manifest& manifest, std::vector<std::byte> image) {
   drop(manifest.response);
-  entry e{manifest, {}, {}};
-  if (image.size() <= limits_.memory_bytes - memory_used_) {
-    memory_used_ += image.size();
-    e.bytes = std::move(image);
-    entries_.emplace(manifest.response, std::move(e));
-    return {};
-  }
-  const auto need = pages_for(image.size());
-  const auto free = pages_ - pages_touched_ + free_pages_.size();
+  const auto need = (image.size() + page_bytes_ - 1) / page_bytes_;
+  const auto in_memory = std::min(need, memory_.pages - memory_.used());
+  const auto free = pages() - memory_.used() - disk_.used();
   if (need > free)
-    return fail(errc::out_of_kv_blocks,
-                "KV image of " + std::to_string(image.size()) + " bytes, spill space has "
-                  + std::to_string(limits_.memory_bytes - memory_used_) + " free in memory, "
-                  + std::to_string(free * page_bytes) + " on disk");
-  for (std::uint64_t i = 0; i < need; ++i) {
-    if (free_pages_.empty())
-      free_pages_.push_back(pages_touched_++);
-    e.pages.push_back(free_pages_.back());
-    free_pages_.pop_back();
-  }
+    return fail(errc::out_of_kv_blocks, "KV image of " + std::to_string(image.size())
+                                          + " bytes, spill space has "
+                                          + std::to_string(free * page_bytes_) + " free");
+  entry e{manifest, {}, {}};
+  for (std::uint64_t i = 0; i < need; ++i)
+    i < in_memory ? e.memory_pages.push_back(memory_.take()) : e.disk_pages.push_back(disk_.take());
   auto written = write(e, image);
-  const auto it = entries_.emplace(manifest.response, std::move(e)).first;
+  entries_.emplace(manifest.response, std::move(e));
   if (!written)
-    drop(it->first);
+    drop(manifest.response);
   return written;
 }
 
-result<void> spill_store::write(const entry& e, const std::vector<std::byte>& image) const {
+result<void> spill_store::write(const entry& e, const std::vector<std::byte>& image) {
   std::uint64_t at = 0;
-  for (const auto page : e.pages) {
-    const auto size = std::min<std::uint64_t>(page_bytes, image.size() - at);
+  const auto size_at = [&] { return std::min<std::uint64_t>(page_bytes_, image.size() - at); };
+  for (const auto page : e.memory_pages) {
+    if (page >= buffers_.size())
+      buffers_.resize(page + 1);
+    if (!buffers_[page])
+      buffers_[page] = std::make_unique_for_overwrite<std::byte[]>(page_bytes_);
+    std::memcpy(buffers_[page].get(), image.data() + at, size_at());
+    at += size_at();
+  }
+  for (const auto page : e.disk_pages) {
+    const auto size = size_at();
     const auto call = [&](std::uint64_t done, std::uint64_t left, std::uint64_t offset) {
       return ::pwrite(file_, image.data() + at + done, left, static_cast<off_t>(offset));
     };
-    if (auto ok = move_all(call, page * page_bytes, size, "writing"); !ok)
+    if (auto ok = move_all(call, page * page_bytes_, size, "writing"); !ok)
       return ok;
     at += size;
   }
@@ -130,18 +144,19 @@ result<kv_manifest> spill_store::get(response_id response, std::vector<std::byte
     return fail(errc::out_of_kv_blocks,
                 "no KV of response " + std::to_string(response.value) + " is spilled here");
   const auto& e = it->second;
-  if (e.pages.empty()) {
-    image = e.bytes;
-    return e.manifest;
-  }
   image.resize(e.manifest.bytes);
   std::uint64_t at = 0;
-  for (const auto page : e.pages) {
-    const auto size = std::min<std::uint64_t>(page_bytes, image.size() - at);
+  const auto size_at = [&] { return std::min<std::uint64_t>(page_bytes_, image.size() - at); };
+  for (const auto page : e.memory_pages) {
+    std::memcpy(image.data() + at, buffers_[page].get(), size_at());
+    at += size_at();
+  }
+  for (const auto page : e.disk_pages) {
+    const auto size = size_at();
     const auto call = [&](std::uint64_t done, std::uint64_t left, std::uint64_t offset) {
       return ::pread(file_, image.data() + at + done, left, static_cast<off_t>(offset));
     };
-    if (auto ok = move_all(call, page * page_bytes, size, "reading"); !ok)
+    if (auto ok = move_all(call, page * page_bytes_, size, "reading"); !ok)
       return fail(ok);
     at += size;
   }
@@ -153,8 +168,8 @@ void spill_store::drop(response_id response) {
   if (it == entries_.end())
     return;
   auto& e = it->second;
-  memory_used_ -= e.bytes.size();
-  free_pages_.insert(free_pages_.end(), e.pages.begin(), e.pages.end());
+  memory_.free.insert(memory_.free.end(), e.memory_pages.begin(), e.memory_pages.end());
+  disk_.free.insert(disk_.free.end(), e.disk_pages.begin(), e.disk_pages.end());
   entries_.erase(it);
 }
 

@@ -20,18 +20,20 @@ struct spill_limits {
   std::filesystem::path directory; ///< Of the disk part; must exist.
 };
 
-/// KV images of responses that wait, outside the engine's blocks: in memory while that has room,
-/// then in one file. Not thread-safe; the owner of the engine owns it.
+/// KV images of responses that wait, outside the engine's blocks: in pages of memory while there
+/// are any, then in pages of one file. Not thread-safe; the owner of the engine owns it.
 ///
 /// The file is unlinked as soon as it is open, so nothing is left when the process dies. It is
 /// written through the page cache and never synced: what it holds is worth nothing to another
-/// process. Images are spread over pages of `page_bytes`, so it never needs compaction.
+/// process. An image may lie in any pages of both, so nothing is ever too scattered to be used, and
+/// what an image takes is known beforehand: its bytes, up to a whole page.
 class spill_store {
 public:
-  static constexpr std::uint64_t page_bytes = 256 * 1024;
-
-  /// Opens the file if there is a disk part. Fails with `bad_config` (directory, free space).
-  static result<std::unique_ptr<spill_store>> open(const spill_limits& limits);
+  /// Opens the file if there is a disk part, and takes its space. A page is a multiple of
+  /// `unit_bytes` (KV of one group of positions), 64 KiB or a little more. Fails with `bad_config`
+  /// (directory, free space).
+  static result<std::unique_ptr<spill_store>> open(const spill_limits& limits,
+                                                   std::uint64_t unit_bytes);
   ~spill_store();
   spill_store(const spill_store&) = delete;
   spill_store& operator=(const spill_store&) = delete;
@@ -45,26 +47,34 @@ public:
   result<kv_manifest> get(response_id response, std::vector<std::byte>& image) const;
   void drop(response_id response);
 
-  std::uint64_t memory_used() const noexcept { return memory_used_; } ///< Bytes.
-  std::uint64_t disk_used() const noexcept;                           ///< Bytes, whole pages.
-  std::uint64_t capacity() const noexcept { return limits_.memory_bytes + limits_.disk_bytes; }
+  std::uint64_t page_bytes() const noexcept { return page_bytes_; }
+  std::uint64_t pages() const noexcept { return memory_.pages + disk_.pages; } ///< In all.
+  std::uint64_t memory_used() const noexcept { return memory_.used() * page_bytes_; }
+  std::uint64_t disk_used() const noexcept { return disk_.used() * page_bytes_; }
 
 private:
+  /// Which of a tier's pages are in use.
+  struct tier {
+    std::uint64_t pages = 0;
+    std::uint64_t touched = 0;       ///< Ever given out; the others come after.
+    std::vector<std::uint64_t> free; ///< Given out before, and given back.
+    std::uint64_t used() const { return touched - free.size(); }
+    std::uint64_t take();
+  };
   struct entry {
     kv_manifest manifest;
-    std::vector<std::byte> bytes;     ///< In memory, or
-    std::vector<std::uint64_t> pages; ///< on disk.
+    std::vector<std::uint64_t> memory_pages; ///< The image's beginning.
+    std::vector<std::uint64_t> disk_pages;   ///< The rest.
   };
 
-  explicit spill_store(const spill_limits& limits);
-  result<void> write(const entry& e, const std::vector<std::byte>& image) const;
+  spill_store(const spill_limits& limits, std::uint64_t unit_bytes);
+  result<void> write(const entry& e, const std::vector<std::byte>& image);
 
-  spill_limits limits_;
+  std::uint64_t page_bytes_ = 0;
   int file_ = -1;
-  std::uint64_t memory_used_ = 0;
-  std::uint64_t pages_ = 0;               ///< Of the file, in all.
-  std::uint64_t pages_touched_ = 0;       ///< Ever given out: the file grows only as needed.
-  std::vector<std::uint64_t> free_pages_; ///< Of those, given back.
+  tier memory_;
+  tier disk_;
+  std::vector<std::unique_ptr<std::byte[]>> buffers_; ///< By memory page, once touched.
   std::unordered_map<response_id, entry> entries_;
 };
 

@@ -29,6 +29,7 @@ void cluster_sim::join() {
   shape.slots = between(2, 6);
   shape.kv_bytes_per_token = rng_.chance(50) ? 100 : 100'000'000; // to move, or to recompute
   shape.spill_tokens = rng_.chance(50) ? 0 : between(1, 2 * tokens_max);
+  shape.spill_page_tokens = between(1, 40);
   workers_.emplace(shape.worker, incarnation{pretend_worker{shape}});
   post(shape, between(0, 3));
 }

@@ -79,7 +79,7 @@ struct decode_worker_test : deterministic_system {
                   std::uint64_t spill_bytes = 0) {
     auto& r = *rigs.emplace_back(std::make_unique<rig>());
     r.device = std::make_shared<engine>(std::make_unique<fake_backend>(how), engine_limits{});
-    r.spilled = *spill_store::open({spill_bytes, 0, {}});
+    r.spilled = *spill_store::open({spill_bytes, 0, {}}, 128);
     kv_exchange_options options;
     options.idle_ms_max = idle;
     r.exchange = *kv_exchange::open(options, [&r](const kv_request& what, const kv_ticket& ticket) {
@@ -218,7 +218,7 @@ TEST_F(decode_worker_test, drops_what_is_released_unless_a_later_attempt_runs) {
 }
 
 TEST_F(decode_worker_test, spills_kv_out_of_its_blocks_and_resumes_from_there) {
-  auto& w = add_worker({}, 300ms, 1000);
+  auto& w = add_worker({}, 300ms, 1 << 20);
   const auto first = chunk(1, 1, prompt, 20);
   ASSERT_EQ(decode(w, first), errc::ok);
   const auto all = w.device->kv().total;
@@ -242,7 +242,7 @@ TEST_F(decode_worker_test, spills_kv_out_of_its_blocks_and_resumes_from_there) {
 }
 
 TEST_F(decode_worker_test, gives_spilled_kv_to_a_peer_and_drops_it_when_released) {
-  auto& source = add_worker({}, 300ms, 1000);
+  auto& source = add_worker({}, 300ms, 1 << 20);
   auto& target = add_worker();
   const auto first = chunk(1, 1, prompt, 20);
   ASSERT_EQ(decode(source, first), errc::ok);
@@ -264,7 +264,7 @@ TEST_F(decode_worker_test, gives_spilled_kv_to_a_peer_and_drops_it_when_released
 }
 
 TEST_F(decode_worker_test, says_when_it_cannot_keep_what_it_is_told_to_spill) {
-  auto& w = add_worker({}, 300ms, 100); // two groups of 16 positions are 256 bytes
+  auto& w = add_worker({}, 300ms, 100); // less than a page
   const auto first = chunk(1, 1, prompt, 20);
   ASSERT_EQ(decode(w, first), errc::ok);
   self->send(w.actor, atom::spill_v, worker_id{1}, response_id{77}, std::uint32_t{1});

@@ -45,6 +45,20 @@ TEST(policy_spill, kv_that_must_make_room_is_spilled_and_resumed_at_home) {
   EXPECT_EQ(d.policy.worker(worker_id{1})->spilled_tokens, 0u);
 }
 
+TEST(policy_spill, takes_whole_pages_of_the_space) {
+  driver d{plain_limits()};
+  d.tell(worker_joined{worker_id{1}, 4, 10, 2, 1000, 40, 16});
+  d.submit(1, 1, 1, 30);
+  d.submit(2, 2, 1, 30);
+  const auto both = d.dispatches();
+  d.edge(both[0], 10);
+  d.edge(both[1], 9);
+  d.submit(9, 9, 0, 10);
+  (void)d.dispatched();
+  ASSERT_EQ(d.spills.size(), 1u);
+  EXPECT_EQ(d.policy.worker(worker_id{1})->spilled_tokens, 32u) << "19 tokens in pages of 16";
+}
+
 TEST(policy_spill, without_enough_space_it_is_dropped) {
   crowded d{18};
   EXPECT_TRUE(d.spills.empty());
