@@ -374,7 +374,8 @@ void add_simulate(CLI::App& root, command& chosen) {
   add(*app, "--kv-blocks", options->kv_blocks, "of one worker, instead of the cost model's");
   add(*app, "--spill-gib", options->spill_gib,
       "memory of one worker for KV beside its blocks, instead of the cost model's; 0: none");
-  add(*app, "--migration-gbps", options->migration_gbps, "Gb/s of one worker, instead of")
+  add(*app, "--migration-gbps", options->migration_gbps,
+      "Gb/s of one worker, instead of the cost model's")
     ->check(at_least_1);
   add(*app, "--correlation", options->correlation, "share of length variance between prompts")
     ->check(CLI::Range(0.0, 1.0));
