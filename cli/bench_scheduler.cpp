@@ -27,7 +27,7 @@ using nlohmann::ordered_json;
 using namespace policy;
 
 constexpr std::uint32_t group_size = 16;
-constexpr std::uint32_t chunk_tokens = 2048;
+constexpr std::uint32_t chunk_tokens = group_rules{}.chunk_tokens;
 constexpr std::uint32_t tokens_max = 65536;
 constexpr std::uint32_t slots = 64;
 constexpr std::uint32_t block_tokens = 16;

@@ -281,6 +281,14 @@ class BadInput(ClusterTest):
     def test_too_few_kv_blocks_for_one_response(self):
         self.refuse_run("KV", kv_blocks=2, max_new_tokens=100)
 
+    def test_spill_space_that_is_not_there(self):
+        for change, words in (({"kv_spill_disk_mib": 64, "kv_spill_dir": "/nonexistent"},
+                               ("/nonexistent", "--kv-spill-dir")),
+                              ({"kv_spill_disk_mib": 4000000000}, ("--kv-spill-disk-mib",))):
+            with self.subTest(**change):
+                self.refuse(words, "worker", "--model", QWEN3, *flags_of(change),
+                            "--scheduler-port", 1)
+
     def test_ports_in_use(self):
         scheduler = self.scheduler()
         with socket.create_server(("127.0.0.1", 0)) as taken:

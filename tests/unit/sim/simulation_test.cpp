@@ -71,6 +71,23 @@ TEST(simulation, preempts_in_mode_static_when_memory_is_scarce_and_not_when_plen
   EXPECT_GT(scarce->makespan_s, plenty->makespan_s);
 }
 
+TEST(simulation, spilled_kv_is_brought_back_and_not_computed_again) {
+  auto model = small_model(160);
+  const auto without = simulate(small_batch(), model, options_of(mode::context));
+  EXPECT_EQ(without->spills, 0u);
+  EXPECT_GT(without->recomputed_tokens, 0u);
+  model.spill_tokens = 1'000'000;
+  const auto with = simulate(small_batch(), model, options_of(mode::context));
+  EXPECT_GT(with->spills, 0u);
+  EXPECT_EQ(with->spills, with->evictions);
+  EXPECT_LT(with->recomputed_tokens, without->recomputed_tokens / 4);
+  model.spill_bytes_per_s = 2.5e7; // a copy costs nearly what computing again does
+  const auto slow = simulate(small_batch(), model, options_of(mode::context));
+  EXPECT_GT(slow->makespan_s, with->makespan_s);
+  model.spill_bytes_per_s = 1e6; // dearer than computing again: never used
+  EXPECT_EQ(simulate(small_batch(), model, options_of(mode::context))->spills, 0u);
+}
+
 TEST(simulation, never_preempts_where_the_policy_reserves) {
   for (const auto how : {mode::divided, mode::context, mode::oracle})
     EXPECT_EQ(simulate(small_batch(), small_model(160), options_of(how))->preemptions, 0u);
