@@ -86,6 +86,13 @@ spill_store::~spill_store() {
 
 result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limits,
                                                        std::uint64_t unit_bytes) {
+  const auto memory = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES))
+                      * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  if (limits.memory_bytes > memory)
+    return fail(errc::bad_config, std::to_string(limits.memory_bytes >> 20)
+                                    + " MiB of memory for KV, this machine has "
+                                    + std::to_string(memory >> 20)
+                                    + ": lower --kv-spill-memory-mib");
   std::unique_ptr<spill_store> store{new spill_store(limits, unit_bytes)};
   if (store->disk_.pages > 0) {
     const auto file = open_file(limits);

@@ -31,7 +31,7 @@ class spill_store {
 public:
   /// Opens the file if there is a disk part, and takes its space. A page is a multiple of
   /// `unit_bytes` (KV of one group of positions), 64 KiB or a little more. Fails with `bad_config`
-  /// (directory, free space).
+  /// (directory, free space, more memory than the machine has).
   static result<std::unique_ptr<spill_store>> open(const spill_limits& limits,
                                                    std::uint64_t unit_bytes);
   ~spill_store();

@@ -284,7 +284,9 @@ class BadInput(ClusterTest):
     def test_spill_space_that_is_not_there(self):
         for change, words in (({"kv_spill_disk_mib": 64, "kv_spill_dir": "/nonexistent"},
                                ("/nonexistent", "--kv-spill-dir")),
-                              ({"kv_spill_disk_mib": 4000000000}, ("--kv-spill-disk-mib",))):
+                              ({"kv_spill_disk_mib": 4000000000}, ("--kv-spill-disk-mib",)),
+                              ({"kv_spill_memory_mib": 4000000000},
+                               ("--kv-spill-memory-mib",))):
             with self.subTest(**change):
                 self.refuse(words, "worker", "--model", QWEN3, *flags_of(change),
                             "--scheduler-port", 1)
