@@ -8,17 +8,6 @@
 
 namespace rollcast {
 
-temporary_directory::temporary_directory() {
-  std::string name = (std::filesystem::temp_directory_path() / "rollcast-test-XXXXXX").string();
-  ROLLCAST_CHECK(::mkdtemp(name.data()) != nullptr);
-  path_ = name;
-}
-
-temporary_directory::~temporary_directory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 model_config tiny_config(architecture family) {
   model_config config;
   config.family = family;

@@ -3,27 +3,13 @@
 #include "engine/model/config.hpp"
 #include "engine/model/random_model.hpp"
 #include "kernels/types.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 
 namespace rollcast {
-
-/// A fresh directory under the system's temporary one, removed with the object.
-class temporary_directory {
-public:
-  temporary_directory();
-  temporary_directory(const temporary_directory&) = delete;
-  temporary_directory& operator=(const temporary_directory&) = delete;
-  ~temporary_directory();
-
-  const std::filesystem::path& path() const noexcept { return path_; }
-  std::filesystem::path operator/(const std::filesystem::path& name) const { return path_ / name; }
-
-private:
-  std::filesystem::path path_;
-};
 
 /// A model of two small layers with the family's peculiarities: head_dim other than hidden / heads
 /// and tied embeddings for Qwen3, llama3 scaling from 32 positions for Llama, an MTP layer for

@@ -2,6 +2,7 @@
 // Method: read every source of the repository once and apply the rules; then plant each kind of
 // break and see that its rule complains, and that what only looks like a break passes.
 
+#include "tests/support/temporary_directory.hpp"
 #include "tests/tidy/rules.hpp"
 
 #include <gtest/gtest.h>
@@ -171,8 +172,8 @@ TEST(tidy_rules, generated_files_are_left_alone) {
 
 TEST(tidy_rules, a_missing_readme_is_found) {
   namespace fs = std::filesystem;
-  const fs::path root = testing::TempDir() + "rollcast_tidy_tree";
-  fs::remove_all(root);
+  const temporary_directory directory;
+  const fs::path root = directory / "tree";
   fs::create_directories(root / "engine/step");
   fs::create_directories(root / "build/x");
   std::ofstream{root / "engine/step/x.cpp"} << "x;\n";
@@ -185,7 +186,6 @@ TEST(tidy_rules, a_missing_readme_is_found) {
   EXPECT_EQ(check_readmes(root), findings{});
   EXPECT_EQ(files_below(root),
             (std::vector<std::string>{"README.md", "engine/README.md", "engine/step/x.cpp"}));
-  fs::remove_all(root);
 }
 
 } // namespace

@@ -3,10 +3,10 @@
 // Method: images of known bytes; a directory of this test's own; small limits.
 
 #include "engine/cache/spill_store.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -28,18 +28,9 @@ kv_manifest manifest_of(std::uint64_t response, std::size_t bytes) {
   return {response_id{response}, static_cast<std::uint32_t>(response * 10), bytes, {}, {}};
 }
 
-struct scratch {
-  std::filesystem::path path;
-  scratch() {
-    auto name = (std::filesystem::temp_directory_path() / "spill-test-XXXXXX").string();
-    path = ::mkdtemp(name.data());
-  }
-  ~scratch() { std::filesystem::remove_all(path); }
-};
-
 TEST(spill_store, memory_first_then_disk_and_both_give_back_what_they_got) {
-  const scratch dir;
-  const auto store = spill_store::open({2 * page, 4 * page, dir.path}, unit);
+  const temporary_directory dir;
+  const auto store = spill_store::open({2 * page, 4 * page, dir.path()}, unit);
   ASSERT_TRUE(store);
   const std::size_t sizes[] = {900, 2 * page + 17, page, 1};
   for (std::uint64_t r = 0; r < 4; ++r)
@@ -54,12 +45,12 @@ TEST(spill_store, memory_first_then_disk_and_both_give_back_what_they_got) {
     EXPECT_EQ(back, image_of(sizes[r], unsigned(r))) << r;
     EXPECT_TRUE((*store)->holds({r + 1})) << "stays until it is dropped";
   }
-  EXPECT_TRUE(std::filesystem::is_empty(dir.path)) << "the file has no name";
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path())) << "the file has no name";
 }
 
 TEST(spill_store, what_is_dropped_gives_its_space_to_others) {
-  const scratch dir;
-  const auto store = spill_store::open({0, 3 * page, dir.path}, unit);
+  const temporary_directory dir;
+  const auto store = spill_store::open({0, 3 * page, dir.path()}, unit);
   ASSERT_TRUE(store);
   for (unsigned lap = 0; lap < 5; ++lap) {
     ASSERT_TRUE((*store)->put(manifest_of(1, page), image_of(page, lap)));
@@ -95,8 +86,8 @@ TEST(spill_store, a_directory_that_will_not_do_is_refused_in_one_line) {
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, errc::bad_config);
   EXPECT_NE(missing.error().detail.find("/nonexistent"), std::string::npos);
-  const scratch dir;
-  const auto huge = spill_store::open({0, ~std::uint64_t{0} >> 1, dir.path}, unit);
+  const temporary_directory dir;
+  const auto huge = spill_store::open({0, ~std::uint64_t{0} >> 1, dir.path()}, unit);
   ASSERT_FALSE(huge);
   EXPECT_NE(huge.error().detail.find("MiB"), std::string::npos);
 }

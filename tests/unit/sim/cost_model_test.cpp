@@ -1,8 +1,9 @@
 // Goal: presets can be simulated, and a model is calibrated from what bench engine writes.
-// Method: files in the test's temporary directory; impossible models.
+// Method: files in a directory of the test's own; impossible models.
 
 #include "cluster/sim/cost_model.hpp"
 #include "cluster/sim/workload.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +14,8 @@ namespace rollcast::sim {
 namespace {
 
 std::filesystem::path file_of(const std::string& text) {
-  const auto path = std::filesystem::path{testing::TempDir()} / "rollcast-cost-model-test.json";
+  static const temporary_directory directory;
+  const auto path = directory / "file";
   std::ofstream{path} << text;
   return path;
 }

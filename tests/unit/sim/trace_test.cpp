@@ -1,8 +1,9 @@
 // Goal: a trace reads back as it was written, and a wrong one is refused with file, line and what
 // to do.
-// Method: files in the test's temporary directory.
+// Method: files in a directory of the test's own.
 
 #include "cluster/sim/trace.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +14,8 @@ namespace rollcast::sim {
 namespace {
 
 std::filesystem::path file_of(const std::string& text) {
-  const auto path = std::filesystem::path{testing::TempDir()} / "rollcast-trace-test.csv";
+  static const temporary_directory directory;
+  const auto path = directory / "file";
   std::ofstream{path} << text;
   return path;
 }

@@ -4,10 +4,10 @@
 // promtool, where it is installed, is the second opinion.
 
 #include "cluster/telemetry/metrics.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
@@ -118,13 +118,13 @@ TEST(metrics, every_line_is_in_the_text_format) {
 TEST(metrics, promtool_finds_nothing_to_complain_about) {
   if (std::system("command -v promtool >/dev/null 2>&1") != 0)
     GTEST_SKIP() << "promtool is not installed (Debian package prometheus)";
-  const auto path = testing::TempDir() + "rollcast_metrics.txt";
+  const temporary_directory directory;
+  const auto path = (directory / "metrics.txt").string();
   for (const auto& text :
        {scheduler_metrics{"0.1.0"}.registry.text(), worker_metrics{"0.1.0"}.registry.text()}) {
     std::ofstream{path} << text;
     EXPECT_EQ(std::system(("promtool check metrics < " + path + " >&2").c_str()), 0);
   }
-  std::remove(path.c_str());
 }
 
 TEST(metrics_death, asking_twice_for_one_series_stops_the_process) {
