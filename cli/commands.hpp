@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cli/device.hpp"
+#include "cluster/policy/limits.hpp"
 #include "cluster/wire/messages.hpp"
 
 #include <chrono>
@@ -172,6 +173,7 @@ struct simulate_options {
   std::uint64_t seed = 1;
   std::uint32_t seeds = 1; ///< Runs seed, seed + 1, ... and reports mean and spread.
   std::uint32_t chunk_tokens = 1024;
+  std::uint32_t reserve_tokens = policy::policy_limits{}.reserve_tokens;
   std::uint32_t tokens_max = 0; ///< Of a trace; 0: its longest output.
   bool no_probe = false;        ///< context: no probes first.
   bool oracle_groups = false;   ///< context: each group is told how long its longest member is.

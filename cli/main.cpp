@@ -366,6 +366,8 @@ void add_simulate(CLI::App& root, command& chosen) {
   add(*app, "--seeds", options->seeds, "so many seeds in a row; mean and spread")
     ->check(CLI::Range(1, 1000));
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
+  add(*app, "--reserve-tokens", options->reserve_tokens,
+      "room is reserved up to the next multiple of so many tokens; 1: what the chunk needs");
   add(*app, "--tokens-max", options->tokens_max, "limit of a trace; 0: its longest output");
   add_flag(*app, "--no-probe", options->no_probe, "context without probes first");
   add_flag(*app, "--oracle-groups", options->oracle_groups,

@@ -105,6 +105,7 @@ result<void> simulate(const simulate_options& options) {
   how.rules.how = *policy::find_mode(options.policy);
   how.rules.chunk_tokens = options.chunk_tokens;
   how.rules.probe_first = !options.no_probe;
+  how.limits.reserve_tokens = options.reserve_tokens;
   how.oracle_groups = options.oracle_groups;
   how.timeline = !options.plot.empty();
   std::vector<ordered_json> runs;
@@ -129,6 +130,7 @@ result<void> simulate(const simulate_options& options) {
   json["probe"] = !options.no_probe;
   json["oracle_groups"] = options.oracle_groups;
   json["chunk_tokens"] = options.chunk_tokens;
+  json["reserve_tokens"] = options.reserve_tokens;
   json["cost_model"] = model->name;
   json["workers"] = model->workers;
   json["kv_blocks"] = model->kv_blocks;

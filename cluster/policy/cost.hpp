@@ -33,6 +33,14 @@ constexpr std::uint32_t chunk_budget(std::uint32_t chunk_tokens, std::uint32_t t
   return chunk_tokens == 0 ? rest : std::min(chunk_tokens, rest);
 }
 
+/// Returns up to how many generated tokens room is reserved for a chunk that ends at `end`: to the
+/// next multiple of `step`, so that a response that goes on needs no more than it has.
+constexpr std::uint64_t reserved_tokens(std::uint64_t end, std::uint32_t tokens_max,
+                                        std::uint32_t step) noexcept {
+  const auto whole = step == 0 ? end : (end + step - 1) / step * step;
+  return std::min<std::uint64_t>(whole, tokens_max);
+}
+
 /// Returns how many tokens a response is expected to run on: a group is expected to be as long as
 /// its longest finished member, a response never shorter than it already is. 0 says only that it
 /// has outrun every sibling.

@@ -15,6 +15,9 @@ struct policy_limits {
   /// Decisions of one call of `plan` (the last placement may add the evictions it needs).
   std::uint32_t decisions_per_plan = 4096;
 
+  /// Room is reserved up to the next multiple of so many generated tokens, chunks being shorter or
+  /// not; 1 reserves what the chunk needs.
+  std::uint32_t reserve_tokens = 1024;
   /// Every n-th placement goes to the group served least for each live member; 0 turns the rule
   /// off.
   std::uint32_t fair_every = 3;

@@ -114,7 +114,7 @@ void scheduler_policy::plan_chunks(std::vector<decision>& out) {
 
 bool scheduler_policy::place(slot_t response, bool fair, std::vector<decision>& out) {
   const auto& r = responses_[response];
-  const auto tokens = chunk_tokens(r);
+  const auto tokens = room_tokens(r);
   const auto home = r.kv_worker;
   const auto left = left_behind(response);
   const auto other = fleet_.least_loaded(tokens, left);
@@ -157,7 +157,7 @@ slot_t scheduler_policy::left_behind(slot_t response) const {
 bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair,
                                          std::vector<decision>& out) {
   const auto& r = responses_[response];
-  const auto tokens = chunk_tokens(r);
+  const auto tokens = room_tokens(r);
   auto worker = r.kv_worker;
   if (worker == no_slot || r.spilled || worker == left || !fleet_[worker].open()
       || fleet_[worker].yielding_tokens() < tokens) {
@@ -178,7 +178,7 @@ bool scheduler_policy::place_by_eviction(slot_t response, slot_t left, bool fair
       return false; // who is parked there can go on as soon as something there ends
     }
   }
-  evict_for(response, worker, chunk_tokens(responses_[response]), out);
+  evict_for(response, worker, room_tokens(responses_[response]), out);
   send(response, worker, out);
   return true;
 }
@@ -196,7 +196,7 @@ slot_t scheduler_policy::resident_before(slot_t response, slot_t worker, bool ev
       break;
     const auto& r = responses_[it->slot];
     const auto room = evicting ? w.yielding_tokens() : w.tokens(w.free_blocks() + r.kv_blocks);
-    if (r.at == phase::waiting && chunk_tokens(r) <= room && left_behind(it->slot) != worker)
+    if (r.at == phase::waiting && room_tokens(r) <= room && left_behind(it->slot) != worker)
       return it->slot;
   }
   return no_slot;
@@ -251,7 +251,7 @@ void scheduler_policy::send(slot_t response, slot_t worker, std::vector<decision
     ++counters_.recomputes;
     counters_.recomputed_tokens += r.context_tokens();
   }
-  auto d = begin(response, worker, blocks_for(chunk_tokens(r), fleet_[worker].block_tokens));
+  auto d = begin(response, worker, blocks_for(room_tokens(r), fleet_[worker].block_tokens));
   d.kv = kv;
   d.from = from;
   out.emplace_back(d);
@@ -288,6 +288,13 @@ std::uint32_t scheduler_policy::budget(const response_state& r) const {
 
 std::uint64_t scheduler_policy::chunk_tokens(const response_state& r) const {
   return r.context_tokens() + budget(r);
+}
+
+std::uint64_t scheduler_policy::room_tokens(const response_state& r) const {
+  const auto ahead =
+    reserved_tokens(r.tokens_done + budget(r), r.tokens_max, limits_.reserve_tokens);
+  const auto room = std::min(std::uint64_t{r.prompt_tokens} + ahead, fleet_.largest_tokens());
+  return std::max(room, chunk_tokens(r));
 }
 
 } // namespace rollcast::policy

@@ -151,7 +151,10 @@ private:
   dispatch begin(slot_t response, slot_t worker, std::uint32_t kv_blocks);
   bool pulls(const response_state& r) const;
   std::uint32_t budget(const response_state& r) const;
+  /// Tokens of KV at the end of the next chunk.
   std::uint64_t chunk_tokens(const response_state& r) const;
+  /// Tokens of KV that room is reserved for: rule 4.
+  std::uint64_t room_tokens(const response_state& r) const;
 
   policy_limits limits_;
   slab<response_state> responses_;

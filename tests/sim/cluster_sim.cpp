@@ -14,6 +14,7 @@ constexpr int plans_per_tick_max = 1024;
 
 cluster_sim::cluster_sim(std::uint64_t seed, const workload& load, const fault_plan& faults)
   : rng_(seed), faults_(faults), policy_(load.limits), wanted_workers_(load.workers) {
+  book_.reserve_tokens = load.limits.reserve_tokens;
   for (std::uint32_t i = 0; i < load.workers; ++i)
     join();
   for (std::uint32_t i = 0; i < load.groups; ++i)

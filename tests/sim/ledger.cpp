@@ -71,10 +71,12 @@ std::string check_dispatch(const ledger& book, const policy::dispatch& d) {
     return name(d.response) + " is given a chunk of " + std::to_string(d.tokens_now);
   const auto tokens = r.terms.prompt_tokens + r.tokens_done + d.tokens_now;
   const auto block = worker->second.block_tokens;
-  const auto need = r.rules.how == policy::mode::static_ ? 0 : (tokens + block - 1) / block;
-  if (d.kv_blocks != need)
+  const auto bound = r.rules.how == policy::mode::static_;
+  const auto need = bound ? 0 : (tokens + block - 1) / block;
+  const auto most = bound ? 0 : std::max(need, need + (book.reserve_tokens + block - 1) / block);
+  if (d.kv_blocks < need || d.kv_blocks > most)
     return name(d.response) + " reserves " + std::to_string(d.kv_blocks) + " blocks, needs "
-           + std::to_string(need);
+           + std::to_string(need) + ", may have " + std::to_string(most);
   if (d.kv == policy::kv_source::pull && (d.from == d.worker || !book.workers.contains(d.from)))
     return name(d.response) + " is pulled from " + name(d.from);
   return {};

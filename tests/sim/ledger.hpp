@@ -27,6 +27,7 @@ struct ledger {
   };
   std::map<response_id, response> responses;
   std::map<worker_id, policy::worker_joined> workers; ///< Joined and not lost.
+  std::uint32_t reserve_tokens = 1;                   ///< Of the policy's limits.
 };
 
 // Each checker returns what is wrong in one line, or nothing. None asks the policy what it did.

@@ -25,6 +25,7 @@ workload draw_load(prng& rng) {
   workload load;
   load.limits.rules.chunk_tokens = chunks[rng.below(4)];
   load.limits.rules.force_migration = rng.chance(20);
+  load.limits.reserve_tokens = chunks[rng.below(4)];
   load.limits.fair_every = static_cast<std::uint32_t>(rng.below(6));
   load.limits.home_spread = static_cast<std::uint32_t>(rng.below(3));
   load.limits.resident_bonus_tokens = rng.chance(50) ? 0 : 64;

@@ -67,6 +67,7 @@ struct driver {
 inline policy_limits plain_limits(std::uint32_t chunk_tokens = 10) {
   policy_limits limits;
   limits.rules.chunk_tokens = chunk_tokens;
+  limits.reserve_tokens = 1;
   limits.fair_every = 0;
   limits.resident_bonus_tokens = 0;
   return limits;

@@ -34,6 +34,11 @@ TEST(policy_cost, blocks_are_rounded_up_and_remainders_never_below_zero) {
   EXPECT_EQ(blocks_for(0, 16), 0u);
   EXPECT_EQ(blocks_for(16, 16), 1u);
   EXPECT_EQ(blocks_for(17, 16), 2u);
+  EXPECT_EQ(reserved_tokens(1, 100, 30), 30u);
+  EXPECT_EQ(reserved_tokens(30, 100, 30), 30u);
+  EXPECT_EQ(reserved_tokens(91, 100, 30), 100u) << "nobody outlives its limit";
+  EXPECT_EQ(reserved_tokens(91, 100, 0), 91u);
+  EXPECT_EQ(reserved_tokens(0xffff'ffff, 0xffff'ffff, 1024), 0xffff'ffffu) << "does not wrap";
   EXPECT_EQ(expected_remaining(50, 20, 100), 30u);
   EXPECT_EQ(expected_remaining(50, 60, 100), 0u);
   EXPECT_EQ(expected_remaining(500, 60, 100), 40u) << "nobody outlives its limit";

@@ -26,6 +26,36 @@ TEST(policy_placement, a_worker_takes_no_more_responses_than_it_has_slots) {
   EXPECT_EQ(d.order(), (ids{1, 2}));
 }
 
+TEST(policy_placement, room_is_reserved_in_steps_so_that_who_goes_on_needs_no_more) {
+  auto limits = plain_limits();
+  limits.reserve_tokens = 40;
+  driver d{limits};
+  d.join(1, 9); // blocks of 10 tokens; a prompt takes one, a step four
+  d.submit(1, 1, 1, 60);
+  d.submit(2, 2, 1, 60);
+  auto first = d.dispatched();
+  EXPECT_EQ(first.tokens_now, 10u);
+  EXPECT_EQ(first.kv_blocks, 5u) << "the second would fit its chunk, not its step";
+  for (std::uint32_t done = 10; done < 40; done += 10) {
+    d.edge(first, done);
+    first = d.dispatched();
+    EXPECT_EQ(first.response.value, 1u);
+    EXPECT_EQ(first.kv_blocks, 5u);
+  }
+  d.edge(first, 40);
+  first = d.dispatched();
+  EXPECT_EQ(first.kv_blocks, 7u) << "to its limit, which comes before the second step";
+}
+
+TEST(policy_placement, a_step_never_asks_for_more_than_the_largest_worker) {
+  auto limits = plain_limits();
+  limits.reserve_tokens = 40;
+  driver d{limits};
+  d.join(1, 3);
+  d.submit(1, 1, 1, 20);
+  EXPECT_EQ(d.dispatched().kv_blocks, 3u);
+}
+
 TEST(policy_placement, the_least_loaded_worker_takes_it_then_the_roomiest_then_the_lowest_id) {
   driver d{plain_limits()};
   d.join(3, 20);
