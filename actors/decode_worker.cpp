@@ -60,6 +60,7 @@ result<void> admit(self_ptr self, chunk_assignment a) {
 
 void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignment& a) {
   h.waiting = a;
+  h.pull_began = price_meter::clock::now();
   const auto me = caf::actor_cast<decode_worker_actor>(self);
   h.pull = self->state.parts.exchange->pull(
     a.pull_endpoint, {a.pull_from, a.response}, from_bytes<token_id>(a.tokens),
@@ -76,12 +77,16 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
   if (it == st.responses.end() || it->second.attempt != attempt
       || !st.parts.device->parked(response))
     return; // the scheduler knows better by now
+  const auto began = price_meter::clock::now();
   std::vector<std::byte> image;
   auto manifest = st.parts.device->export_kv(response, image);
   auto kept = manifest ? st.parts.spilled->put(*manifest, std::move(image)) : fail(manifest);
   st.parts.device->release(response);
-  if (kept)
+  if (kept) {
+    const auto now = price_meter::clock::now();
+    st.prices.spilled(manifest->bytes, now - began, now);
     return st.parts.metrics->kv_spills.add();
+  }
   spdlog::warn("response {}: KV not spilled, to be computed again: {}", response.value,
                kept.error().detail);
   st.responses.erase(it);
@@ -92,14 +97,16 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
 /// Parks spilled KV in the engine's blocks again. Without it the chunk computes what is missing.
 void restore_kv(self_ptr self, response_id response) {
   auto& st = self->state;
+  const auto began = price_meter::clock::now();
   std::vector<std::byte> image;
   const auto manifest = st.parts.spilled->get(response, image);
   auto restored = manifest ? st.parts.device->import_kv(*manifest, image) : fail(manifest);
-  if (restored)
-    st.parts.metrics->kv_restores.add();
-  else
-    spdlog::warn("response {}: spilled KV not restored, computing it again: {}", response.value,
-                 restored.error().detail);
+  if (!restored)
+    return spdlog::warn("response {}: spilled KV not restored, computing it again: {}",
+                        response.value, restored.error().detail);
+  const auto now = price_meter::clock::now();
+  st.prices.restored(manifest->bytes, now - began, now);
+  st.parts.metrics->kv_restores.add();
 }
 
 caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
@@ -136,12 +143,15 @@ void end_pull(self_ptr self, const pull_outcome& outcome) {
   auto& image = *outcome.image;
   auto imported =
     image ? st.parts.device->import_kv(image->manifest, image->bytes) : result<void>{fail(image)};
-  if (imported)
+  if (imported) {
+    const auto now = price_meter::clock::now();
+    st.prices.pulled(image->manifest.bytes, now - it->second.pull_began, now);
     self->send(st.scheduler, atom::moved_v, st.id, outcome.response, outcome.attempt,
                image->manifest.bytes);
-  else
+  } else {
     spdlog::warn("response {}: KV not taken over from {}, computing it again: {}",
                  outcome.response.value, assignment.pull_endpoint, imported.error().detail);
+  }
   if (auto admitted = admit(self, std::move(assignment)); !admitted)
     self->send(st.scheduler, atom::failed_v, st.id, outcome.response, outcome.attempt,
                admitted.error().detail);
@@ -181,6 +191,10 @@ void step(self_ptr self) {
   const auto& after = st.parts.device->stats();
   st.parts.metrics->step_seconds.observe(static_cast<double>(after.busy_ns - before.busy_ns)
                                          * 1e-9);
+  st.prices.stepped(
+    after.rows - before.rows,
+    after.prompt_tokens - before.prompt_tokens + after.recomputed_tokens - before.recomputed_tokens,
+    std::chrono::nanoseconds{after.busy_ns - before.busy_ns}, price_meter::clock::now());
   st.parts.metrics->batch_rows.observe(static_cast<double>(after.rows - before.rows));
   if (const auto verified = after.verifications - before.verifications; verified > 0)
     st.parts.metrics->acceptance_length.observe(
@@ -283,6 +297,10 @@ void show_figures(self_ptr self) {
   m.kv_blocks.parked.set(kv.parked);
   m.kv_spilled_bytes.memory.set(static_cast<double>(self->state.parts.spilled->memory_used()));
   m.kv_spilled_bytes.disk.set(static_cast<double>(self->state.parts.spilled->disk_used()));
+  const auto prices = self->state.prices.prices(price_meter::clock::now());
+  m.recompute_seconds_per_token.set(static_cast<double>(prices.recompute_ns_per_token) * 1e-9);
+  m.kv_move_seconds_per_byte.set(static_cast<double>(prices.move_ps_per_byte) * 1e-12);
+  m.kv_restore_seconds_per_byte.set(static_cast<double>(prices.restore_ps_per_byte) * 1e-12);
   const auto& stats = device.stats();
   m.prompt_tokens.raise_to(stats.prompt_tokens);
   m.generated_tokens.raise_to(stats.generated_tokens);
@@ -305,7 +323,8 @@ void beat(self_ptr self) {
   const auto& device = *st.parts.device;
   self
     ->request(st.scheduler, st.options.request_timeout, atom::beat_v,
-              worker_beat{st.id, device.stats(), device.running(), device.waiting(), device.kv()})
+              worker_beat{st.id, device.stats(), device.running(), device.waiting(), device.kv(),
+                          st.prices.prices(price_meter::clock::now())})
     .then([self](caf::ok_atom) { self->state.beat_pending = false; },
           [self, id = st.id](const caf::error& why) {
             if (self->state.id == id)

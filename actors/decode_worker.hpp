@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/price_meter.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
 #include "cluster/telemetry/metrics.hpp"
@@ -38,7 +39,8 @@ struct decode_worker_state {
     std::uint32_t attempt = 0;
     std::uint32_t position = 0; ///< Tokens it had before the chunk.
     std::uint64_t pull = 0;     ///< The pull under way, or 0.
-    chunk_assignment waiting;   ///< What to run once the pull has ended.
+    price_meter::clock::time_point pull_began;
+    chunk_assignment waiting; ///< What to run once the pull has ended.
   };
 
   decode_worker_parts parts;
@@ -46,6 +48,7 @@ struct decode_worker_state {
   registry_actor scheduler; ///< Null while the link is down.
   worker_id id;             ///< 0 until registered.
   std::map<response_id, held> responses;
+  price_meter prices;
   bool stepping = false;     ///< A `step` message is on its way.
   bool beat_pending = false; ///< A beat is not answered yet.
   bool draining = false;

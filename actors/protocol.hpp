@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster/policy/view.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/wire/messages.hpp"
 #include "engine/base/hash.hpp"
@@ -79,6 +80,7 @@ struct worker_beat {
   std::uint32_t running = 0;
   std::uint32_t waiting = 0;
   kv_usage kv = {};
+  policy::kv_prices prices = {};
 };
 
 template <class Inspector>
@@ -92,6 +94,16 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, kv_usage& x) {
   return f(caf::meta::type_name("kv_usage"), x.total, x.free, x.running, x.parked);
 }
+
+namespace policy {
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, kv_prices& x) {
+  return f(caf::meta::type_name("kv_prices"), x.move_fixed_ns, x.move_ps_per_byte,
+           x.restore_ps_per_byte, x.recompute_ns_per_token);
+}
+
+} // namespace policy
 
 /// Floats travel as their bits: what a response is a function of must arrive exactly.
 template <class Inspector>
@@ -133,7 +145,8 @@ typename Inspector::result_type inspect(Inspector& f, chunk_outcome& x) {
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, worker_beat& x) {
-  return f(caf::meta::type_name("worker_beat"), x.worker, x.stats, x.running, x.waiting, x.kv);
+  return f(caf::meta::type_name("worker_beat"), x.worker, x.stats, x.running, x.waiting, x.kv,
+           x.prices);
 }
 
 // -- what never leaves the process --------------------------------------------

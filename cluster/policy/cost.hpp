@@ -52,29 +52,30 @@ constexpr std::uint32_t expected_remaining(std::uint32_t estimate, std::uint32_t
 
 /// Nanoseconds to bring `tokens` of KV back from spill space.
 constexpr std::uint64_t restore_ns(std::uint64_t tokens, std::uint32_t kv_bytes_per_token,
-                                   const policy_limits& limits) noexcept {
+                                   const kv_prices& prices) noexcept {
   const auto bytes = saturating_mul(tokens, kv_bytes_per_token);
-  return saturating_mul(bytes, limits.restore_ps_per_byte) / 1000;
+  return saturating_mul(bytes, prices.restore_ps_per_byte) / 1000;
 }
 
-/// Returns whether moving `tokens` of KV is cheaper than computing them again; a tie moves. What
-/// is `spilled` is brought back first.
+/// Returns whether moving `tokens` of KV is cheaper than computing them again; a tie moves.
+/// @param target      Prices of the worker that pulls, or computes.
+/// @param spilled_at  Prices of the source if it must bring them back first, else null.
 constexpr bool moving_is_cheaper(std::uint64_t tokens, std::uint32_t kv_bytes_per_token,
-                                 bool spilled, const policy_limits& limits) noexcept {
+                                 const kv_prices& target, const kv_prices* spilled_at) noexcept {
   const auto bytes = saturating_mul(tokens, kv_bytes_per_token);
   auto move =
-    saturating_add(limits.move_fixed_ns, saturating_mul(bytes, limits.move_ps_per_byte) / 1000);
-  if (spilled)
-    move = saturating_add(move, restore_ns(tokens, kv_bytes_per_token, limits));
-  return move <= saturating_mul(tokens, limits.recompute_ns_per_token);
+    saturating_add(target.move_fixed_ns, saturating_mul(bytes, target.move_ps_per_byte) / 1000);
+  if (spilled_at != nullptr)
+    move = saturating_add(move, restore_ns(tokens, kv_bytes_per_token, *spilled_at));
+  return move <= saturating_mul(tokens, target.recompute_ns_per_token);
 }
 
 /// Returns whether KV that must leave its blocks should be spilled, not dropped: bringing it back
 /// is cheaper than computing it again.
 constexpr bool spilling_pays(std::uint64_t tokens, std::uint32_t kv_bytes_per_token,
-                             const policy_limits& limits) noexcept {
-  return restore_ns(tokens, kv_bytes_per_token, limits)
-         <= saturating_mul(tokens, limits.recompute_ns_per_token);
+                             const kv_prices& prices) noexcept {
+  return restore_ns(tokens, kv_bytes_per_token, prices)
+         <= saturating_mul(tokens, prices.recompute_ns_per_token);
 }
 
 } // namespace rollcast::policy

@@ -20,12 +20,13 @@ void take_out(std::vector<slot_t>& list, std::uint32_t at, Place place_of) {
 
 } // namespace
 
-void fleet::add(const worker_joined& e) {
+void fleet::add(const worker_joined& e, const kv_prices& prices) {
   worker_state w;
   w.id = e.worker;
   w.kv_blocks = e.kv_blocks;
   w.block_tokens = e.block_tokens;
   w.slots = e.slots;
+  w.prices = prices;
   w.kv_bytes_per_token = e.kv_bytes_per_token;
   w.spill_tokens = e.spill_tokens;
   w.spill_page_tokens = std::max(e.spill_page_tokens, 1u);

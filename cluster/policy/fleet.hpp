@@ -25,7 +25,8 @@ public:
   const worker_state& operator[](slot_t slot) const { return workers_[slot]; }
   const std::vector<slot_t>& live() const noexcept { return live_; } ///< In no order.
 
-  void add(const worker_joined& e);
+  void add(const worker_joined& e, const kv_prices& prices);
+  void price(slot_t worker, const kv_prices& prices) { workers_[worker].prices = prices; }
   void drain(slot_t worker);
   /// Forgets a worker. @pre nothing runs, is parked or pinned there
   void remove(slot_t worker);

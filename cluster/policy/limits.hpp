@@ -32,10 +32,11 @@ struct policy_limits {
   /// A response overtaken this often is overtaken no more: the plan ends at it.
   std::uint32_t overtakes_max = 256;
 
-  std::uint64_t move_fixed_ns = 1'000'000;        ///< Price of any move, however small.
-  std::uint64_t move_ps_per_byte = 1'000;         ///< 1000 is 1 GB/s.
-  std::uint64_t restore_ps_per_byte = 1'000;      ///< Out of spill space and back; a disk.
-  std::uint64_t recompute_ns_per_token = 700'000; ///< Prefill: 700 us is about 1400 tokens/s.
+  /// Until a worker has measured its own: 1 GB/s, and a small model on two cores.
+  kv_prices prices = {.move_fixed_ns = 1'000'000,
+                      .move_ps_per_byte = 1'000,
+                      .restore_ps_per_byte = 1'000,
+                      .recompute_ns_per_token = 700'000};
 };
 
 } // namespace rollcast::policy

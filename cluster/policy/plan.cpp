@@ -216,7 +216,7 @@ void scheduler_policy::evict_for(slot_t response, slot_t worker, std::uint64_t t
     const auto& given_up = responses_[slot];
     ++counters_.evictions;
     if (fleet_.can_spill(slot)
-        && spilling_pays(given_up.context_tokens(), w.kv_bytes_per_token, limits_)) {
+        && spilling_pays(given_up.context_tokens(), w.kv_bytes_per_token, w.prices)) {
       out.emplace_back(spill{w.id, given_up.id, given_up.kv_attempt});
       spill_parked(slot);
       ++counters_.spills;
@@ -237,7 +237,7 @@ void scheduler_policy::send(slot_t response, slot_t worker, std::vector<decision
     counters_.restores += r.spilled;
     fleet_.unpark(response);
     ++counters_.resumes;
-  } else if (home != no_slot && pulls(r)) {
+  } else if (home != no_slot && pulls(r, worker)) {
     kv = kv_source::pull;
     from = fleet_[home].id;
     fleet_.pin(response);
@@ -257,12 +257,13 @@ void scheduler_policy::send(slot_t response, slot_t worker, std::vector<decision
   out.emplace_back(d);
 }
 
-bool scheduler_policy::pulls(const response_state& r) const {
+bool scheduler_policy::pulls(const response_state& r, slot_t target) const {
   if (r.pull_failed)
     return false;
+  const auto& home = fleet_[r.kv_worker];
   return groups_[r.group].rules.force_migration
-         || moving_is_cheaper(r.context_tokens(), fleet_[r.kv_worker].kv_bytes_per_token, r.spilled,
-                              limits_);
+         || moving_is_cheaper(r.context_tokens(), home.kv_bytes_per_token, fleet_[target].prices,
+                              r.spilled ? &home.prices : nullptr);
 }
 
 dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t kv_blocks) {

@@ -33,9 +33,26 @@ verdict scheduler_policy::note(const worker_joined& e) {
     return refuse(refusal_reason::bad_numbers, 0, 1);
   if (fleet_.size() >= limits_.workers_max)
     return refuse(refusal_reason::workers_full, fleet_.size() + 1, limits_.workers_max);
-  fleet_.add(e);
+  fleet_.add(e, limits_.prices);
   for (const auto& [id, slot] : std::exchange(stranded_, {}))
     wait(slot); // what is still too large is found out again by the next plan
+  return verdict::accepted;
+}
+
+verdict scheduler_policy::note(const worker_priced& e) {
+  const auto worker = fleet_.find(e.worker);
+  if (worker == no_slot)
+    return verdict::stale;
+  const auto known = [](std::uint64_t measured, std::uint64_t otherwise) {
+    return measured > 0 ? measured : otherwise;
+  };
+  const auto& otherwise = limits_.prices;
+  // The two prices of a move are one measurement, in which the fixed part may well be nothing.
+  const auto moves = e.prices.move_ps_per_byte > 0;
+  fleet_.price(worker, {moves ? e.prices.move_fixed_ns : otherwise.move_fixed_ns,
+                        known(e.prices.move_ps_per_byte, otherwise.move_ps_per_byte),
+                        known(e.prices.restore_ps_per_byte, otherwise.restore_ps_per_byte),
+                        known(e.prices.recompute_ns_per_token, otherwise.recompute_ns_per_token)});
   return verdict::accepted;
 }
 

@@ -100,6 +100,7 @@ public:
 
 private:
   verdict note(const worker_joined& e);
+  verdict note(const worker_priced& e);
   verdict note(const worker_lost& e);
   verdict note(const worker_draining& e);
   verdict note(const response_submitted& e);
@@ -149,7 +150,8 @@ private:
   void evict_for(slot_t response, slot_t worker, std::uint64_t tokens, std::vector<decision>& out);
   void send(slot_t response, slot_t worker, std::vector<decision>& out);
   dispatch begin(slot_t response, slot_t worker, std::uint32_t kv_blocks);
-  bool pulls(const response_state& r) const;
+  /// Whether its KV travels to `target`; else it is computed again there.
+  bool pulls(const response_state& r, slot_t target) const;
   std::uint32_t budget(const response_state& r) const;
   /// Tokens of KV at the end of the next chunk.
   std::uint64_t chunk_tokens(const response_state& r) const;

@@ -142,6 +142,7 @@ struct worker_state {
   std::uint32_t block_tokens = 1;
   std::uint32_t slots = 0;
   std::uint32_t kv_bytes_per_token = 0;
+  kv_prices prices;
   bool draining = false;
   std::uint32_t reserved_blocks = 0; ///< By running chunks.
   std::uint32_t parked_blocks = 0;   ///< All KV between chunks, pinned included.

@@ -43,6 +43,22 @@ struct worker_joined {
   std::uint32_t spill_page_tokens = 1;  ///< What a response takes of that is whole pages.
 };
 
+/// What it costs a worker to have the KV of a response again. In an event a price of 0 says that it
+/// is not known; `move_fixed_ns` goes with `move_ps_per_byte`.
+struct kv_prices {
+  std::uint64_t move_fixed_ns = 0;          ///< Of any pull to it, however small.
+  std::uint64_t move_ps_per_byte = 0;       ///< Of a pull to it; 1000 is 1 GB/s.
+  std::uint64_t restore_ps_per_byte = 0;    ///< Into its spill space and back.
+  std::uint64_t recompute_ns_per_token = 0; ///< Of prefill on it.
+  friend bool operator==(const kv_prices&, const kv_prices&) = default;
+};
+
+/// A worker has measured. What it does not know is priced by `policy_limits::prices`.
+struct worker_priced {
+  worker_id worker;
+  kv_prices prices;
+};
+
 struct worker_lost {
   worker_id worker;
 };
@@ -110,8 +126,8 @@ struct group_closed {
 };
 
 using event =
-  std::variant<worker_joined, worker_lost, worker_draining, response_submitted, chunk_finished,
-               chunk_failed, kv_moved, kv_lost, response_cancelled, group_closed>;
+  std::variant<worker_joined, worker_priced, worker_lost, worker_draining, response_submitted,
+               chunk_finished, chunk_failed, kv_moved, kv_lost, response_cancelled, group_closed>;
 
 /// What became of an event.
 enum class verdict : std::uint8_t {

@@ -102,12 +102,12 @@ private:
 policy::policy_limits simulation::limits_of(const cost_model& model, const sim_options& options) {
   auto limits = options.limits;
   limits.rules = options.rules;
-  limits.move_fixed_ns = static_cast<std::uint64_t>(model.migration_fixed_s * 1e9);
-  limits.move_ps_per_byte =
+  limits.prices.move_fixed_ns = static_cast<std::uint64_t>(model.migration_fixed_s * 1e9);
+  limits.prices.move_ps_per_byte =
     std::max<std::uint64_t>(1, static_cast<std::uint64_t>(1e12 / model.migration_bytes_per_s));
-  limits.restore_ps_per_byte =
+  limits.prices.restore_ps_per_byte =
     std::max<std::uint64_t>(1, static_cast<std::uint64_t>(1e12 / model.spill_bytes_per_s));
-  limits.recompute_ns_per_token = static_cast<std::uint64_t>(model.prefill_token_s * 1e9);
+  limits.prices.recompute_ns_per_token = static_cast<std::uint64_t>(model.prefill_token_s * 1e9);
   return limits;
 }
 

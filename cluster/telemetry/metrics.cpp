@@ -224,6 +224,13 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                "Responses whose KV moved out of the engine's blocks")),
     kv_restores(registry.counter("rollcast_kv_restores_total",
                                  "Responses whose spilled KV moved back into blocks")),
+    recompute_seconds_per_token(registry.gauge("rollcast_recompute_seconds_per_token",
+                                               "Measured price of computing KV again; 0: unknown")),
+    kv_move_seconds_per_byte(registry.gauge("rollcast_kv_move_seconds_per_byte",
+                                            "Measured price of pulling KV; 0: unknown")),
+    kv_restore_seconds_per_byte(
+      registry.gauge("rollcast_kv_restore_seconds_per_byte",
+                     "Measured price of spilling KV and bringing it back; 0: unknown")),
     draft_tokens{registry.counter("rollcast_draft_tokens_total",
                                   "Drafted tokens that were verified", "drafter", "suffix")},
     accepted_tokens{registry.counter("rollcast_accepted_tokens_total",

@@ -154,6 +154,10 @@ struct worker_metrics : process_metrics {
   } kv_spilled_bytes;
   metric_counter kv_spills;
   metric_counter kv_restores;
+  /// What KV costs, as measured here and told to the scheduler; 0 is unknown.
+  metric_gauge recompute_seconds_per_token;
+  metric_gauge kv_move_seconds_per_byte;
+  metric_gauge kv_restore_seconds_per_byte;
   /// Drafted tokens that were verified, by drafter.
   struct {
     metric_counter suffix;

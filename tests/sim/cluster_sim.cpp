@@ -98,6 +98,8 @@ void cluster_sim::inject() {
       post(policy::worker_lost{id}, between(10, 40));
       w.gone_at = now_ + 60;
     }
+    if (happens(faults_.priced))
+      post(policy::worker_priced{id, {0, rng_.below(3000), rng_.below(3000), rng_.below(3000)}});
     std::vector<policy::event> says;
     if (happens(faults_.kv_lost))
       w.worker.lose_parked(rng_.next(), says);
@@ -160,7 +162,10 @@ std::string cluster_sim::deliver_orders() {
       continue;
     }
     if (const auto* s = std::get_if<policy::spill>(&what)) {
-      if (auto wrong = w.take(*s); !wrong.empty())
+      const auto fails = happens(faults_.spill_failed);
+      if (fails)
+        self_lost_.emplace(to, s->response);
+      if (auto wrong = w.take(*s, fails); !wrong.empty())
         return wrong;
       continue;
     }

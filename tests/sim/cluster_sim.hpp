@@ -27,6 +27,8 @@ struct fault_plan {
   std::uint32_t kv_dropped = 0;      ///< Per chunk: the worker does not keep the KV.
   std::uint32_t chunk_failed = 0;    ///< Per order: the worker cannot start it.
   std::uint32_t pull_failed = 0;     ///< Per pull: the peer cannot be reached.
+  std::uint32_t spill_failed = 0;    ///< Per order: the worker cannot keep the KV.
+  std::uint32_t priced = 0;          ///< A worker measures other prices.
   std::uint32_t cancel = 0;          ///< Per tick: somebody cancels a response.
 };
 

@@ -131,6 +131,7 @@ struct writer {
     }
   }
   void operator()(const policy::worker_draining&) {}
+  void operator()(const policy::worker_priced&) {}
   void operator()(const policy::response_submitted& e) {
     ledger::response r;
     r.terms = e;

@@ -39,10 +39,15 @@ void pretend_worker::take(const policy::release& r) {
     running_.erase(it);
 }
 
-std::string pretend_worker::take(const policy::spill& s) {
-  if (const auto it = parked_.find(s.response);
-      it != parked_.end() && it->second.attempt == s.attempt)
+std::string pretend_worker::take(const policy::spill& s, bool fails) {
+  const auto it = parked_.find(s.response);
+  const auto meant = it != parked_.end() && it->second.attempt == s.attempt;
+  if (meant && fails && !it->second.spilled) {
+    failures_.push_back(policy::kv_lost{s.response, shape_.worker, s.attempt});
+    parked_.erase(it);
+  } else if (meant) {
     it->second.spilled = true;
+  }
   std::uint64_t held = 0;
   for (const auto& [id, kv] : parked_)
     held += kv.spilled ? kv.context : 0;

@@ -36,8 +36,9 @@ public:
   /// reasons. `ticks`: how long the chunk takes.
   std::string take(const work_order& order, bool fails, std::uint32_t ticks);
   void take(const policy::release& r);
-  /// @returns what is wrong: more spilled than there is space for.
-  std::string take(const policy::spill& s);
+  /// `fails`: it cannot keep the KV, and says so. @returns what is wrong: more spilled than there
+  /// is space for.
+  std::string take(const policy::spill& s, bool fails);
   /// Advances one tick; what it has to say is appended to `says`. `keeps_kv` is asked per chunk.
   template <class KeepsKv, class Import>
   void step(std::vector<policy::event>& says, KeepsKv keeps_kv, Import import);

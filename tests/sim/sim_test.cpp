@@ -73,6 +73,8 @@ constexpr fault_plan every_fault{.delay_ticks_max = 6,
                                  .kv_dropped = 50,
                                  .chunk_failed = 30,
                                  .pull_failed = 100,
+                                 .spill_failed = 100,
+                                 .priced = 20,
                                  .cancel = 30};
 
 TEST(cluster_sim, every_response_finishes_on_a_calm_network) {

@@ -108,6 +108,7 @@ wire::submit_batch one_group(const std::string& key, std::uint32_t size = 1) {
 struct scheduler_test : deterministic_system {
   scheduler_test() {
     scheduler_options options;
+    options.policy.reserve_tokens = 1;
     options.failures_max = 3;
     options.losses_max = 4;
     start(options);

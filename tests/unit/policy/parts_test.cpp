@@ -18,15 +18,17 @@ namespace rollcast::policy {
 namespace {
 
 TEST(policy_cost, moving_is_compared_with_recomputing_in_whole_numbers) {
-  policy_limits limits;
-  limits.move_fixed_ns = 1000;
-  limits.move_ps_per_byte = 1000; // a byte a nanosecond
-  limits.recompute_ns_per_token = 100;
-  EXPECT_TRUE(moving_is_cheaper(20, 50, false, limits)) << "1000 + 1000 against 2000: a tie moves";
-  EXPECT_FALSE(moving_is_cheaper(20, 51, false, limits));
-  EXPECT_FALSE(moving_is_cheaper(10, 1, false, limits)) << "the fixed price alone is 1000";
-  limits.move_ps_per_byte = ~std::uint64_t{0};
-  EXPECT_FALSE(moving_is_cheaper(0x7fff'ffff, 0xffff'ffff, false, limits))
+  kv_prices prices{.move_fixed_ns = 1000,
+                   .move_ps_per_byte = 1000, // a byte a nanosecond
+                   .restore_ps_per_byte = 1000,
+                   .recompute_ns_per_token = 100};
+  EXPECT_TRUE(moving_is_cheaper(20, 50, prices, nullptr)) << "1000 + 1000 of 2000: a tie moves";
+  EXPECT_FALSE(moving_is_cheaper(20, 51, prices, nullptr));
+  EXPECT_FALSE(moving_is_cheaper(10, 1, prices, nullptr)) << "the fixed price alone is 1000";
+  EXPECT_TRUE(moving_is_cheaper(20, 25, prices, &prices)) << "brought back first";
+  EXPECT_FALSE(moving_is_cheaper(20, 26, prices, &prices));
+  prices.move_ps_per_byte = ~std::uint64_t{0};
+  EXPECT_FALSE(moving_is_cheaper(0x7fff'ffff, 0xffff'ffff, prices, nullptr))
     << "saturates, never wraps";
 }
 

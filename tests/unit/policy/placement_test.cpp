@@ -149,7 +149,7 @@ TEST(policy_placement, a_crowded_home_is_left_by_a_pull_when_moving_is_cheap) {
 TEST(policy_placement, a_crowded_home_is_left_by_recomputing_when_moving_is_dear) {
   auto limits = plain_limits();
   limits.home_spread = 0;
-  limits.move_ps_per_byte = 1'000'000'000;
+  limits.prices.move_ps_per_byte = 1'000'000'000;
   driver d{limits};
   d.join(1, 100, 2);
   d.submit(1, 1, 0);
@@ -162,6 +162,39 @@ TEST(policy_placement, a_crowded_home_is_left_by_recomputing_when_moving_is_dear
   EXPECT_EQ(moved.kv, kv_source::recompute);
   EXPECT_EQ(d.releases, (std::vector<release>{{worker_id{1}, response_id{1}, 1}}));
   EXPECT_EQ(d.policy.counters().recomputed_tokens, 20u);
+}
+
+TEST(policy_placement, a_worker_that_has_measured_is_priced_by_that) {
+  auto limits = plain_limits();
+  limits.home_spread = 0;
+  driver d{limits};
+  d.join(1, 100, 2);
+  d.submit(1, 1, 0);
+  d.submit(2, 2, 0, 100);
+  const auto both = d.dispatches();
+  d.join(2, 100);
+  // 20 tokens of 1000 bytes: 200 us to pull, 100 us to compute, on the worker that does it.
+  d.tell(worker_priced{worker_id{2}, {0, 10'000, 0, 5'000}});
+  d.edge(both[0], 10);
+  const auto moved = d.dispatched();
+  EXPECT_EQ(moved.worker, worker_id{2});
+  EXPECT_EQ(moved.kv, kv_source::recompute);
+}
+
+TEST(policy_placement, what_a_worker_no_longer_knows_has_the_price_of_the_limits_again) {
+  auto limits = plain_limits();
+  limits.home_spread = 0;
+  driver d{limits};
+  d.join(1, 100, 2);
+  d.submit(1, 1, 0);
+  d.submit(2, 2, 0, 100);
+  const auto both = d.dispatches();
+  d.join(2, 100);
+  d.tell(worker_priced{worker_id{2}, {0, 10'000, 0, 5'000}});
+  d.tell(worker_priced{worker_id{2}, {}});
+  d.edge(both[0], 10);
+  EXPECT_EQ(d.dispatched().kv, kv_source::pull);
+  EXPECT_EQ(d.policy.on(worker_priced{worker_id{3}, {}}), verdict::stale) << "nobody of that name";
 }
 
 TEST(policy_placement, a_finished_chunk_frees_the_source_though_no_confirmation_came) {

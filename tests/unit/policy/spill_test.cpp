@@ -68,9 +68,9 @@ TEST(policy_spill, without_enough_space_it_is_dropped) {
 
 TEST(policy_spill, kv_that_is_cheaper_to_compute_again_is_dropped) {
   auto limits = plain_limits();
-  limits.recompute_ns_per_token = 999; // 1000 bytes a token at 1 GB/s: 1000 ns to bring back
+  limits.prices.recompute_ns_per_token = 999; // 1000 bytes a token at 1 GB/s: 1000 ns to bring back
   EXPECT_TRUE(crowded(100, limits).spills.empty());
-  limits.recompute_ns_per_token = 1000;
+  limits.prices.recompute_ns_per_token = 1000;
   EXPECT_EQ(crowded(100, limits).spills.size(), 1u);
 }
 

@@ -1,0 +1,62 @@
+#pragma once
+
+#include "cluster/policy/view.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace rollcast {
+
+/// Measures what it costs a worker to have KV again: by computing it, by pulling it, from its spill
+/// space. The newer a measurement the more it weighs. One that is older than `price_age_max` is
+/// forgotten: a price that looks high keeps its way from being taken, so nothing would ever correct
+/// it.
+class price_meter {
+public:
+  using clock = std::chrono::steady_clock;
+
+  /// A step that computed `rows`, of which `prefilled` are of prompts. What has fewer than
+  /// `prefill_rows_min` tells nothing about prefill.
+  void stepped(std::uint64_t rows, std::uint64_t prefilled, clock::duration time,
+               clock::time_point now);
+  /// A pull, from the request to the import.
+  void pulled(std::uint64_t bytes, clock::duration time, clock::time_point now);
+  void spilled(std::uint64_t bytes, clock::duration time, clock::time_point now);
+  void restored(std::uint64_t bytes, clock::duration time, clock::time_point now);
+
+  /// What is known at `now`; 0 is unknown.
+  policy::kv_prices prices(clock::time_point now) const;
+
+  static constexpr std::uint64_t prefill_rows_min = 64;
+  static constexpr clock::duration price_age_max = std::chrono::minutes{1};
+
+private:
+  /// Time as a line over size, by least squares over all there was, the newest weighing most.
+  class line {
+  public:
+    void add(double size, clock::duration time, clock::time_point now);
+    bool known(clock::time_point now) const;
+    double fixed_ns() const;
+    double ns_each() const;
+    double ns_each_through_zero() const { return sizes_times_ns_ / squares_; }
+
+  private:
+    bool is_line() const;
+
+    double weight_ = 0;
+    double sizes_ = 0;
+    double ns_ = 0;
+    double squares_ = 0;
+    double sizes_times_ns_ = 0;
+    clock::time_point last_;
+  };
+
+  line prefill_;
+  line pulls_;
+  line spills_;
+  line restores_;
+};
+
+} // namespace rollcast
