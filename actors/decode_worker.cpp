@@ -191,10 +191,9 @@ void step(self_ptr self) {
   const auto& after = st.parts.device->stats();
   st.parts.metrics->step_seconds.observe(static_cast<double>(after.busy_ns - before.busy_ns)
                                          * 1e-9);
-  st.prices.stepped(
-    after.rows - before.rows,
-    after.prompt_tokens - before.prompt_tokens + after.recomputed_tokens - before.recomputed_tokens,
-    std::chrono::nanoseconds{after.busy_ns - before.busy_ns}, price_meter::clock::now());
+  st.prices.stepped(after.rows - before.rows,
+                    std::chrono::nanoseconds{after.busy_ns - before.busy_ns},
+                    price_meter::clock::now());
   st.parts.metrics->batch_rows.observe(static_cast<double>(after.rows - before.rows));
   if (const auto verified = after.verifications - before.verifications; verified > 0)
     st.parts.metrics->acceptance_length.observe(

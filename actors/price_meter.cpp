@@ -6,9 +6,6 @@
 namespace rollcast {
 namespace {
 
-/// Weight of what was known when a measurement is added: the last eight or so count.
-constexpr double fading = 0.875;
-
 std::uint64_t whole(double x) {
   return static_cast<std::uint64_t>(std::llround(std::clamp(x, 1.0, 1e15)));
 }
@@ -18,12 +15,12 @@ std::uint64_t whole(double x) {
 void price_meter::line::add(double size, clock::duration time, clock::time_point now) {
   const auto ns = std::chrono::duration<double, std::nano>(time).count();
   if (now - last_ > price_age_max)
-    *this = {};
-  weight_ = weight_ * fading + 1;
-  sizes_ = sizes_ * fading + size;
-  ns_ = ns_ * fading + ns;
-  squares_ = squares_ * fading + size * size;
-  sizes_times_ns_ = sizes_times_ns_ * fading + size * ns;
+    *this = line{fading_};
+  weight_ = weight_ * fading_ + 1;
+  sizes_ = sizes_ * fading_ + size;
+  ns_ = ns_ * fading_ + ns;
+  squares_ = squares_ * fading_ + size * size;
+  sizes_times_ns_ = sizes_times_ns_ * fading_ + size * ns;
   last_ = now;
 }
 
@@ -51,10 +48,9 @@ double price_meter::line::ns_each() const {
   return (weight_ * sizes_times_ns_ - sizes_ * ns_) / (weight_ * squares_ - sizes_ * sizes_);
 }
 
-void price_meter::stepped(std::uint64_t rows, std::uint64_t prefilled, clock::duration time,
-                          clock::time_point now) {
-  if (prefilled >= prefill_rows_min)
-    prefill_.add(static_cast<double>(rows), time, now);
+void price_meter::stepped(std::uint64_t rows, clock::duration time, clock::time_point now) {
+  if (rows >= step_rows_min)
+    steps_.add(static_cast<double>(rows), time, now);
 }
 
 void price_meter::pulled(std::uint64_t bytes, clock::duration time, clock::time_point now) {
@@ -71,8 +67,8 @@ void price_meter::restored(std::uint64_t bytes, clock::duration time, clock::tim
 
 policy::kv_prices price_meter::prices(clock::time_point now) const {
   policy::kv_prices known;
-  if (prefill_.known(now))
-    known.recompute_ns_per_token = whole(prefill_.ns_each_through_zero());
+  if (steps_.known(now))
+    known.recompute_ns_per_token = whole(steps_.ns_each());
   if (pulls_.known(now)) {
     known.move_fixed_ns = whole(pulls_.fixed_ns());
     known.move_ps_per_byte = whole(pulls_.ns_each() * 1000);

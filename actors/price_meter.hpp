@@ -17,10 +17,9 @@ class price_meter {
 public:
   using clock = std::chrono::steady_clock;
 
-  /// A step that computed `rows`, of which `prefilled` are of prompts. What has fewer than
-  /// `prefill_rows_min` tells nothing about prefill.
-  void stepped(std::uint64_t rows, std::uint64_t prefilled, clock::duration time,
-               clock::time_point now);
+  /// A step that computed `rows`, of responses or of prompts: a device takes them alike. One of
+  /// fewer than `step_rows_min` is mostly its fixed part and tells nothing of a row.
+  void stepped(std::uint64_t rows, clock::duration time, clock::time_point now);
   /// A pull, from the request to the import.
   void pulled(std::uint64_t bytes, clock::duration time, clock::time_point now);
   void spilled(std::uint64_t bytes, clock::duration time, clock::time_point now);
@@ -29,13 +28,15 @@ public:
   /// What is known at `now`; 0 is unknown.
   policy::kv_prices prices(clock::time_point now) const;
 
-  static constexpr std::uint64_t prefill_rows_min = 64;
+  static constexpr std::uint64_t step_rows_min = 16;
   static constexpr clock::duration price_age_max = std::chrono::minutes{1};
 
 private:
   /// Time as a line over size, by least squares over all there was, the newest weighing most.
   class line {
   public:
+    /// @param fading  Weight of what was known when a measurement is added.
+    explicit line(double fading = 0.875) : fading_(fading) {}
     void add(double size, clock::duration time, clock::time_point now);
     bool known(clock::time_point now) const;
     double fixed_ns() const;
@@ -45,6 +46,7 @@ private:
   private:
     bool is_line() const;
 
+    double fading_;
     double weight_ = 0;
     double sizes_ = 0;
     double ns_ = 0;
@@ -53,7 +55,7 @@ private:
     clock::time_point last_;
   };
 
-  line prefill_;
+  line steps_{0.99}; // there are many, of sizes much alike
   line pulls_;
   line spills_;
   line restores_;

@@ -17,21 +17,24 @@ TEST(price_meter, knows_nothing_at_first) {
   EXPECT_EQ(price_meter{}.prices(start), policy::kv_prices{});
 }
 
-TEST(price_meter, a_token_of_prefill_costs_its_share_of_a_step) {
+TEST(price_meter, a_token_costs_what_one_row_more_costs_a_step) {
   price_meter m;
-  m.stepped(100, 100, microseconds{50'000}, start);
-  EXPECT_EQ(m.prices(start).recompute_ns_per_token, 500'000u);
-  m.stepped(64, 3, seconds{9}, start);
-  EXPECT_EQ(m.prices(start).recompute_ns_per_token, 500'000u) << "a step of few prompt rows";
+  for (int round = 0; round < 20; ++round)
+    for (unsigned rows = 16; rows <= 64; rows += 16)
+      m.stepped(rows, microseconds{10'000 + 500 * rows}, start);
+  EXPECT_NEAR(static_cast<double>(m.prices(start).recompute_ns_per_token), 500'000, 5'000);
+  m.stepped(3, seconds{9}, start);
+  EXPECT_NEAR(static_cast<double>(m.prices(start).recompute_ns_per_token), 500'000, 5'000)
+    << "a step of few rows tells nothing";
 }
 
 TEST(price_meter, the_newest_measurement_weighs_most) {
   price_meter m;
   for (int i = 0; i < 30; ++i)
-    m.stepped(100, 100, microseconds{50'000}, start);
+    m.pulled(100, microseconds{50'000}, start);
   for (int i = 0; i < 30; ++i)
-    m.stepped(100, 100, microseconds{10'000}, start);
-  EXPECT_NEAR(static_cast<double>(m.prices(start).recompute_ns_per_token), 100'000, 10'000);
+    m.pulled(100, microseconds{10'000}, start);
+  EXPECT_NEAR(static_cast<double>(m.prices(start).move_ps_per_byte), 100e6, 10e6);
 }
 
 TEST(price_meter, a_pull_has_a_fixed_part_and_one_by_size) {
