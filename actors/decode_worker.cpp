@@ -87,6 +87,7 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
     st.prices.spilled(manifest->bytes, now - began, now);
     return st.parts.metrics->kv_spills.add();
   }
+  st.parts.metrics->kv_spill_failures.add();
   spdlog::warn("response {}: KV not spilled, to be computed again: {}", response.value,
                kept.error().detail);
   st.responses.erase(it);
@@ -101,9 +102,11 @@ void restore_kv(self_ptr self, response_id response) {
   std::vector<std::byte> image;
   const auto manifest = st.parts.spilled->get(response, image);
   auto restored = manifest ? st.parts.device->import_kv(*manifest, image) : fail(manifest);
-  if (!restored)
+  if (!restored) {
+    st.parts.metrics->kv_spill_failures.add();
     return spdlog::warn("response {}: spilled KV not restored, computing it again: {}",
                         response.value, restored.error().detail);
+  }
   const auto now = price_meter::clock::now();
   st.prices.restored(manifest->bytes, now - began, now);
   st.parts.metrics->kv_restores.add();

@@ -276,8 +276,9 @@ void add_bench_scheduler(CLI::App& bench, command& chosen) {
   auto* app = bench.add_subcommand("scheduler", "the policy: decisions per second and memory");
   auto options = std::make_shared<bench_scheduler_options>();
   add_config(*app);
-  add(*app, "--workers", options->workers, "pretend workers")->check(at_least_1);
-  add(*app, "--responses", options->responses, "responses in flight")->check(at_least_1);
+  add(*app, "--workers", options->workers, "pretend workers")->check(CLI::Range(1, 1'000'000));
+  add(*app, "--responses", options->responses, "responses in flight")
+    ->check(CLI::Range(1, 100'000'000));
   add(*app, "--seconds", options->seconds, "of each steady state")->check(CLI::PositiveNumber);
   add(*app, "--out", options->out, "file; empty: stdout");
   app->callback(

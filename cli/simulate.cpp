@@ -92,8 +92,9 @@ result<void> simulate(const simulate_options& options) {
   if (options.workload.empty())
     return fail(errc::bad_config, "--workload is missing: moonlight, qwen2-vl-72b, kimi-k2 or a "
                                   "trace file (see rollcast simulate --help)");
-  if (options.oracle_groups && options.policy != "context")
-    return fail(errc::bad_config, "--oracle-groups is for --policy context, not " + options.policy
+  if (options.policy != "context" && (options.oracle_groups || options.no_probe))
+    return fail(errc::bad_config, std::string{options.no_probe ? "--no-probe" : "--oracle-groups"}
+                                    + " is for --policy context, not " + options.policy
                                     + "; leave one of them out");
   const auto source = batches::open(options);
   if (!source)

@@ -224,6 +224,8 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                "Responses whose KV moved out of the engine's blocks")),
     kv_restores(registry.counter("rollcast_kv_restores_total",
                                  "Responses whose spilled KV moved back into blocks")),
+    kv_spill_failures(registry.counter("rollcast_kv_spill_failures_total",
+                                       "Responses whose KV was not spilled, or not brought back")),
     recompute_seconds_per_token(registry.gauge("rollcast_recompute_seconds_per_token",
                                                "Measured price of computing KV again; 0: unknown")),
     kv_move_seconds_per_byte(registry.gauge("rollcast_kv_move_seconds_per_byte",

@@ -154,6 +154,7 @@ struct worker_metrics : process_metrics {
   } kv_spilled_bytes;
   metric_counter kv_spills;
   metric_counter kv_restores;
+  metric_counter kv_spill_failures;
   /// What KV costs, as measured here and told to the scheduler; 0 is unknown.
   metric_gauge recompute_seconds_per_token;
   metric_gauge kv_move_seconds_per_byte;
