@@ -162,6 +162,10 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
             [&](std::size_t begin, std::size_t end, std::size_t) {
               qkv_rope_append_cpu(rope, begin, end);
             });
+  if (!rows.copies.empty())
+    pool_.run(config_.kv_heads, 1, [&](std::size_t begin, std::size_t end, std::size_t) {
+      copy_kv_cpu(rope.kv, rows.copies.data(), rows.copies.size(), begin, end);
+    });
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   const attention_args args{act_.qkv(), layer.qkv.n, act_.attended(), q_width,
                             heads,      scale,       kv_of(index),    rows.sequences.data()};

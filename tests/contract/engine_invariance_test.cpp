@@ -31,17 +31,19 @@ public:
       const auto length = std::min({left, seat.room, 1 + std::uint32_t(rng_.below(length_max_))});
       for (std::size_t i = done; i < done + length; ++i) {
         const auto right = i < r.tokens.size() ? r.tokens[i] : 0; // past the end: anything
-        seat.draft->push_back(rng_.below(100) < wrong_percent_ ? (right + 1) % 100 : right);
+        const auto node = static_cast<std::int32_t>(i - done);
+        seat.draft->push_back(
+          {rng_.below(100) < wrong_percent_ ? (right + 1) % 100 : right, node - 1, 0.5f});
       }
       left -= length;
     }
   }
   void learn(std::span<const draft_outcome> outcomes, const step_load&, double) override {
     for (const auto& o : outcomes) {
-      EXPECT_LE(o.accepted, o.drafted);
+      EXPECT_LE(o.accepted, o.draft.size());
       EXPECT_GE(o.accepted + 1, o.fresh.size());
       accepted += o.accepted;
-      rejected += o.drafted - o.accepted;
+      rejected += o.draft.size() - o.accepted;
     }
   }
 
