@@ -31,7 +31,7 @@ TEST_P(engine_drafts, chains_right_and_wrong_change_no_bit) {
 TEST_P(engine_drafts, trees_right_and_wrong_change_no_bit) {
   const auto expected = run_setting(weights, profile(), work, plain);
   for (const auto& s : settings)
-    for (const std::uint32_t wrong_percent : {20u, 60u, 100u}) {
+    for (const std::uint32_t wrong_percent : {30u, 100u}) {
       auto by = std::make_shared<knowing_drafter>(expected, knowing_options{wrong_percent, 24, 40});
       const auto got = run_setting(weights, profile(), work, s, by);
       for (const auto& [id, response] : expected)
@@ -45,7 +45,7 @@ TEST_P(engine_drafts, trees_right_and_wrong_change_no_bit) {
 TEST_P(engine_drafts, deep_narrow_trees_cross_blocks_and_change_no_bit) {
   const auto expected = run_setting(weights, profile(), work, plain);
   for (const auto& s : settings) {
-    auto by = std::make_shared<knowing_drafter>(expected, knowing_options{4, 60, 8});
+    auto by = std::make_shared<knowing_drafter>(expected, knowing_options{10, 60, 25});
     const auto got = run_setting(weights, profile(), work, s, by);
     for (const auto& [id, response] : expected)
       EXPECT_TRUE(same_bits(response, got.at(id))) << s.name << ", response " << id;

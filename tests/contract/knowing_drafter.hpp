@@ -70,10 +70,11 @@ private:
     const auto& r = known_.at(seat.response.value);
     const auto done = seat.tokens.size() - r.prompt.size();
     std::vector<made> tree;
+    std::int32_t deepest = -1; // of the right ones: from it the truth goes on
     for (std::uint32_t i = 0; i < nodes; ++i) {
       auto parent = static_cast<std::int32_t>(i) - 1;
       if (rng_.below(100) < how_.branch_percent)
-        parent = static_cast<std::int32_t>(rng_.below(i + 1)) - 1;
+        parent = rng_.chance(50) ? deepest : static_cast<std::int32_t>(rng_.below(i + 1)) - 1;
       const made above = parent < 0 ? made{0, true} : tree[static_cast<std::size_t>(parent)];
       if (above.depth == seat.room)
         return;
@@ -83,6 +84,9 @@ private:
       const auto slip = 1 + static_cast<token_id>(rng_.below(3));
       seat.draft->push_back({wrong ? (truth + slip) % 100 : truth, parent, 0.5f});
       tree.push_back({above.depth + 1, above.right && !wrong});
+      const auto known = deepest < 0 ? 0 : tree[static_cast<std::size_t>(deepest)].depth;
+      if (tree.back().right && tree.back().depth > known)
+        deepest = static_cast<std::int32_t>(i);
     }
   }
 
