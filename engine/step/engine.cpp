@@ -67,6 +67,8 @@ std::unique_ptr<sequence> engine::state::make_sequence(chunk_request&& request) 
   seq->first_prefill = seq->generated() > 0 ? seq->size() - 1 : 0;
   seq->tokens.reserve(seq->chunk_end);
   seq->blocks.reserve(blocks_for(seq->chunk_end) + borrowed_blocks_max);
+  if (speculator)
+    seq->draft.reserve(device->shape().logit_rows_max);
   seq->logprobs.reserve(seq->chunk_end - seq->chunk_begin);
   seq->kept_masses.reserve(seq->chunk_end - seq->chunk_begin);
   return seq;
