@@ -99,6 +99,8 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--speculate", device.speculate,
       "off, or drafts from the response (self), its group (group), as much as pays (auto)")
     ->check(CLI::IsMember({"off", "self", "group", "auto"}));
+  add(app, "--draft-width", device.draft_width, "drafted tokens tried in one place; 1: chains")
+    ->check(CLI::Range(1u, 16u));
   return model;
 }
 
