@@ -67,6 +67,10 @@ public:
   /// memory copies them first.
   virtual std::span<const float> logits() = 0;
 
+  /// Hidden states [logit_rows, hidden] of the last pass: what the last layer leaves, before the
+  /// final norm. For drafters that ask; empty if this device does not give them.
+  virtual std::span<const float> hidden_states() { return {}; }
+
   /// Chooses a token for each logit row of the last pass. @pre sizes equal `logit_rows`.
   virtual void sample(std::span<const kernels::sample_params> how,
                       std::span<kernels::sampled_token> out) = 0;

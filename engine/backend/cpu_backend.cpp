@@ -54,6 +54,9 @@ public:
   std::span<const float> logits() override {
     return {act_.logits(), logit_count_ * config_.vocabulary};
   }
+  std::span<const float> hidden_states() override {
+    return {act_.gathered(), logit_count_ * config_.hidden};
+  }
   void sample(std::span<const sample_params> how, std::span<sampled_token> out) override;
   void score(std::span<const float> temperatures, std::span<const token_id> tokens,
              std::span<float> out) override;

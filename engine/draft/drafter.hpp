@@ -34,6 +34,9 @@ struct draft_outcome {
   std::span<const draft_token> draft;
   std::uint32_t accepted = 0;      ///< Length of the path from the root that turned out right.
   std::span<const token_id> fresh; ///< What was generated: the accepted, and one more.
+  /// If asked for: [fresh, hidden], the target's last hidden state (before the final norm) of the
+  /// row that chose each of these tokens. Valid during the call.
+  std::span<const float> hidden = {};
 };
 
 /// The step that drafts are added to.
@@ -49,6 +52,10 @@ struct step_load {
 class drafter {
 public:
   virtual ~drafter() = default;
+
+  /// True if `learn` is to be told hidden states, as a drafter needs that is a model of its own
+  /// (MTP layers, EAGLE). Those of prompt rows are not told, except the last one's.
+  virtual bool wants_hidden() const noexcept { return false; }
 
   /// Fills the drafts of the seats, at most `load.rows_free` tokens in all. What does not fit is
   /// not verified; nothing that is drafted can do harm.

@@ -140,9 +140,20 @@ void engine::state::keep_branch(sequence& seq) {
   pool_.give_back(seq.blocks, seq.blocks_owned);
 }
 
+void engine::state::tell_hidden(std::size_t logit_row) {
+  if (hidden_.empty())
+    return;
+  const auto all = device->hidden_states();
+  const auto width = all.size() / chosen_.size();
+  std::copy_n(all.data() + logit_row * width, width, hidden_.data() + told_);
+  told_ += width;
+}
+
 std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sampled_token> chosen) {
   const auto drafted = seq.draft.size();
   const auto before = seq.size();
+  const auto row = static_cast<std::size_t>(chosen.data() - chosen_.data());
+  const auto told = told_;
   const auto accepted = walk(seq, chosen);
   if (drafted > 0)
     keep_branch(seq);
@@ -150,7 +161,9 @@ std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sample
   for (bool goes_on = true; goes_on && said <= accepted; ++said) {
     // The row that chose this token was fed what precedes it, so that much of the KV is right.
     seq.cached = seq.size();
-    goes_on = append(seq, chosen[said == 0 ? 0 : accepted_[said - 1] + 1]);
+    const std::size_t ahead = said == 0 ? 0 : accepted_[said - 1] + 1;
+    tell_hidden(row + ahead);
+    goes_on = append(seq, chosen[ahead]);
   }
   const auto right = std::min(said, accepted);
   if (drafted > 0) {
@@ -158,7 +171,8 @@ std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sample
     stats.accepted_tokens += right;
     ++stats.verifications;
   }
-  outcomes_.push_back({seq.id, seq.draft, right, std::span{seq.tokens}.subspan(before)});
+  outcomes_.push_back({seq.id, seq.draft, right, std::span{seq.tokens}.subspan(before),
+                       std::span{hidden_}.subspan(told, told_ - told)});
   return drafted + 1;
 }
 

@@ -65,6 +65,8 @@ private:
   void choose_tokens();
   /// Follows what was chosen through the draft, into `accepted_`. @returns how far.
   std::uint32_t walk(const sequence& seq, std::span<const kernels::sampled_token> chosen);
+  /// Adds a logit row's hidden state to what the drafter is told, if it asks.
+  void tell_hidden(std::size_t logit_row);
   /// Puts the blocks of the accepted branch in their place and returns what was borrowed.
   void keep_branch(sequence& seq);
   /// Adds what was chosen, up to the first token that is not in the draft.
@@ -98,6 +100,8 @@ private:
   std::vector<kernels::kv_slots> row_copies_;
   std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
   std::uint32_t draft_rows_left_ = 0;
+  std::vector<float> hidden_; ///< Of the rows that chose a token that was kept.
+  std::size_t told_ = 0;      ///< Of `hidden_`.
   std::vector<draft_outcome> outcomes_;
   step_load load_;
   double drafting_s_ = 0; ///< In the step being built.

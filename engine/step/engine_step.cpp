@@ -162,6 +162,8 @@ void engine::state::choose_tokens() {
   if (choosers_.empty())
     return;
   device->sample(noise_, chosen_);
+  told_ = 0;
+  hidden_.resize(speculator && speculator->wants_hidden() ? device->hidden_states().size() : 0);
   std::size_t row = 0;
   for (sequence* seq : choosers_)
     row += verify(*seq, std::span{chosen_}.subspan(row));

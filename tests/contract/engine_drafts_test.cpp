@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 namespace rollcast::test {
 
 namespace {
@@ -50,6 +52,46 @@ TEST_P(engine_drafts, deep_narrow_trees_cross_blocks_and_change_no_bit) {
     for (const auto& [id, response] : expected)
       EXPECT_TRUE(same_bits(response, got.at(id))) << s.name << ", response " << id;
     EXPECT_GT(by->accepted, 0u) << s.name;
+  }
+}
+
+/// Notes what it is told of hidden states, and drafts what another does.
+class listening_drafter final : public drafter {
+public:
+  explicit listening_drafter(std::shared_ptr<drafter> by) : by_(std::move(by)) {}
+  bool wants_hidden() const noexcept override { return true; }
+  void draft(std::span<const draft_seat> seats, const step_load& load) override {
+    if (by_)
+      by_->draft(seats, load);
+  }
+  void learn(std::span<const draft_outcome> outcomes, const step_load& load,
+             double seconds) override {
+    for (const auto& o : outcomes) {
+      auto& all = heard[o.response.value];
+      EXPECT_EQ(o.hidden.size() % o.fresh.size(), 0u);
+      all.insert(all.end(), o.hidden.begin(), o.hidden.end());
+    }
+    if (by_)
+      by_->learn(outcomes, load, seconds);
+  }
+  std::map<std::uint64_t, std::vector<float>> heard;
+
+private:
+  std::shared_ptr<drafter> by_;
+};
+
+TEST_P(engine_drafts, hidden_states_that_a_drafter_asks_for_are_those_of_single_token_decode) {
+  const auto one_by_one = std::make_shared<listening_drafter>(nullptr);
+  const auto expected = run_setting(weights, profile(), work, plain, one_by_one);
+  const auto trees = std::make_shared<listening_drafter>(
+    std::make_shared<knowing_drafter>(expected, knowing_options{30, 24, 40}));
+  (void)run_setting(weights, profile(), work, settings[1], trees);
+  for (const auto& [id, response] : expected) {
+    const auto& want = one_by_one->heard.at(id);
+    const auto& got = trees->heard.at(id);
+    ASSERT_EQ(want.size(), response.tokens.size() * weights->config().hidden);
+    ASSERT_EQ(want.size(), got.size());
+    EXPECT_EQ(0, std::memcmp(want.data(), got.data(), want.size() * sizeof(float))) << id;
   }
 }
 
