@@ -19,8 +19,8 @@ void engine::state::plan_drafts(std::uint32_t budget) {
     if (seq->step_rows < seq->pending())
       continue; // a prompt that is not through yet
     ++choosing;
-    // The last token of a chunk is chosen but never fed, and no draft takes blocks of its own: when
-    // it is wrong there is nothing to give back.
+    // The last token of a chunk is chosen but never fed, and a draft makes no response grow: what
+    // its branches borrow goes back when the step is verified.
     const auto held = static_cast<std::uint32_t>(seq->blocks.size()) * device->shape().block_tokens;
     const auto fed = std::min(seq->chunk_end - 1, held);
     if (fed <= seq->size())
