@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <fstream>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,11 @@ using tokens = std::vector<token_id>;
 constexpr std::uint32_t draft_tokens = 8;
 /// Chains of up to 8 tokens, however unlikely, so that a call is paid in full.
 constexpr draft_shape chain{.tokens_max = draft_tokens, .branches_max = 1, .survival_min = 0};
+/// The same budget, spent on the likeliest tokens wherever they are in the tree.
+constexpr draft_shape tree_of(std::uint32_t width) {
+  return {.tokens_max = draft_tokens, .branches_max = width, .survival_min = 0};
+}
+constexpr std::array<std::uint32_t, 3> widths{1, 2, 4};
 /// Steps between two rounds of look-ups.
 constexpr std::uint32_t round_every = 16;
 constexpr std::array<std::size_t, 4> finished_siblings{0, 1, 3, 7};
@@ -101,16 +107,25 @@ struct tally {
   double length() const { return steps > 0 ? tokens / steps : 0; }
 };
 
+/// Length of the path of a draft that says what comes.
+std::size_t right_path(const std::vector<draft_token>& draft, std::span<const token_id> comes) {
+  std::size_t right = 0;
+  std::int32_t node = -1;
+  for (std::size_t i = 0; i < draft.size() && right < comes.size(); ++i)
+    if (draft[i].parent == node && draft[i].token == comes[right]) {
+      node = static_cast<std::int32_t>(i); // its children come behind it
+      ++right;
+    }
+  return right;
+}
+
 /// One step of a stream that will say `said` and is at `done`: a draft, what of it is right, and
 /// the token that the step makes anyway.
-void step(suffix_index& index, std::uint32_t stream, const tokens& said, std::size_t& done,
-          tally& sum) {
+void step(suffix_index& index, std::uint32_t stream, std::uint32_t width, const tokens& said,
+          std::size_t& done, tally& sum) {
   std::vector<draft_token> draft;
-  index.speculate(stream, chain, draft);
-  std::size_t right = 0;
-  while (right < draft.size() && done + right < said.size()
-         && draft[right].token == said[done + right])
-    ++right;
+  index.speculate(stream, tree_of(width), draft);
+  const auto right = right_path(draft, std::span{said}.subspan(done));
   const auto made = std::min(right + 1, said.size() - done);
   index.append(stream, {said.data() + done, made});
   done += made;
@@ -119,19 +134,20 @@ void step(suffix_index& index, std::uint32_t stream, const tokens& said, std::si
 }
 
 /// Each response in turn, beside `siblings` that have ended.
-void replay_beside(const group_tokens& group, std::size_t siblings, tally& sum) {
+void replay_beside(const group_tokens& group, std::size_t siblings, std::uint32_t width,
+                   tally& sum) {
   for (std::size_t r = 0; r < group.size(); ++r) {
     suffix_index index;
     for (std::size_t k = 1; k <= std::min(siblings, group.size() - 1); ++k)
       index.append(index.open(), group[(r + k) % group.size()]);
     const auto stream = index.open();
     for (std::size_t done = 0; done < group[r].size();)
-      step(index, stream, group[r], done, sum);
+      step(index, stream, width, group[r], done, sum);
   }
 }
 
 /// All at once, a step each in turn.
-void replay_together(const group_tokens& group, tally& sum) {
+void replay_together(const group_tokens& group, std::uint32_t width, tally& sum) {
   suffix_index index;
   std::vector<std::size_t> done(group.size());
   for (std::size_t r = 0; r < group.size(); ++r)
@@ -141,25 +157,35 @@ void replay_together(const group_tokens& group, tally& sum) {
     for (std::uint32_t r = 0; r < group.size(); ++r)
       if (done[r] < group[r].size()) {
         live = true;
-        step(index, r, group[r], done[r], sum);
+        step(index, r, width, group[r], done[r], sum);
       }
   }
 }
 
-ordered_json acceptance(const std::vector<group_tokens>& groups, const std::string& source) {
+/// Of trees with so many children at a fork: by finished siblings, and in lock step.
+ordered_json acceptance_of(const std::vector<group_tokens>& groups, std::uint32_t width) {
   ordered_json by_siblings;
   for (const auto siblings : finished_siblings) {
     tally sum;
     for (const auto& group : groups)
-      replay_beside(group, siblings, sum);
+      replay_beside(group, siblings, width, sum);
     by_siblings[std::to_string(siblings)] = sum.length();
   }
   tally together;
   for (const auto& group : groups)
-    replay_together(group, together);
-  return {{"self", by_siblings["0"]},
-          {"group", by_siblings},
-          {"group_in_lock_step", together.length()},
+    replay_together(group, width, together);
+  return {{"group", by_siblings}, {"group_in_lock_step", together.length()}};
+}
+
+ordered_json acceptance(const std::vector<group_tokens>& groups, const std::string& source) {
+  ordered_json by_width;
+  for (const auto width : widths)
+    by_width[std::to_string(width)] = acceptance_of(groups, width);
+  const auto& chains = by_width["1"];
+  return {{"self", chains["group"]["0"]},
+          {"group", chains["group"]},
+          {"group_in_lock_step", chains["group_in_lock_step"]},
+          {"by_width", by_width},
           {"source", source}};
 }
 

@@ -89,10 +89,11 @@ struct measured {
 /// Replays `batch` responses from their prompts on. Of a group that runs only in part the others
 /// have ended, as in the tail of a rollout.
 measured replay(engine& sut, const std::vector<replayed>& streams, speculation how,
-                const step_costs& costs, std::uint32_t batch) {
+                std::uint32_t draft_width, const step_costs& costs, std::uint32_t batch) {
   std::shared_ptr<speculator> drafts;
   if (how != speculation::off)
-    drafts = std::make_shared<speculator>(speculation_options{.how = how}, costs);
+    drafts = std::make_shared<speculator>(
+      speculation_options{.how = how, .tree_width = draft_width}, costs);
   sut.speculate(drafts);
   const auto groups = (batch + group_size - 1) / group_size;
   for (std::uint32_t i = 0; i < groups * group_size; ++i) {
@@ -185,11 +186,11 @@ ordered_json measure(const bench_speculation_options& options, engine& sut,
   for (const auto batch : batches) {
     std::array<std::vector<double>, modes.size()> rates;
     std::array<double, modes.size()> length{};
-    (void)replay(sut, streams, speculation::off, costs, batch); // warm up
+    (void)replay(sut, streams, speculation::off, 1, costs, batch); // warm up
     for (std::uint32_t repeat = 0; repeat < options.repeats; ++repeat)
       for (std::size_t turn = 0; turn < modes.size(); ++turn) {
         const auto m = (turn + repeat) % modes.size();
-        const auto got = replay(sut, streams, modes[m], costs, batch);
+        const auto got = replay(sut, streams, modes[m], options.draft_width, costs, batch);
         rates[m].push_back(got.tokens_per_s);
         length[m] = got.acceptance_length;
       }
@@ -236,6 +237,7 @@ int run_bench_speculation(const bench_speculation_options& options) {
   json["numerics"] = options.numerics;
   json["streams"] = options.responses_file.empty() ? "made up" : options.responses_file.string();
   json["repeats"] = options.repeats;
+  json["draft_width"] = options.draft_width;
   auto& to = options.out.empty() ? std::cout : file;
   to << json.dump(2) << '\n';
   to.flush();

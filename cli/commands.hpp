@@ -60,6 +60,7 @@ struct bench_speculation_options {
   std::string numerics{default_profile};
   std::uint32_t threads = 0;
   std::uint32_t repeats = 3;
+  std::uint32_t draft_width = 1;
   std::filesystem::path responses_file; ///< What to replay; "": made-up streams.
   std::filesystem::path out;
 };

@@ -59,6 +59,8 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      device.kv_spill_dir.string(),
                                      "--speculate",
                                      device.speculate,
+                                     "--draft-width",
+                                     std::to_string(device.draft_width),
                                      "--lost-after-ms",
                                      std::to_string(options.scheduler.lost_after_ms)};
   if (options.scheduler.no_metrics)

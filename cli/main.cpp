@@ -77,6 +77,7 @@ void add_config(CLI::App& app) {
   app.add_option("--config", "TOML file with any of these options")->envname("ROLLCAST_CONFIG");
 }
 
+const CLI::Range draft_widths{1u, 16u};
 const CLI::Range at_least_1{1u, std::numeric_limits<std::uint32_t>::max()};
 
 CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
@@ -99,6 +100,8 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--speculate", device.speculate,
       "off, or drafts from the response (self), its group (group), as much as pays (auto)")
     ->check(CLI::IsMember({"off", "self", "group", "auto"}));
+  add(app, "--draft-width", device.draft_width, "drafted tokens tried in one place; 1: chains")
+    ->check(draft_widths);
   return model;
 }
 
@@ -313,6 +316,8 @@ void add_bench_speculation(CLI::App& bench, command& chosen) {
   add(*app, "--numerics", options->numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
   add(*app, "--threads", options->threads, "threads of the engine; 0: all processors");
   add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
+  add(*app, "--draft-width", options->draft_width, "drafted tokens tried in one place; 1: chains")
+    ->check(draft_widths);
   add(*app, "--responses-file", options->responses_file,
       "responses.jsonl to replay, 8 groups of 8 with 256 tokens; empty: made-up streams");
   add(*app, "--out", options->out, "file; empty: stdout");

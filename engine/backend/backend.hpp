@@ -4,6 +4,7 @@
 #include "engine/base/ids.hpp"
 #include "engine/numerics/profile.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/kv_copy.hpp"
 #include "kernels/rope.hpp"
 #include "kernels/sampling.hpp"
 
@@ -30,11 +31,18 @@ struct device_shape {
 };
 
 /// The rows of one forward pass. Rows of a sequence are consecutive in every array.
+///
+/// Two sequences may be branches of one response: they share the blocks before the fork, and each
+/// has blocks of its own from there on. What the block of the fork holds before it comes into the
+/// branch's own block by `copies`, some of it from rows of this very pass.
 struct forward_rows {
   std::span<const token_id> tokens;                       ///< [rows]
   std::span<const kernels::row_place> places;             ///< [rows]
   std::span<const kernels::attention_sequence> sequences; ///< Covers the rows, in order.
   std::span<const std::uint32_t> logit_rows;              ///< Ascending; rows that need logits.
+  /// To be done in every layer after the rows' K and V are written and before any attention, in
+  /// this order: a copy may read what an earlier one has written.
+  std::span<const kernels::kv_slots> copies = {};
 };
 
 /// One device that holds one model: the seam between what is computed and where.
@@ -58,6 +66,10 @@ public:
   /// Logits [logit_rows, vocabulary] of the last pass; for tests and dumps. A device with its own
   /// memory copies them first.
   virtual std::span<const float> logits() = 0;
+
+  /// Hidden states [logit_rows, hidden] of the last pass: what the last layer leaves, before the
+  /// final norm. For drafters that ask; empty if this device does not give them.
+  virtual std::span<const float> hidden_states() { return {}; }
 
   /// Chooses a token for each logit row of the last pass. @pre sizes equal `logit_rows`.
   virtual void sample(std::span<const kernels::sample_params> how,

@@ -54,6 +54,9 @@ public:
   std::span<const float> logits() override {
     return {act_.logits(), logit_count_ * config_.vocabulary};
   }
+  std::span<const float> hidden_states() override {
+    return {act_.gathered(), logit_count_ * config_.hidden};
+  }
   void sample(std::span<const sample_params> how, std::span<sampled_token> out) override;
   void score(std::span<const float> temperatures, std::span<const token_id> tokens,
              std::span<float> out) override;
@@ -162,6 +165,10 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
             [&](std::size_t begin, std::size_t end, std::size_t) {
               qkv_rope_append_cpu(rope, begin, end);
             });
+  if (!rows.copies.empty())
+    pool_.run(config_.kv_heads, 1, [&](std::size_t begin, std::size_t end, std::size_t) {
+      copy_kv_cpu(rope.kv, rows.copies.data(), rows.copies.size(), begin, end);
+    });
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   const attention_args args{act_.qkv(), layer.qkv.n, act_.attended(), q_width,
                             heads,      scale,       kv_of(index),    rows.sequences.data()};

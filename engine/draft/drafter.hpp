@@ -8,20 +8,35 @@
 
 namespace rollcast {
 
+/// One token of a draft. A draft is a tree in which every node comes behind its parent; a chain is
+/// the tree in which each node's parent is the one before it.
+struct draft_token {
+  token_id token = 0;
+  std::int32_t parent = -1; ///< Index in the draft; -1: follows the response's last token.
+  float probability = 0;    ///< The drafter's word: that it is right, given that its parent is.
+};
+
 /// A response that decodes in the step being built.
 struct draft_seat {
   response_id response;
   std::span<const token_id> tokens; ///< The prompt and all that was generated.
-  std::uint32_t room = 0; ///< Most tokens that may be drafted: what chunk and KV blocks leave.
-  std::vector<token_id>* draft = nullptr; ///< Where the draft goes; empty before.
+  std::uint32_t room = 0;           ///< Most tokens of one path: what chunk and KV blocks leave.
+  /// Where the draft goes; empty before. Of two children the first is the one that needs no block
+  /// of its own, so the likelier one should come first.
+  std::vector<draft_token>* draft = nullptr;
 };
 
 /// What became of one seat.
 struct draft_outcome {
   response_id response;
-  std::uint32_t drafted = 0;
-  std::uint32_t accepted = 0;      ///< Of those; a draft is cut at the first wrong token.
+  /// What was verified, perhaps less than was drafted and in another order: what is deeper than
+  /// `room`, outside the vocabulary, one row too many or without a block to lie in is left out.
+  std::span<const draft_token> draft;
+  std::uint32_t accepted = 0;      ///< Length of the path from the root that turned out right.
   std::span<const token_id> fresh; ///< What was generated: the accepted, and one more.
+  /// If asked for: [fresh, hidden], the target's last hidden state (before the final norm) of the
+  /// row that chose each of these tokens. Valid during the call.
+  std::span<const float> hidden = {};
 };
 
 /// The step that drafts are added to.
@@ -38,7 +53,12 @@ class drafter {
 public:
   virtual ~drafter() = default;
 
-  /// Fills the drafts of the seats, at most `load.rows_free` tokens in all.
+  /// True if `learn` is to be told hidden states, as a drafter needs that is a model of its own
+  /// (MTP layers, EAGLE). Those of prompt rows are not told, except the last one's.
+  virtual bool wants_hidden() const noexcept { return false; }
+
+  /// Fills the drafts of the seats, at most `load.rows_free` tokens in all. What does not fit is
+  /// not verified; nothing that is drafted can do harm.
   virtual void draft(std::span<const draft_seat> seats, const step_load& load) = 0;
 
   /// Hears what became of a step: of every response that got a token, drafted for or not. `seconds`

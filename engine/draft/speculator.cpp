@@ -90,7 +90,7 @@ void speculator::follow(response_id response, group_id group, bool probe,
   const auto known = g.index.size(stream->second);
   if (known < tokens.size())
     write(g, stream->second, tokens.subspan(known));
-  followed_[response] = {home, stream->second, probe, {}};
+  followed_[response] = {home, stream->second, probe, {}, {}};
   expire();
 }
 
@@ -112,22 +112,36 @@ std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_
 
 void speculator::look_up(std::span<const draft_seat> seats) {
   candidates_.clear();
-  for (std::uint32_t i = 0; i < seats.size(); ++i) {
-    const auto it = followed_.find(seats[i].response);
-    if (it == followed_.end())
-      continue;
-    auto& f = it->second;
-    f.draft.clear();
-    const auto room = std::min(options_.tokens_max, seats[i].room);
-    groups_.at(f.group).index.speculate(f.stream, {room, 1, options_.survival_min}, f.draft);
-    float survival = 1;
-    for (std::uint32_t place = 0; place < f.draft.size(); ++place) {
-      const auto said = f.draft[place].probability;
-      survival *= options_.how == speculation::auto_ ? acceptance_.chance(place, said) : said;
-      if (survival < options_.survival_min)
-        break;
-      candidates_.push_back({f.probe ? survival * probe_worth : survival, survival, i, place});
-    }
+  sitting_.clear();
+  for (const auto& seat : seats) {
+    const auto it = followed_.find(seat.response);
+    sitting_.push_back(it == followed_.end() ? nullptr : &it->second);
+    if (sitting_.back() != nullptr)
+      look_up(*sitting_.back(), seat, static_cast<std::uint32_t>(sitting_.size() - 1));
+  }
+}
+
+void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t number) {
+  const auto tokens_max =
+    options_.tree_width > 1 ? options_.tokens_max : std::min(options_.tokens_max, seat.room);
+  groups_.at(f.group).index.speculate(
+    f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
+  f.at.assign(f.draft.size(), -1);
+  chances_.clear();
+  depths_.clear();
+  for (std::uint32_t node = 0; node < f.draft.size(); ++node) {
+    const auto& given = f.draft[node];
+    const auto parent = static_cast<std::size_t>(given.parent);
+    const auto depth = given.parent < 0 ? 0 : depths_[parent] + 1;
+    const auto above = given.parent < 0 ? 1.0f : chances_[parent];
+    const auto survival =
+      above
+      * (options_.how == speculation::auto_ ? acceptance_.chance(depth, given.probability)
+                                            : given.probability);
+    depths_.push_back(depth);
+    chances_.push_back(survival);
+    if (survival >= options_.survival_min && depth < seat.room)
+      candidates_.push_back({f.probe ? survival * probe_worth : survival, survival, number, node});
   }
 }
 
@@ -151,24 +165,22 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   }
   const auto begin = std::chrono::steady_clock::now();
   look_up(seats);
-  // The worth of a draft's tokens falls from place to place, so a prefix of this order is a prefix
-  // of every draft. Ties by seat: no address decides.
+  // No token is worth more than its parent, which has the lower number, so in this order every
+  // prefix is made of whole trees. Ties by seat: no address decides.
   std::sort(candidates_.begin(), candidates_.end(), [](const candidate& a, const candidate& b) {
     if (a.worth != b.worth)
       return a.worth > b.worth;
-    return a.seat != b.seat ? a.seat < b.seat : a.place < b.place;
+    return a.seat != b.seat ? a.seat < b.seat : a.node < b.node;
   });
   const auto chosen = budget(load, seats.size());
-  lengths_.assign(seats.size(), 0);
-  for (std::size_t i = 0; i < chosen; ++i)
-    ++lengths_[candidates_[i].seat];
-  for (std::size_t i = 0; i < seats.size(); ++i) {
-    if (lengths_[i] == 0)
-      continue;
-    ++figures_.drafts;
-    const auto& draft = followed_.at(seats[i].response).draft;
-    for (std::uint32_t place = 0; place < lengths_[i]; ++place)
-      seats[i].draft->push_back(draft[place].token);
+  for (std::size_t i = 0; i < chosen; ++i) {
+    auto& f = *sitting_[candidates_[i].seat];
+    auto& draft = *seats[candidates_[i].seat].draft;
+    const auto& node = f.draft[candidates_[i].node];
+    figures_.drafts += draft.empty() ? 1 : 0;
+    f.at[candidates_[i].node] = static_cast<std::int32_t>(draft.size());
+    draft.push_back({node.token, node.parent < 0 ? -1 : f.at[static_cast<std::size_t>(node.parent)],
+                     node.probability});
   }
   if (options_.how == speculation::auto_) {
     // Nothing found is found out cheaply; what does not pay now will not at the next step either.
@@ -178,17 +190,33 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   figures_.draft_seconds += seconds_since(begin);
 }
 
+void speculator::learn(const draft_outcome& outcome) {
+  // Every token that was verified behind right ones only says something.
+  std::int32_t parent = -1;
+  for (std::size_t place = 0; place <= outcome.accepted; ++place) {
+    const auto above = parent;
+    for (std::size_t i = static_cast<std::size_t>(above + 1); i < outcome.draft.size(); ++i) {
+      const auto& node = outcome.draft[i];
+      if (node.parent != above)
+        continue;
+      const bool right = place < outcome.accepted && node.token == outcome.fresh[place];
+      acceptance_.observe(place, node.probability, right);
+      if (right)
+        parent = static_cast<std::int32_t>(i);
+    }
+  }
+}
+
 void speculator::learn(std::span<const draft_outcome> outcomes, const step_load& load,
                        double seconds) {
   auto rows = load.rows;
   for (const auto& o : outcomes) {
-    rows += o.drafted;
+    rows += static_cast<std::uint32_t>(o.draft.size());
     const auto it = followed_.find(o.response);
     if (it == followed_.end())
       continue;
+    learn(o);
     auto& f = it->second;
-    for (std::uint32_t place = 0; place < std::min(o.drafted, o.accepted + 1); ++place)
-      acceptance_.observe(place, f.draft[place].probability, place < o.accepted);
     write(groups_.at(f.group), f.stream, o.fresh);
   }
   if (costs_)

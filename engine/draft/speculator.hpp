@@ -30,6 +30,7 @@ std::string_view to_string(speculation how);
 struct speculation_options {
   speculation how = speculation::off;
   std::uint32_t tokens_max = 8;         ///< Drafted for one response in one step.
+  std::uint32_t tree_width = 1;         ///< Children of one token at most; 1 drafts chains.
   float survival_min = 0.1f;            ///< Chance of being kept below which nothing is drafted.
   std::uint64_t bytes_max = 256u << 20; ///< Of all groups; the longest unused go first.
 };
@@ -75,21 +76,24 @@ private:
     group_id group;
     std::uint32_t stream = 0;
     bool probe = false;
-    std::vector<draft_token> draft; ///< Of the step being built.
+    std::vector<draft_token> draft; ///< What was looked up for the step being built.
+    std::vector<std::int32_t> at;   ///< By its node: where in the seat's draft it went.
   };
   /// A drafted token in the order of what it is worth.
   struct candidate {
     float worth = 0; ///< Chance of being kept, more for a probe.
     float survival = 0;
     std::uint32_t seat = 0;
-    std::uint32_t place = 0;
+    std::uint32_t node = 0;
   };
 
   group_record& touch(group_id group);
   void write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
   void expire();
   void look_up(std::span<const draft_seat> seats);
+  void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
   std::size_t budget(const step_load& load, std::size_t seats);
+  void learn(const draft_outcome& outcome);
 
   speculation_options options_;
   std::optional<step_costs> costs_;
@@ -99,7 +103,9 @@ private:
   std::unordered_map<response_id, followed> followed_;
   std::vector<candidate> candidates_;
   std::vector<float> survivals_;
-  std::vector<std::uint32_t> lengths_;
+  std::vector<followed*> sitting_; ///< By seat, while its step is built.
+  std::vector<float> chances_;     ///< By node of the draft looked up last: of being kept.
+  std::vector<std::uint32_t> depths_;
   std::uint32_t pause_ = 0; ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
   speculation_figures figures_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/base/ids.hpp"
+#include "engine/draft/drafter.hpp"
 
 #include <array>
 #include <cstddef>
@@ -10,14 +11,6 @@
 #include <vector>
 
 namespace rollcast {
-
-/// One token of a draft. A draft is a tree in which every node comes behind its parent; a chain is
-/// the tree in which each node's parent is the one before it.
-struct draft_token {
-  token_id token = 0;
-  std::int32_t parent = -1; ///< Index in the draft; -1: follows the context.
-  float probability = 0;    ///< By counts: that it is right, given that its parent is.
-};
 
 /// How much `suffix_index::speculate` may return.
 struct draft_shape {

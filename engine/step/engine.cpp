@@ -10,6 +10,13 @@
 
 namespace rollcast {
 
+namespace {
+
+/// Blocks that a response may borrow for the branches of a draft, for one step.
+constexpr std::uint32_t borrowed_blocks_max = 16;
+
+} // namespace
+
 engine::state::state(std::unique_ptr<backend> given, engine_limits bounds)
   : device(std::move(given)), limits(bounds), pool_(device->shape().kv_blocks) {
   const device_shape& shape = device->shape();
@@ -59,7 +66,9 @@ std::unique_ptr<sequence> engine::state::make_sequence(chunk_request&& request) 
   // What was generated already has been computed before, here or elsewhere.
   seq->first_prefill = seq->generated() > 0 ? seq->size() - 1 : 0;
   seq->tokens.reserve(seq->chunk_end);
-  seq->blocks.reserve(blocks_for(seq->chunk_end));
+  seq->blocks.reserve(blocks_for(seq->chunk_end) + borrowed_blocks_max);
+  if (speculator)
+    seq->draft.reserve(device->shape().logit_rows_max);
   seq->logprobs.reserve(seq->chunk_end - seq->chunk_begin);
   seq->kept_masses.reserve(seq->chunk_end - seq->chunk_begin);
   return seq;

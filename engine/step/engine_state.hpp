@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/cache/block_pool.hpp"
+#include "engine/step/draft_tree.hpp"
 #include "engine/step/engine.hpp"
 #include "engine/step/sequence.hpp"
 
@@ -11,7 +12,7 @@
 namespace rollcast {
 
 /// Everything inside an engine. Split over engine.cpp (what callers see), engine_step.cpp (one
-/// step) and engine_kv.cpp (images and scoring).
+/// step), engine_draft.cpp (what it drafts and verifies) and engine_kv.cpp (images and scoring).
 class engine::state {
 public:
   state(std::unique_ptr<backend> device, engine_limits limits);
@@ -34,6 +35,14 @@ public:
   std::shared_ptr<drafter> speculator;
 
 private:
+  /// A path of a draft in blocks of its own, from that of its first node on.
+  struct branch {
+    std::uint32_t row_sequence; ///< In `row_sequences_`.
+    std::uint32_t begin;        ///< Of its nodes.
+    std::uint32_t end;
+    std::uint32_t table; ///< Where its block table begins in `branch_blocks_`.
+  };
+
   std::uint32_t blocks_for(std::uint32_t tokens) const noexcept;
   std::unique_ptr<sequence> make_sequence(chunk_request&& request) const;
   void adopt_parked(sequence& fresh);
@@ -46,8 +55,21 @@ private:
   void plan_rows();
   void plan_drafts(std::uint32_t budget);
   void add_rows(sequence& seq);
+  void add_draft(sequence& seq);
+  /// @param spare  In the sequence's blocks: the next that is free for a branch. @returns the one
+  /// after those it takes.
+  std::uint32_t add_branch(sequence& seq, const draft_path& path, std::uint32_t end,
+                           std::uint32_t spare);
+  /// The branch that a node lies in; null for the first path and the root.
+  const branch* branch_of(const sequence& seq, std::int32_t node) const;
   void choose_tokens();
-  /// Adds what was chosen, up to the first token that differs from the draft.
+  /// Follows what was chosen through the draft, into `accepted_`. @returns how far.
+  std::uint32_t walk(const sequence& seq, std::span<const kernels::sampled_token> chosen);
+  /// Adds a logit row's hidden state to what the drafter is told, if it asks.
+  void tell_hidden(std::size_t logit_row);
+  /// Puts the blocks of the accepted branch in their place and returns what was borrowed.
+  void keep_branch(sequence& seq);
+  /// Adds what was chosen, up to the first token that is not in the draft.
   /// @returns the logit rows that the response had.
   std::size_t verify(sequence& seq, std::span<const kernels::sampled_token> chosen);
   /// Adds a token to a response. @returns whether its chunk goes on.
@@ -72,6 +94,14 @@ private:
   std::vector<kernels::sampled_token> chosen_;
   std::vector<sequence*> stepping_; ///< Copy of `running` while it may change.
   std::vector<draft_seat> seats_;
+  draft_tree tree_;
+  std::vector<branch> branches_;
+  std::vector<std::uint32_t> branch_blocks_; ///< Their block tables, one behind the other.
+  std::vector<kernels::kv_slots> row_copies_;
+  std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
+  std::uint32_t draft_rows_left_ = 0;
+  std::vector<float> hidden_; ///< Of the rows that chose a token that was kept.
+  std::size_t told_ = 0;      ///< Of `hidden_`.
   std::vector<draft_outcome> outcomes_;
   step_load load_;
   double drafting_s_ = 0; ///< In the step being built.

@@ -80,10 +80,14 @@ void engine::state::plan_rows() {
   row_sequences_.clear();
   logit_rows_.clear();
   choosers_.clear();
+  branches_.clear();
+  branch_blocks_.clear();
+  row_copies_.clear();
   stepping_.assign(running.begin(), running.end());
   for (sequence* seq : stepping_) {
     seq->step_rows = 0;
     seq->draft.clear();
+    seq->draft_room = 0;
   }
   std::uint32_t budget = limits.rows_max;
   for (const bool decode : {true, false}) // whoever only decodes is never held up by a prompt
@@ -101,33 +105,9 @@ void engine::state::plan_rows() {
   for (sequence* seq : stepping_)
     if (seq->state == sequence_state::running && seq->step_rows > 0)
       add_rows(*seq);
-}
-
-void engine::state::plan_drafts(std::uint32_t budget) {
-  seats_.clear();
-  load_ = {limits.rows_max - budget, 0, 0};
-  std::uint32_t choosing = 0;
-  for (sequence* seq : stepping_) {
-    if (seq->state != sequence_state::running || seq->step_rows == 0)
-      continue;
-    load_.kv_tokens += seq->cached + seq->step_rows;
-    if (seq->step_rows < seq->pending())
-      continue; // a prompt that is not through yet
-    ++choosing;
-    // The last token of a chunk is chosen but never fed, and no draft takes blocks of its own: when
-    // it is wrong there is nothing to give back.
-    const auto held = static_cast<std::uint32_t>(seq->blocks.size()) * device->shape().block_tokens;
-    const auto fed = std::min(seq->chunk_end - 1, held);
-    if (fed > seq->size())
-      seats_.push_back({seq->id, seq->tokens, fed - seq->size(), &seq->draft});
-  }
-  load_.rows_free = std::min(budget, device->shape().logit_rows_max - choosing);
-  drafting_s_ = 0;
-  if (seats_.empty() || load_.rows_free == 0)
-    return;
-  const auto begin = std::chrono::steady_clock::now();
-  speculator->draft(seats_, load_);
-  drafting_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  // Only now do the tables stay where they are.
+  for (const branch& b : branches_)
+    row_sequences_[b.row_sequence].blocks = &branch_blocks_[b.table];
 }
 
 void engine::state::add_rows(sequence& seq) {
@@ -146,13 +126,8 @@ void engine::state::add_rows(sequence& seq) {
     return;
   choosers_.push_back(&seq);
   logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
-  for (const token_id drafted : seq.draft) {
-    const std::uint32_t position = seq.cached + row_sequences_.back().rows - seq.step_rows;
-    row_tokens_.push_back(drafted);
-    row_places_.push_back({position, seq.blocks[position / block]});
-    logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
-    ++row_sequences_.back().rows;
-  }
+  if (!seq.draft.empty())
+    add_draft(seq);
 }
 
 // -- tokens -------------------------------------------------------------------
@@ -176,41 +151,22 @@ kernels::sample_params engine::state::noise_of(const sequence& seq,
 
 void engine::state::choose_tokens() {
   noise_.clear();
+  std::size_t logit_row = 0;
   for (const sequence* seq : choosers_)
-    for (std::uint32_t ahead = 0; ahead <= seq->draft.size(); ++ahead)
-      noise_.push_back(noise_of(*seq, ahead));
+    for (std::size_t row = 0; row <= seq->draft.size(); ++row) {
+      const std::uint32_t fed = row_places_[logit_rows_[logit_row++]].position;
+      noise_.push_back(noise_of(*seq, fed + 1 - seq->size()));
+    }
   chosen_.resize(noise_.size());
   outcomes_.clear();
   if (choosers_.empty())
     return;
   device->sample(noise_, chosen_);
+  told_ = 0;
+  hidden_.resize(speculator && speculator->wants_hidden() ? device->hidden_states().size() : 0);
   std::size_t row = 0;
   for (sequence* seq : choosers_)
     row += verify(*seq, std::span{chosen_}.subspan(row));
-}
-
-std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sampled_token> chosen) {
-  const auto drafted = seq.draft.size();
-  const auto before = seq.size();
-  std::size_t accepted = 0;
-  for (std::size_t row = 0; row <= drafted; ++row) {
-    // The row that chose this token was fed what precedes it, so that much of the KV is right.
-    seq.cached = seq.size();
-    const bool goes_on = append(seq, chosen[row]);
-    const bool right = row < drafted && chosen[row].token == seq.draft[row];
-    accepted += right;
-    if (!right || !goes_on)
-      break;
-  }
-  if (drafted > 0) {
-    stats.draft_tokens += drafted;
-    stats.accepted_tokens += accepted;
-    ++stats.verifications;
-  }
-  outcomes_.push_back({seq.id, static_cast<std::uint32_t>(drafted),
-                       static_cast<std::uint32_t>(accepted),
-                       std::span{seq.tokens}.subspan(before)});
-  return drafted + 1;
 }
 
 bool engine::state::stops(const sequence& seq, token_id token) const noexcept {
@@ -257,7 +213,7 @@ std::span<const chunk_report> engine::state::step() {
   start_waiting();
   plan_rows();
   if (!row_tokens_.empty()) {
-    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_});
+    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_});
     choose_tokens();
     ++stats.steps;
     stats.rows += row_tokens_.size();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/base/hash.hpp"
+#include "engine/draft/drafter.hpp"
 #include "engine/step/request.hpp"
 
 #include <cstdint>
@@ -36,7 +37,12 @@ struct sequence {
   std::uint32_t first_prefill = 0; ///< Positions below it were computed before, somewhere.
   std::uint32_t step_rows = 0;     ///< Positions it computes in the step being built.
   content_hash prefix;             ///< Of the cached tokens; kept while parked.
-  std::vector<token_id> draft;     ///< Tokens that the step being built verifies.
+  std::vector<draft_token> draft;  ///< What the step being built verifies.
+  std::uint32_t draft_room = 0;    ///< Most tokens of one of its paths.
+  std::uint32_t blocks_owned = 0;  ///< Of `blocks`; any behind are borrowed for branches.
+  std::uint32_t first_spare = 0;   ///< In `blocks`: the first that no position of the step needs.
+  std::uint32_t first_branch = 0;  ///< In the engine's list, while the step is built.
+  std::uint32_t end_branch = 0;
 
   std::vector<float> logprobs;    ///< Of this chunk's tokens.
   std::vector<float> kept_masses; ///< Of this chunk's tokens.

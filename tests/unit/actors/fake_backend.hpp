@@ -45,7 +45,14 @@ public:
     if (how_.step_time.count() > 0)
       std::this_thread::sleep_for(how_.step_time);
     std::vector<std::uint64_t> states(rows.tokens.size());
-    for (const auto& s : rows.sequences)
+    auto copy = rows.copies.begin();
+    for (const auto& s : rows.sequences) {
+      // A branch comes behind what it copies, and its copies are in its order.
+      const auto own = s.blocks[s.position / how_.block_tokens];
+      for (; copy != rows.copies.end() && copy->to == own; ++copy)
+        for (auto at = copy->begin; at < copy->end; ++at)
+          kv_[std::size_t{own} * how_.block_tokens + at] =
+            kv_[std::size_t{copy->from} * how_.block_tokens + at];
       for (std::uint32_t i = 0; i < s.rows; ++i) {
         const auto position = s.position + i;
         const auto before = position == 0 ? how_.weights : kv_[slot(s.blocks, position - 1)];
@@ -53,6 +60,7 @@ public:
         states[row] = mix(before, static_cast<std::uint64_t>(rows.tokens[row]));
         kv_[slot(s.blocks, position)] = states[row];
       }
+    }
     logits_.clear();
     for (const auto row : rows.logit_rows)
       logits_.push_back(states[row]);

@@ -24,10 +24,13 @@ speculation_options options_of(speculation how) {
 /// One response that has written `past`, and what is drafted for it.
 tokens drafted(speculator& by, std::uint64_t response, const tokens& past, std::uint32_t room = 100,
                std::uint32_t rows_free = 100) {
-  tokens draft;
+  std::vector<draft_token> draft;
   const draft_seat seat{response_id{response}, past, room, &draft};
   by.draft({&seat, 1}, {1, rows_free, past.size()});
-  return draft;
+  tokens out;
+  for (const auto& node : draft)
+    out.push_back(node.token);
+  return out;
 }
 
 TEST(speculator, self_knows_its_own_past_and_group_its_siblings) {
@@ -68,11 +71,67 @@ TEST(speculator, rows_go_to_a_probe_first) {
   const tokens start{11, 12, 13};
   by.follow({1}, {7}, false, start);
   by.follow({2}, {7}, true, start);
-  tokens a, b;
+  std::vector<draft_token> a, b;
   const draft_seat seats[] = {{{1}, start, 9, &a}, {{2}, start, 9, &b}};
   by.draft(seats, {2, 4, 6});
   EXPECT_TRUE(a.empty());
   EXPECT_EQ(b.size(), 4u);
+}
+
+/// A speculator that has seen 11 12 13 go on with 21 twice and with 31 once; it drafts as much as
+/// pays if it is given costs.
+speculator of_two_minds(std::uint32_t width, std::uint32_t tokens_max,
+                        const std::optional<step_costs>& costs = {}) {
+  auto options = options_of(costs ? speculation::auto_ : speculation::group);
+  options.tree_width = width;
+  options.tokens_max = tokens_max;
+  speculator by{options, costs};
+  by.follow({1}, {7}, false, tokens{11, 12, 13, 21, 22, 23, 24});
+  by.follow({2}, {7}, false, tokens{11, 12, 13, 31, 32, 33, 34});
+  by.follow({3}, {7}, false, tokens{11, 12, 13, 21, 22, 23, 24});
+  by.follow({4}, {7}, false, tokens{11, 12, 13});
+  return by;
+}
+
+TEST(speculator, a_tree_tries_the_second_best_where_it_is_worth_more_than_going_on) {
+  const tokens start{11, 12, 13};
+  auto chains = of_two_minds(1, 8);
+  EXPECT_EQ(drafted(chains, 4, start), (tokens{21, 22, 23, 24}));
+  auto trees = of_two_minds(2, 8);
+  // 21 and what follows has two chances in three, 31 and what follows one.
+  EXPECT_EQ(drafted(trees, 4, start), (tokens{21, 22, 23, 24, 31, 32, 33, 34}));
+  auto short_of_rows = of_two_minds(2, 8);
+  EXPECT_EQ(drafted(short_of_rows, 4, start, 100, 5), (tokens{21, 22, 23, 24, 31}));
+  auto short_of_room = of_two_minds(2, 8);
+  EXPECT_EQ(drafted(short_of_room, 4, start, 2), (tokens{21, 22, 31, 32}));
+}
+
+TEST(speculator, the_parents_of_a_tree_are_those_of_the_tokens_that_got_a_row) {
+  auto by = of_two_minds(2, 8);
+  const tokens start{11, 12, 13};
+  std::vector<draft_token> draft;
+  const draft_seat seat{response_id{4}, start, 100, &draft};
+  by.draft({&seat, 1}, {1, 6, 3});
+  std::vector<std::int32_t> parents;
+  for (const auto& node : draft)
+    parents.push_back(node.parent);
+  EXPECT_EQ(parents, (std::vector<std::int32_t>{-1, 0, 1, 2, -1, 4}));
+  EXPECT_NEAR(draft[0].probability, 2.0 / 3, 1e-6);
+  EXPECT_NEAR(draft[4].probability, 1.0 / 3, 1e-6);
+}
+
+TEST(speculator, auto_gives_a_branch_no_row_once_it_has_proved_wrong) {
+  const step_costs costs{{{1, 1.0}, {11, 2.0}}, 0}; // a row more costs a tenth
+  auto by = of_two_minds(2, 8, costs);
+  const tokens start{11, 12, 13};
+  EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24, 31, 32, 33, 34}));
+  by.follow({5}, {7}, false, tokens{51});
+  const draft_token verified[] = {{21, -1, 2.0f / 3}, {31, -1, 1.0f / 3}};
+  const tokens first{21};
+  const draft_outcome outcome{{5}, verified, 1, first};
+  for (int step = 0; step < 60; ++step)
+    by.learn({&outcome, 1}, {1, 10, 3}, costs.seconds(3, 3));
+  EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24}));
 }
 
 TEST(speculator, what_is_generated_is_written_at_once) {
@@ -80,7 +139,7 @@ TEST(speculator, what_is_generated_is_written_at_once) {
   by.follow({1}, {7}, true, tokens{11, 12, 13});
   by.follow({2}, {7}, false, tokens{11, 12, 13});
   const tokens fresh{14, 15, 16};
-  const draft_outcome outcome{{1}, 0, 0, fresh};
+  const draft_outcome outcome{{1}, {}, 0, fresh};
   by.learn({&outcome, 1}, {2, 10, 6}, 0.01);
   EXPECT_EQ(drafted(by, 2, {11, 12, 13}), fresh);
 }
@@ -106,7 +165,7 @@ TEST(speculator, forgets_the_group_that_was_used_longest_ago) {
   EXPECT_LT(by.figures().groups, 20u);
   const tokens start{11, 12, 13};
   EXPECT_TRUE(drafted(by, 1, start).empty()) << "gone, and no harm done";
-  const draft_outcome outcome{{1}, 0, 0, start};
+  const draft_outcome outcome{{1}, {}, 0, start};
   by.learn({&outcome, 1}, {1, 10, 3}, 0.01);
   by.follow({21}, {20}, false, start);
   EXPECT_EQ(drafted(by, 21, start).size(), 4u) << "the latest is there";

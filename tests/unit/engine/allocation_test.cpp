@@ -1,5 +1,5 @@
 // Goal: once it is warm, a step allocates nothing: not while it prefills, grows over block edges,
-// preempts, ends chunks or filters what may be sampled.
+// preempts, ends chunks, verifies trees or filters what may be sampled.
 // Method: this program counts every operator new. The same work runs twice on one engine; the
 // second time only the allocations within `step` are counted, and there must be none.
 
@@ -53,11 +53,27 @@ namespace rollcast::test {
 
 namespace {
 
+/// Drafts the same little tree for everybody.
+class tree_drafter final : public drafter {
+public:
+  void draft(std::span<const draft_seat> seats, const step_load&) override {
+    for (const auto& seat : seats)
+      for (const std::int32_t parent : {-1, 0, -1, 1, 2, 2})
+        seat.draft->push_back({static_cast<token_id>(seat.draft->size()) + 7, parent, 0.5f});
+  }
+  void learn(std::span<const draft_outcome> outcomes, const step_load&, double) override {
+    for (const auto& o : outcomes)
+      drafted += o.draft.size();
+  }
+  std::size_t drafted = 0;
+};
+
 struct work_case {
   std::string name;
   std::uint32_t kv_blocks = 512;
   std::uint32_t chunk_tokens = 80; ///< 80 is all of a response.
   bool reserve = true;
+  bool drafts = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const work_case& c) {
@@ -77,6 +93,8 @@ protected:
     engine_limits limits;
     limits.rows_max = 128; // prompts of up to 150 tokens are cut
     sut.emplace(make_device(weights, "cpu-f32-v1", options), limits);
+    if (GetParam().drafts)
+      sut->speculate(trees);
   }
 
   /// Runs every response to its end. @returns the allocations within `step`.
@@ -110,6 +128,7 @@ protected:
   }
 
   std::shared_ptr<const model_weights> weights = load_weights(fixture_model("qwen3"), "cpu-f32-v1");
+  std::shared_ptr<tree_drafter> trees = std::make_shared<tree_drafter>();
   std::optional<engine> sut;
 };
 
@@ -125,11 +144,13 @@ TEST_P(engine_step, allocates_nothing_once_warm) {
   EXPECT_EQ(now.generated_tokens - warm.generated_tokens, responses * length);
   EXPECT_GT(now.prompt_tokens, warm.prompt_tokens);
   EXPECT_EQ(now.preemptions > warm.preemptions, !GetParam().reserve) << "says what it is about";
+  EXPECT_EQ(trees->drafted > 1'000, GetParam().drafts);
 }
 
 INSTANTIATE_TEST_SUITE_P(work, engine_step,
                          testing::Values(work_case{"whole responses"}, work_case{"chunks", 512, 7},
-                                         work_case{"preemption", 40, 80, false}),
+                                         work_case{"preemption", 40, 80, false},
+                                         work_case{"drafts", 512, 80, true, true}),
                          [](const auto& info) {
                            auto name = info.param.name;
                            for (char& c : name)

@@ -1,14 +1,17 @@
 // Goal: attention is right, and a row's bits depend on its own query and keys alone.
 // Method: a double-precision oracle with a bound from the error analysis; whole prefill compared
 // bit for bit with decode, with chunks of many sizes, block sizes, shuffled block tables, item
-// sizes and instruction sets; every slot that a row may not see is NaN.
+// sizes and instruction sets, and with branches that share blocks up to a fork; every slot that a
+// row may not see is NaN.
 #include "kernels/dispatch.hpp"
+#include "kernels/kv_copy.hpp"
 #include "tests/oracle/attention.hpp"
 #include "tests/unit/kernels/attention_problem.hpp"
 
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 namespace rollcast::test {
 namespace {
@@ -124,6 +127,54 @@ TEST_F(attention, gives_the_same_bits_on_every_instruction_set) {
       expect_same_bits(want, chunked(shape, 200, 32, 1));
     }
   }
+}
+
+TEST_F(attention, of_a_branch_in_blocks_of_its_own_has_the_bits_of_a_plain_sequence) {
+  constexpr std::size_t length = 240, rows = 20; // the blocks behind 140 are the spare ones
+  for (const auto& shape : shapes)
+    for (const std::size_t block : {16u, 32u, 48u}) {
+      const auto want = whole(shape, length, block);
+      for (const std::size_t fork : {1u, 15u, 16u, 17u, 40u, 63u, 64u, 95u, 100u}) {
+        SCOPED_TRACE(name(shape) + " fork at " + std::to_string(fork));
+        attention_problem p{shape, length, block, 7};
+        p.append(0, fork); // what another branch has there from `fork` on stays NaN
+        const auto first = fork / block, last = (fork + rows - 1) / block;
+        const kernels::kv_slots copy{p.table[first], p.table[140 / block + 1], 0,
+                                     static_cast<std::uint32_t>(fork % block)};
+        for (auto i = first; i <= last; ++i)
+          p.table[i] = p.table[140 / block + 1 + i - first];
+        p.append(fork, fork + rows);
+        if (fork % block > 0)
+          for (std::size_t head = 0; head < shape.kv_heads; ++head)
+            kernels::copy_kv_cpu(p.kv, &copy, 1, head, head + 1);
+        std::vector<float> out;
+        p.attend(fork, fork + rows, 32, out);
+        const auto width = shape.heads * shape.head_dim;
+        EXPECT_EQ(
+          0, std::memcmp(&want[fork * width], &out[fork * width], rows * width * sizeof(float)));
+      }
+    }
+}
+
+TEST(copy_kv, moves_exactly_the_slots_it_is_told_and_one_copy_reads_what_another_wrote) {
+  for (const auto& shape : shapes)
+    for (const auto& [begin, end] : {std::pair{0u, 1u}, {3u, 29u}, {16u, 32u}, {0u, 48u}}) {
+      SCOPED_TRACE(name(shape) + " " + std::to_string(begin) + ".." + std::to_string(end));
+      attention_problem want{shape, 3 * 48, 48, 7}, got{shape, 3 * 48, 48, 7};
+      const auto t = got.table;
+      const kernels::kv_slots copies[] = {{t[0], t[1], begin, end}, {t[1], t[2], begin, end}};
+      got.append(0, 48);
+      kernels::copy_kv_cpu(got.kv, copies, 2, 0, shape.kv_heads);
+      // All else stays NaN. Keys and values of positions in three blocks are those of the first.
+      const auto width = shape.kv_heads * shape.head_dim;
+      for (const std::size_t at : {48u, 96u}) {
+        std::copy_n(want.k.begin(), 48 * width, want.k.begin() + static_cast<long>(at * width));
+        std::copy_n(want.v.begin(), 48 * width, want.v.begin() + static_cast<long>(at * width));
+        want.append(at + begin, at + end);
+      }
+      want.append(0, 48);
+      EXPECT_EQ(0, std::memcmp(want.kv.data, got.kv.data, 3 * got.kv.block_bytes()));
+    }
 }
 
 TEST_F(attention, keeps_a_bad_key_or_value_from_the_rows_before_it) {
