@@ -1,5 +1,6 @@
 // Goal: a tree becomes paths in an order the engine can feed, and what does not fit is left out
-// with all that follows it. Method: trees written by hand, and the blocks counted by hand.
+// with all that follows it.
+// Method: trees written by hand, and the blocks counted by hand.
 
 #include "engine/step/draft_tree.hpp"
 
