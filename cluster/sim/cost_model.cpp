@@ -26,6 +26,7 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_row_s = 1.17e-5;
     m.step_kv_token_s = 1.55e-8;
     m.prefill_token_s = 1.1e-5;
+    m.draft_step_s = 0.0119;
     m.draft_row_s = 1.1e-5;
     m.migration_bytes_per_s = 25e9;
     m.spill_tokens = 4'018'000;
@@ -40,6 +41,7 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_row_s = 9.49e-6;
     m.step_kv_token_s = 1.63e-8;
     m.prefill_token_s = 4.5e-5;
+    m.draft_step_s = 0.0167;
     m.draft_row_s = 4.5e-5;
     m.migration_bytes_per_s = 200e9;
     m.spill_tokens = 3'051'000;
@@ -54,6 +56,7 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
     m.step_row_s = 2.4e-6;
     m.step_kv_token_s = 8.7e-10;
     m.prefill_token_s = 5e-6;
+    m.draft_step_s = 0.0256;
     m.draft_row_s = 5e-6;
     m.migration_bytes_per_s = 800e9;
     m.spill_tokens = 56'921'000;
@@ -86,7 +89,7 @@ result<void> check(const cost_model& m) {
   if (m.kv_blocks == 0 || m.block_tokens == 0 || m.batch_max == 0)
     return named("kv_blocks, block_tokens and batch_max must be at least 1");
   if (!positive(m.step_fixed_s) || !cost(m.step_row_s) || !cost(m.step_kv_token_s)
-      || !cost(m.prefill_token_s) || !cost(m.draft_row_s))
+      || !cost(m.prefill_token_s) || !cost(m.draft_step_s) || !cost(m.draft_row_s))
     return named("step costs must be finite, and the fixed one above 0");
   if (!positive(m.spill_bytes_per_s))
     return named("spill bandwidth must be above 0");

@@ -61,13 +61,13 @@ std::uint32_t drafting::level(std::uint32_t response) const {
     return 0;
   double siblings = 0;
   const double own = done_[response];
-  for (const auto other : groups_[group_of_[response]].members)
-    if (other != response) {
-      if (complete_[other])
-        siblings += 1;
-      else if (done_[other] > own)
-        siblings += 1 - own / done_[other];
-    }
+  for (const auto other : groups_[group_of_[response]].members) {
+    if (other == response || done_[other] == 0)
+      continue;
+    const double theirs = done_[other];
+    siblings += complete_[other] ? std::min(1.0, theirs / std::max(1.0, own))
+                                 : std::max(0.0, 1 - own / theirs);
+  }
   return acceptance_curve::level(siblings);
 }
 
@@ -92,7 +92,7 @@ double drafting::pace(double luck, std::uint32_t tokens, std::uint32_t level,
   return std::clamp(gain.mean + luck * gain.deviation / std::sqrt(steps), 1.0, drafted + 1.0);
 }
 
-draft_bar drafting::choose(const census& seats, double seconds, double row_seconds) const {
+draft_bar drafting::choose(const census& seats, double seconds, const cost_model& model) const {
   if (!by_budget())
     return {0}; // all that fits
   std::uint32_t rows = 0;
@@ -103,7 +103,12 @@ draft_bar drafting::choose(const census& seats, double seconds, double row_secon
   for (const auto& r : by_survival_)
     survivals.insert(survivals.end(), seats[r.level][r.probe], static_cast<float>(r.survival));
   const auto most = static_cast<std::uint32_t>(survivals.size());
-  const step_costs costs{{{rows, seconds}, {rows + most, seconds + most * row_seconds}}, 0};
+  // Who drafts at all pays for every seat: the first drafted row is dear, the others are not.
+  const double looked_up = seconds + model.draft_step_s;
+  const step_costs costs{{{rows, seconds},
+                          {rows + 1, looked_up + model.draft_row_s},
+                          {rows + most, looked_up + most * model.draft_row_s}},
+                         0};
   const auto chosen = choose_budget(survivals, rows, rows, 0, costs);
   // The same number of rows, but by worth. Equals stand or fall together: by more than half.
   draft_bar bar;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/sim/acceptance_curve.hpp"
+#include "cluster/sim/cost_model.hpp"
 #include "cluster/sim/workload.hpp"
 #include "engine/draft/draft_budget.hpp"
 #include "engine/draft/speculator.hpp"
@@ -53,8 +54,8 @@ public:
   static census empty_census() { return census(acceptance_curve::levels + 1); }
   /// `auto`: what the engine's own `choose_budget` gives, as a bar; else the bar that lets all
   /// pass.
-  /// @param seconds  Of a step without drafts; each drafted row adds `row_seconds`.
-  draft_bar choose(const census& seats, double seconds, double row_seconds) const;
+  /// @param seconds  Of a step without drafts.
+  draft_bar choose(const census& seats, double seconds, const cost_model& model) const;
 
 private:
   struct group_record {

@@ -53,6 +53,7 @@ double sim_worker::span_seconds(std::uint64_t steps) const {
   const auto rows = static_cast<double>(running_.size());
   const double first = model_.step_fixed_s + rows * model_.step_row_s
                        + static_cast<double>(span_kv_) / token * model_.step_kv_token_s
+                       + (span_drafts_ > 0 ? model_.draft_step_s : 0)
                        + static_cast<double>(span_drafts_) * model_.draft_row_s;
   return static_cast<double>(span_prefill_) * model_.prefill_token_s + n * first
          + static_cast<double>(span_pace_) / token * model_.step_kv_token_s * n * (n - 1) / 2;
@@ -177,7 +178,7 @@ void sim_worker::draft() {
     auto seats = drafting::empty_census();
     for (const auto& s : running_)
       ++seats[s.level][drafts_->probe(s.job.response)];
-    bar_ = drafts_->choose(seats, seconds, model_.draft_row_s);
+    bar_ = drafts_->choose(seats, seconds, model_);
     bar_rows_ = running_.size();
     bar_seconds_ = seconds;
     bar_spans_ = 0;
