@@ -13,8 +13,7 @@ namespace rollcast::sim {
 /// What a fleet of equal workers costs. A step in which `rows` responses each generate a token,
 /// over `kv` cached tokens in all, after computing `prefill` new ones, takes
 ///   fixed + rows * per_row + kv * per_kv_token + prefill * per_prefill_token   seconds,
-/// and where it verifies drafts, `draft_step_s` more for each of these rows and `draft_row_s` more
-/// for each drafted token.
+/// and where it verifies drafts, `draft_step_s` more, and `draft_row_s` for each drafted token.
 struct cost_model {
   std::string name;
   std::uint32_t workers = 1;

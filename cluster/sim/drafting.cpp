@@ -21,7 +21,7 @@ double worth_of(double survival, bool probe) {
 } // namespace
 
 drafting::drafting(const workload& batch, speculation how, std::uint64_t seed)
-  : how_(how), seed_(seed) {
+  : batch_(batch), how_(how), seed_(seed) {
   if (!on())
     return;
   std::unordered_map<std::uint64_t, std::uint32_t> places; // looked up, never walked
@@ -36,7 +36,6 @@ drafting::drafting(const workload& batch, speculation how, std::uint64_t seed)
     probe_.push_back(r.index == 0);
   }
   done_.resize(batch.responses.size());
-  complete_.resize(batch.responses.size());
   for (std::uint32_t level = 0; level <= acceptance_curve::levels; ++level)
     for (std::uint32_t place = 1; place <= acceptance_curve::chain_max; ++place)
       for (const bool probe : {false, true}) {
@@ -50,9 +49,8 @@ drafting::drafting(const workload& batch, speculation how, std::uint64_t seed)
                    [](const rung& a, const rung& b) { return a.worth > b.worth; });
 }
 
-void drafting::tell(std::uint32_t response, std::uint32_t tokens_done, bool complete) {
-  done_[response] = tokens_done;
-  complete_[response] = complete;
+void drafting::tell(std::uint32_t response, std::uint64_t context) {
+  done_[response] = context - batch_.responses[response].prompt_tokens;
   ++groups_[group_of_[response]].version;
 }
 
@@ -60,13 +58,14 @@ std::uint32_t drafting::level(std::uint32_t response) const {
   if (how_ == speculation::self)
     return 0;
   double siblings = 0;
-  const double own = done_[response];
+  const auto own = static_cast<double>(done_[response]);
   for (const auto other : groups_[group_of_[response]].members) {
     if (other == response || done_[other] == 0)
       continue;
-    const double theirs = done_[other];
-    siblings += complete_[other] ? std::min(1.0, theirs / std::max(1.0, own))
-                                 : std::max(0.0, 1 - own / theirs);
+    const auto theirs = static_cast<double>(done_[other]);
+    const bool complete = done_[other] == batch_.responses[other].output_tokens;
+    siblings +=
+      complete ? std::min(1.0, theirs / std::max(1.0, own)) : std::max(0.0, 1 - own / theirs);
   }
   return acceptance_curve::level(siblings);
 }
@@ -103,11 +102,11 @@ draft_bar drafting::choose(const census& seats, double seconds, const cost_model
   for (const auto& r : by_survival_)
     survivals.insert(survivals.end(), seats[r.level][r.probe], static_cast<float>(r.survival));
   const auto most = static_cast<std::uint32_t>(survivals.size());
-  // Who drafts at all pays for every seat: the first drafted row is dear, the others are not.
-  const double looked_up = seconds + model.draft_step_s;
+  // The first drafted row is dear, it makes the step one that verifies; the others are not.
+  const double verifying = seconds + model.draft_step_s;
   const step_costs costs{{{rows, seconds},
-                          {rows + 1, looked_up + model.draft_row_s},
-                          {rows + most, looked_up + most * model.draft_row_s}},
+                          {rows + 1, verifying + model.draft_row_s},
+                          {rows + most, verifying + most * model.draft_row_s}},
                          0};
   const auto chosen = choose_budget(survivals, rows, rows, 0, costs);
   // The same number of rows, but by worth. Equals stand or fall together: by more than half.

@@ -22,16 +22,18 @@ struct draft_bar {
 /// worth, and how much to draft. One for all workers.
 ///
 /// What is known of a response is what it had at its last chunk edge. The siblings that a response
-/// can draw on are those that are complete, one each, and of an unfinished one that share of its
-/// text that the response has not reached yet: 1 - own / its tokens, never below 0.
+/// can draw on are added up from shares: a complete one counts 1, and less once it was outrun, its
+/// tokens over those of the response; an unfinished one counts that share of its text which the
+/// response has not reached yet, so a group in lock step counts nothing.
 class drafting {
 public:
+  /// @param batch  Outlives this.
   drafting(const workload& batch, speculation how, std::uint64_t seed);
 
   bool on() const noexcept { return how_ != speculation::off; }
   bool by_budget() const noexcept { return how_ == speculation::auto_; }
-  /// A response reached a chunk edge or its end.
-  void tell(std::uint32_t response, std::uint32_t tokens_done, bool complete);
+  /// A response reached a chunk edge or its end. `context`: its prompt and tokens done.
+  void tell(std::uint32_t response, std::uint64_t context);
 
   /// Changes whenever `level` of a member of the response's group may have.
   std::uint32_t version(std::uint32_t response) const {
@@ -70,6 +72,7 @@ private:
     bool probe = false;
   };
 
+  const workload& batch_;
   speculation how_;
   std::uint64_t seed_;
   acceptance_curve curve_;
@@ -77,8 +80,7 @@ private:
   std::vector<rung> by_worth_;    ///< Highest first.
   std::vector<group_record> groups_;
   std::vector<std::uint32_t> group_of_;
-  std::vector<std::uint32_t> done_;
-  std::vector<bool> complete_;
+  std::vector<std::uint64_t> done_;
   std::vector<bool> probe_;
 };
 

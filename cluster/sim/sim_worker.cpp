@@ -108,8 +108,11 @@ void sim_worker::take_steps(std::uint64_t steps, std::vector<ended_chunk>& ended
       totals_.draft_tokens += steps * s.drafted;
       totals_.accepted_tokens += fresh - steps;
     }
-    if (s.made == s.goal())
-      ended.push_back({s.job.response, s.job.attempt, s.started_s});
+    if (s.made < s.goal())
+      continue;
+    ended.push_back({s.job.response, s.job.attempt, s.started_s});
+    if (drafts_ != nullptr)
+      drafts_->tell(s.job.response, s.context());
   }
   std::erase_if(running_, [](const sequence& s) { return s.made == s.goal(); });
 }

@@ -50,8 +50,9 @@ struct worker_totals {
 /// a prompt is computed in one step, together with the decoding rows, not in slices.
 class sim_worker {
 public:
-  /// @param drafts  Of the whole batch, outlives the worker; null or off: one token a step.
-  explicit sim_worker(const cost_model& model, const drafting* drafts = nullptr)
+  /// @param drafts  Of the whole batch, outlives the worker, is told of chunks that end; null or
+  /// off: one token a step.
+  explicit sim_worker(const cost_model& model, drafting* drafts = nullptr)
     : model_(model), drafts_(drafts != nullptr && drafts->on() ? drafts : nullptr) {}
 
   static constexpr double never = std::numeric_limits<double>::infinity();
@@ -108,7 +109,7 @@ private:
   bool bar_is_stale(double seconds) const;
 
   cost_model model_;
-  const drafting* drafts_;
+  drafting* drafts_;
   std::vector<sequence> running_; ///< By arrival.
   std::deque<sequence> waiting_;  ///< By arrival.
   std::uint64_t parked_blocks_ = 0;

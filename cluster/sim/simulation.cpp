@@ -297,8 +297,6 @@ void simulation::happen(const worker_wakes& what) {
       out_.responses[chunk.response].started_s = chunk.started_s;
     p.done += std::exchange(p.tokens_now, 0);
     const bool complete = p.done == r.output_tokens;
-    if (drafts_.on())
-      drafts_.tell(chunk.response, p.done, complete);
     const bool kept = !complete && p.reserved > 0;
     if (complete) {
       finished_at_.push_back(now_);
