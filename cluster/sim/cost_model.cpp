@@ -15,8 +15,7 @@ std::optional<cost_model> find_cost_model(std::string_view name) {
   // (one, for the one-GPU instance) 400 Gb/s ports at half speed. Spill space is half of the
   // published 2 TB of memory for eight GPUs, over PCIe 5 x16. batch_max is vLLM's default.
   // kv_blocks, step_fixed_s and step_row_s are fitted to the published baseline (README.md).
-  // A drafted token costs what one of a prompt does; draft_step_s is 52.5 % of step_fixed_s, the
-  // share at which moonlight gains the published 1.18 from drafts of each response's own text.
+  // A drafted token costs as one of a prompt; draft_step_s is 52.5 % of step_fixed_s (README.md).
   cost_model m;
   m.name = name;
   m.batch_max = 256;

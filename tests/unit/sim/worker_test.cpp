@@ -64,6 +64,32 @@ double pace_of(const drafting& drafts, const seq& s) {
   return std::round(p * 0x1p20) * 0x1p-20;
 }
 
+/// Takes one step: everybody grows by what he makes. Adds what must be computed first to `prefill`.
+double one_step(const cost_model& m, std::vector<seq>& running, bool drafting, double& prefill,
+                worker_totals& totals) {
+  double seconds = m.step_fixed_s + m.step_row_s * static_cast<double>(running.size());
+  if (drafting)
+    seconds += m.draft_step_s + m.draft_row_s * 8 * static_cast<double>(running.size());
+  for (auto& s : running) {
+    seconds += m.step_kv_token_s * (static_cast<double>(s.size) + s.carried);
+    if (s.fresh)
+      prefill += static_cast<double>(s.job.prefill);
+    s.fresh = false;
+    s.carried += s.pace;
+    const auto made = std::min(s.left, static_cast<std::uint32_t>(s.carried));
+    s.carried -= made;
+    s.size += made;
+    s.left -= made;
+    totals.generated_tokens += made;
+    if (drafting) {
+      totals.draft_tokens += 8;
+      totals.accepted_tokens += made - 1;
+      ++totals.verifications;
+    }
+  }
+  return seconds;
+}
+
 /// What engine/step does, one step at a time. With `drafts`, each makes its pace of tokens a step.
 outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs,
                      const drafting* drafts = nullptr) {
@@ -113,26 +139,7 @@ outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs,
       waiting.push_back(s);
       std::stable_sort(waiting.begin(), waiting.end(), by_arrival);
     }
-    double seconds = m.step_fixed_s + m.step_row_s * static_cast<double>(running.size());
-    if (drafts != nullptr)
-      seconds += m.draft_step_s + m.draft_row_s * 8 * static_cast<double>(running.size());
-    for (auto& s : running) {
-      seconds += m.step_kv_token_s * (static_cast<double>(s.size) + s.carried);
-      if (s.fresh)
-        prefill += static_cast<double>(s.job.prefill);
-      s.fresh = false;
-      s.carried += s.pace;
-      const auto made = std::min(s.left, static_cast<std::uint32_t>(s.carried));
-      s.carried -= made;
-      s.size += made;
-      s.left -= made;
-      out.totals.generated_tokens += made;
-      if (drafts != nullptr) {
-        out.totals.draft_tokens += 8;
-        out.totals.accepted_tokens += made - 1;
-        ++out.totals.verifications;
-      }
-    }
+    const double seconds = one_step(m, running, drafts != nullptr, prefill, out.totals);
     now += seconds + prefill * m.prefill_token_s;
     out.totals.busy_s += seconds + prefill * m.prefill_token_s;
     ++out.totals.steps;
