@@ -169,7 +169,7 @@ int run_run(const run_options& options);
 struct simulate_options {
   std::string workload; ///< moonlight, qwen2-vl-72b, kimi-k2, or a trace file.
   std::string policy = "context";
-  std::string speculate = "off"; ///< Nothing else is simulated yet.
+  std::string speculate = "off"; ///< off, self, group or auto.
   std::string cost_model;        ///< A preset, or a file of `bench engine`; "": the workload's own.
   std::uint64_t seed = 1;
   std::uint32_t seeds = 1; ///< Runs seed, seed + 1, ... and reports mean and spread.

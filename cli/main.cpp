@@ -365,7 +365,9 @@ void add_simulate(CLI::App& root, command& chosen) {
                     "(group,index,prompt_tokens,output_tokens)");
   add(*app, "--policy", options->policy, "static, divided, context or oracle")
     ->check(CLI::IsMember({"static", "divided", "context", "oracle"}));
-  add(*app, "--speculate", options->speculate, "off")->check(CLI::IsMember({"off"}));
+  add(*app, "--speculate", options->speculate,
+      "off, self, group or auto: the published acceptance, see cluster/sim/README.md")
+    ->check(CLI::IsMember({"off", "self", "group", "auto"}));
   add(*app, "--cost-model", options->cost_model,
       "a preset (the workloads' names, cpu) or the output of bench engine; empty: the workload's");
   add(*app, "--seed", options->seed, "of the draw");

@@ -108,10 +108,12 @@ result<void> simulate(const simulate_options& options) {
   how.rules.probe_first = !options.no_probe;
   how.limits.reserve_tokens = options.reserve_tokens;
   how.oracle_groups = options.oracle_groups;
+  how.speculate = *find_speculation(options.speculate);
   how.timeline = !options.plot.empty();
   std::vector<ordered_json> runs;
   for (std::uint32_t i = 0; i < options.seeds; ++i) {
-    const auto batch = source->at(options.seed + i);
+    how.seed = options.seed + i;
+    const auto batch = source->at(how.seed);
     const auto run = sim::simulate(batch, *model, how);
     if (!run)
       return fail(run);

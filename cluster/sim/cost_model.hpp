@@ -12,7 +12,8 @@ namespace rollcast::sim {
 
 /// What a fleet of equal workers costs. A step in which `rows` responses each generate a token,
 /// over `kv` cached tokens in all, after computing `prefill` new ones, takes
-///   fixed + rows * per_row + kv * per_kv_token + prefill * per_prefill_token   seconds.
+///   fixed + rows * per_row + kv * per_kv_token + prefill * per_prefill_token   seconds,
+/// and where it verifies drafts, `draft_step_s` more, and `draft_row_s` for each drafted token.
 struct cost_model {
   std::string name;
   std::uint32_t workers = 1;
@@ -25,6 +26,8 @@ struct cost_model {
   double step_row_s = 0;
   double step_kv_token_s = 0;
   double prefill_token_s = 0;
+  double draft_step_s = 0;
+  double draft_row_s = 0;
 
   std::uint64_t spill_tokens = 0;  ///< KV that a worker keeps beside its blocks; 0: none.
   double spill_bytes_per_s = 50e9; ///< To there or back, one copy at a time.

@@ -9,6 +9,11 @@ namespace rollcast::sim {
 
 namespace {
 
+/// How much is drafted is decided again when rows or seconds of a step have changed by this share,
+/// and after so many spans. An engine decides at every step; a decision takes as long as a span.
+constexpr double bar_drift = 1.0 / 16;
+constexpr std::uint32_t bar_spans_max = 16;
+
 std::uint64_t blocks_for(std::uint64_t tokens, std::uint32_t block_tokens) {
   return (tokens + block_tokens - 1) / block_tokens;
 }
@@ -43,12 +48,15 @@ void sim_worker::arrive(double now, const chunk_job& job) {
 }
 
 double sim_worker::span_seconds(std::uint64_t steps) const {
+  constexpr double token = one_token;
   const auto n = static_cast<double>(steps);
   const auto rows = static_cast<double>(running_.size());
   const double first = model_.step_fixed_s + rows * model_.step_row_s
-                       + static_cast<double>(span_kv_) * model_.step_kv_token_s;
+                       + static_cast<double>(span_kv_) / token * model_.step_kv_token_s
+                       + (span_drafts_ > 0 ? model_.draft_step_s : 0)
+                       + static_cast<double>(span_drafts_) * model_.draft_row_s;
   return static_cast<double>(span_prefill_) * model_.prefill_token_s + n * first
-         + rows * model_.step_kv_token_s * n * (n - 1) / 2;
+         + static_cast<double>(span_pace_) / token * model_.step_kv_token_s * n * (n - 1) / 2;
 }
 
 std::uint64_t sim_worker::steps_until(double seconds) const {
@@ -67,10 +75,12 @@ std::uint64_t sim_worker::steps_until(double seconds) const {
 
 std::uint64_t sim_worker::blocks_at(std::uint64_t nth_step) const {
   auto blocks = parked_blocks_;
-  for (const auto& s : running_)
+  for (const auto& s : running_) {
+    const auto made = std::min(s.goal(), s.made + (nth_step - 1) * s.pace);
     blocks += s.job.reserved_blocks > 0
                 ? s.job.reserved_blocks
-                : blocks_for(s.context(step_) + nth_step - 1, model_.block_tokens);
+                : blocks_for(s.job.context + made / one_token, model_.block_tokens);
+  }
   return blocks;
 }
 
@@ -87,12 +97,24 @@ std::uint64_t sim_worker::steps_that_fit(std::uint64_t most) const {
 
 void sim_worker::take_steps(std::uint64_t steps, std::vector<ended_chunk>& ended) {
   totals_.steps += steps;
-  totals_.generated_tokens += steps * running_.size();
   step_ += steps;
-  for (const auto& s : running_)
-    if (s.ends == step_)
-      ended.push_back({s.job.response, s.job.attempt, s.started_s});
-  std::erase_if(running_, [&](const sequence& s) { return s.ends == step_; });
+  for (auto& s : running_) {
+    const auto before = s.made / one_token;
+    s.made = std::min(s.goal(), s.made + steps * s.pace);
+    const auto fresh = s.made / one_token - before;
+    totals_.generated_tokens += fresh;
+    if (s.drafted > 0) {
+      totals_.verifications += steps;
+      totals_.draft_tokens += steps * s.drafted;
+      totals_.accepted_tokens += fresh - steps;
+    }
+    if (s.made < s.goal())
+      continue;
+    ended.push_back({s.job.response, s.job.attempt, s.started_s});
+    if (drafts_ != nullptr)
+      drafts_->tell(s.job.response, s.context());
+  }
+  std::erase_if(running_, [](const sequence& s) { return s.made == s.goal(); });
 }
 
 void sim_worker::admit() {
@@ -109,7 +131,8 @@ void sim_worker::admit() {
     s.joined = step_;
     if (s.started_s < 0)
       s.started_s = span_begin_;
-    s.ends = step_ + s.job.tokens_now;
+    if (drafts_ != nullptr)
+      s.luck = drafts_->luck(s.job.response, s.job.context);
     const auto later = [&](const sequence& other) { return other.arrival > s.arrival; };
     running_.insert(std::find_if(running_.begin(), running_.end(), later), s);
   }
@@ -122,8 +145,9 @@ void sim_worker::preempt_last() {
   auto s = *last;
   running_.erase(std::next(last).base());
   // It waits with what it has: the tokens stay, the KV is computed again.
-  const auto context = s.context(step_);
-  s.job.tokens_now = static_cast<std::uint32_t>(s.ends - step_);
+  const auto context = s.context();
+  s.job.tokens_now -= static_cast<std::uint32_t>(s.made / one_token);
+  s.made %= one_token;
   if (s.joined == step_)
     span_prefill_ -= s.job.prefill;
   else
@@ -133,6 +157,41 @@ void sim_worker::preempt_last() {
   ++totals_.preemptions;
   const auto later = [&](const sequence& other) { return other.arrival > s.arrival; };
   waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), s);
+}
+
+bool sim_worker::bar_is_stale(double seconds) const {
+  const auto rows = static_cast<double>(running_.size());
+  const auto rows_then = static_cast<double>(bar_rows_);
+  return bar_spans_ >= bar_spans_max || std::abs(rows - rows_then) > bar_drift * rows_then
+         || std::abs(seconds - bar_seconds_) > bar_drift * bar_seconds_;
+}
+
+void sim_worker::draft() {
+  for (auto& s : running_)
+    if (const auto version = drafts_->version(s.job.response); version != s.level_version) {
+      s.level_version = version;
+      s.level = drafts_->level(s.job.response);
+    }
+  span_drafts_ = 0;
+  span_pace_ = 0;
+  const double prefill = static_cast<double>(span_prefill_) * model_.prefill_token_s;
+  const double seconds = span_seconds(1) - prefill;
+  ++bar_spans_;
+  if (bar_is_stale(seconds)) {
+    auto seats = drafting::empty_census();
+    for (const auto& s : running_)
+      ++seats[s.level][drafts_->probe(s.job.response)];
+    bar_ = drafts_->choose(seats, seconds, model_);
+    bar_rows_ = running_.size();
+    bar_seconds_ = seconds;
+    bar_spans_ = 0;
+  }
+  for (auto& s : running_) {
+    s.drafted = drafts_->drafted(s.level, drafts_->probe(s.job.response), bar_);
+    const double pace = drafts_->pace(s.luck, s.job.tokens_now, s.level, s.drafted);
+    s.pace = static_cast<parts>(std::llround(pace * static_cast<double>(one_token)));
+    span_drafts_ += s.drafted;
+  }
 }
 
 void sim_worker::begin_span() {
@@ -146,10 +205,15 @@ void sim_worker::begin_span() {
     return;
   }
   span_kv_ = 0;
+  for (const auto& s : running_)
+    span_kv_ += s.job.context * one_token + s.made;
+  if (drafts_ != nullptr)
+    draft();
+  span_pace_ = 0;
   auto steps = std::numeric_limits<std::uint64_t>::max();
   for (const auto& s : running_) {
-    span_kv_ += s.context(step_);
-    steps = std::min(steps, s.ends - step_);
+    span_pace_ += s.pace;
+    steps = std::min(steps, s.steps_left());
   }
   span_steps_ = steps_that_fit(steps);
   ROLLCAST_CHECK(span_steps_ > 0);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/sim/cost_model.hpp"
+#include "cluster/sim/drafting.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -34,17 +35,25 @@ struct worker_totals {
   std::uint64_t preemptions = 0;
   std::uint64_t recomputed_tokens = 0; ///< After preemptions.
   std::uint64_t steps = 0;
+  std::uint64_t draft_tokens = 0;
+  std::uint64_t accepted_tokens = 0;
+  std::uint64_t verifications = 0; ///< Steps of one response in which something was drafted for it.
 };
 
 /// One worker under the cost model: continuous batching in steps, as engine/step does it.
 ///
 /// Between two changes of membership every step differs from the one before by as many KV tokens as
 /// there are rows, so the time of n steps is a quadratic in n and a span of steps is taken at once.
+/// With drafts a row makes `drafting::pace` tokens a step, fractions carried, instead of one; how
+/// much is drafted is decided between spans.
 /// What arrives meanwhile joins at the next step, as in an engine. Simplified against engine/step:
 /// a prompt is computed in one step, together with the decoding rows, not in slices.
 class sim_worker {
 public:
-  explicit sim_worker(const cost_model& model) : model_(model) {}
+  /// @param drafts  Of the whole batch, outlives the worker, is told of chunks that end; null or
+  /// off: one token a step.
+  explicit sim_worker(const cost_model& model, drafting* drafts = nullptr)
+    : model_(model), drafts_(drafts != nullptr && drafts->on() ? drafts : nullptr) {}
 
   static constexpr double never = std::numeric_limits<double>::infinity();
 
@@ -67,13 +76,25 @@ public:
   const worker_totals& totals() const noexcept { return totals_; }
 
 private:
+  /// Tokens in 2^-20, so that what is carried from span to span adds up exactly.
+  using parts = std::uint64_t;
+  static constexpr parts one_token = 1u << 20;
+
   struct sequence {
     chunk_job job;
     std::uint64_t arrival = 0;
     double started_s = -1;    ///< Below 0: not yet.
     std::uint64_t joined = 0; ///< `step_` when it joined.
-    std::uint64_t ends = 0;   ///< `step_` at which its chunk has ended.
-    std::uint64_t context(std::uint64_t step) const { return job.context + (step - joined); }
+    parts made = 0;           ///< Of its chunk, since it joined.
+    parts pace = one_token;   ///< A step.
+    double luck = 0;
+    std::uint32_t drafted = 0; ///< A step.
+    std::uint32_t level = 0;
+    std::uint32_t level_version = 0; ///< Of its group when `level` was looked up; 0: never.
+
+    std::uint64_t context() const { return job.context + made / one_token; }
+    parts goal() const { return job.tokens_now * one_token; }
+    std::uint64_t steps_left() const { return (goal() - made + pace - 1) / pace; }
   };
 
   double span_seconds(std::uint64_t steps) const;
@@ -84,8 +105,11 @@ private:
   void admit();
   void preempt_last();
   void begin_span();
+  void draft();
+  bool bar_is_stale(double seconds) const;
 
   cost_model model_;
+  drafting* drafts_;
   std::vector<sequence> running_; ///< By arrival.
   std::deque<sequence> waiting_;  ///< By arrival.
   std::uint64_t parked_blocks_ = 0;
@@ -95,9 +119,17 @@ private:
   // The span of steps that runs.
   double span_begin_ = 0;
   std::uint64_t span_steps_ = 0;
-  std::uint64_t span_kv_ = 0;      ///< Cached tokens read by its first step.
+  parts span_kv_ = 0;              ///< Cached tokens read by its first step.
+  parts span_pace_ = 0;            ///< Tokens that each of its steps makes.
+  std::uint64_t span_drafts_ = 0;  ///< Tokens that each of its steps verifies.
   std::uint64_t span_prefill_ = 0; ///< New tokens computed in its first step.
   double wakes_at_ = never;
+
+  // The last decision how much to draft, and what it was made for.
+  draft_bar bar_;
+  std::size_t bar_rows_ = 0;
+  double bar_seconds_ = 0;
+  std::uint32_t bar_spans_ = 0; ///< Since then.
   worker_totals totals_;
 };
 

@@ -84,6 +84,7 @@ private:
   const cost_model& model_;
   const sim_options& options_;
   policy::scheduler_policy policy_;
+  drafting drafts_;
   std::vector<sim_worker> workers_;
   std::vector<double> link_free_at_;  ///< By worker.
   std::vector<double> spill_free_at_; ///< By worker: the way to its spill space.
@@ -113,7 +114,8 @@ policy::policy_limits simulation::limits_of(const cost_model& model, const sim_o
 
 simulation::simulation(const workload& batch, const cost_model& model, const sim_options& options)
   : batch_(batch), model_(model), options_(options), policy_(limits_of(model, options)),
-    workers_(model.workers, sim_worker{model}), link_free_at_(model.workers),
+    drafts_(batch, options.speculate, options.seed),
+    workers_(model.workers, sim_worker{model, &drafts_}), link_free_at_(model.workers),
     spill_free_at_(model.workers), wake_scheduled_(model.workers, sim_worker::never),
     progress_(batch.responses.size()) {
   finished_at_.reserve(batch.responses.size());
@@ -347,12 +349,19 @@ sim_result simulation::conclude() {
   const auto tail_from = count - count / 10;
   out_.tail_s = tail_from == 0 ? out_.makespan_s : out_.makespan_s - finished_at_[tail_from - 1];
   double busy = 0;
+  std::uint64_t verifications = 0;
   for (const auto& w : workers_) {
     busy += w.totals().busy_s;
     out_.generated_tokens += w.totals().generated_tokens;
     out_.preemptions += w.totals().preemptions;
     out_.recomputed_tokens += w.totals().recomputed_tokens;
+    out_.draft_tokens += w.totals().draft_tokens;
+    out_.accepted_tokens += w.totals().accepted_tokens;
+    verifications += w.totals().verifications;
   }
+  if (verifications > 0)
+    out_.mean_acceptance_length =
+      1 + static_cast<double>(out_.accepted_tokens) / static_cast<double>(verifications);
   out_.idle_fraction = 1 - busy / (out_.makespan_s * model_.workers);
   out_.evictions = policy_.counters().evictions;
   out_.estimate_error_tokens = error_sum_ / static_cast<double>(count);

@@ -2,6 +2,7 @@
 
 #include "cluster/policy/scheduler_policy.hpp"
 #include "cluster/sim/cost_model.hpp"
+#include "cluster/sim/drafting.hpp"
 #include "cluster/sim/workload.hpp"
 
 #include <cstdint>
@@ -15,7 +16,9 @@ struct sim_options {
   /// context: every group is told the true length of its longest member, and no more. It is the
   /// bound of what an estimate for each group could reach.
   bool oracle_groups = false;
-  bool timeline = false; ///< Record `sim_result::timeline`.
+  speculation speculate = speculation::off;
+  std::uint64_t seed = 1; ///< Of the luck of drafts; the batch has its own.
+  bool timeline = false;  ///< Record `sim_result::timeline`.
 };
 
 /// How many responses a worker runs from this moment on.
@@ -42,6 +45,10 @@ struct sim_result {
   std::uint64_t evictions = 0;         ///< Parked KV that had to leave its blocks.
   std::uint64_t spills = 0;            ///< Of those: kept in spill space.
   std::uint64_t chunks = 0;
+  std::uint64_t draft_tokens = 0;
+  std::uint64_t accepted_tokens = 0;
+  /// Tokens of a step of one response in which something was drafted for it; 0: never.
+  double mean_acceptance_length = 0;
   /// Mean of |what the policy expected of a response when it first placed it - its length|.
   double estimate_error_tokens = 0;
   /// Share of responses of which the policy had an estimate then (else it took the limit).

@@ -40,6 +40,17 @@ GAIN = {
     ("kimi-k2", "divided"): (1.16, None),
     ("kimi-k2", "context"): (1.27, 72),
 }
+# Speculation: rows of the table, and Figure 11, which ran on the baseline's scheduling:
+# throughput over none and acceptance length.
+SPECULATED = [("divided", "off"), ("divided", "auto"), ("context", "off"), ("context", "self"),
+              ("context", "group"), ("context", "auto"), ("oracle", "auto")]
+WITH_DRAFTS = {"moonlight": "1.90", "qwen2-vl-72b": "2.04", "kimi-k2": "1.53"}  # Table 4
+LIVE = {
+    ("moonlight", "self"): (1.18, 1.67),
+    ("moonlight", "auto"): (1.26, 1.89),
+    ("qwen2-vl-72b", "auto"): (1.38, 2.15),
+    ("kimi-k2", "auto"): (1.25, 1.77),
+}
 
 
 class Simulator:
@@ -115,6 +126,53 @@ def gain_table(sim):
                   "recomputed, % of generated"], rows)
 
 
+def drafts_of(run):
+    """Acceptance length, and tokens drafted for a response in a step in which any was."""
+    verifications = run["accepted_tokens"] / (run["mean_acceptance_length"] - 1)
+    return run["mean_acceptance_length"], run["draft_tokens"] / verifications
+
+
+def draft_cells(runs):
+    if not runs[0]["draft_tokens"]:
+        return ["-", "-"]
+    return [spread(column, digits) for column, digits in zip(zip(*map(drafts_of, runs)), (2, 1))]
+
+
+def speculation_table(sim):
+    rows = []
+    for name in WORKLOADS:
+        base = sim.runs(name, "static")
+        for policy, mode in SPECULATED:
+            runs, off = sim.runs(name, policy, speculate(mode)), sim.runs(name, policy)
+            said = (WITH_DRAFTS[name] if (policy, mode) == ("context", "auto") else
+                    GAIN.get((name, policy), (None,))[0] if mode == "off" else None)
+            rows.append([name, policy, mode, spread(gains(base, runs), 2), or_dash(said),
+                         spread(gains(off, runs), 2), *draft_cells(runs),
+                         spread(cuts(base, runs), 0),
+                         spread([100 * r["idle_fraction"] for r in runs], 1)])
+    return table(["workload", "policy", "speculate", "throughput / static", "published",
+                  "over the same without", "acceptance length", "drafted a step", "tail cut %",
+                  "idle %"], rows)
+
+
+def live_table(sim):
+    rows = []
+    for name in WORKLOADS:
+        base = sim.runs(name, "static")
+        for mode in ("self", "group", "auto"):
+            runs = sim.runs(name, "static", speculate(mode))
+            gain, length = LIVE.get((name, mode), (None, None))
+            cells = draft_cells(runs)
+            rows.append([name, mode, spread(gains(base, runs), 2), or_dash(gain), cells[0],
+                         or_dash(length), cells[1]])
+    return table(["workload", "speculate", "throughput / static", "published",
+                  "acceptance length", "published", "drafted a step"], rows)
+
+
+def speculate(mode):
+    return () if mode == "off" else ("--speculate", mode)
+
+
 def sweep_table(sim, what, points, against_static):
     """Context at each point, relative to static at the same point, or to static as it is."""
     rows = []
@@ -168,6 +226,9 @@ def sweeps(sim):
 def warm(sim):
     """Runs the independent simulations of the first tables two at a time."""
     jobs = [(name, policy) for name in WORKLOADS for policy in ["static", *POLICIES]]
+    drafted = [("static", mode) for mode in ("self", "group", "auto")] + SPECULATED
+    jobs += [(name, policy, speculate(mode)) for name in WORKLOADS for policy, mode in drafted
+             if mode != "off"]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: sim.runs(*job), jobs))
 
@@ -185,7 +246,9 @@ def main():
              f"{FIRST_SEED + SEEDS - 1}, which no preset was fitted on, each against "
              "`static` on the same draw.",
              "### Baseline: `static`, simulated and published", baseline_table(sim),
-             "### Policies against `static`", gain_table(sim)]
+             "### Policies against `static`", gain_table(sim),
+             "### Speculation, against `static` without", speculation_table(sim),
+             "### Speculation with the scheduling of `static`", live_table(sim)]
     for what, against_static, points in sweeps(sim):
         parts += [f"### Sweep: {what}",
                   sweep_table(sim, what, points, against_static)]

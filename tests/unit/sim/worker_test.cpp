@@ -1,7 +1,8 @@
 // Goal: a worker that takes whole spans of steps does exactly what one that takes every step does.
 // Method: random jobs, reserved and growing, arrive at random times at `sim_worker` and at a naive
 // worker below that walks step by step and counts blocks one by one; ends, times, preemptions and
-// totals are compared. Plus small cases whose times are known by hand.
+// totals are compared, without drafts and with. What a span's pace stands for, steps drawn one by
+// one, is compared by mean and deviation. Plus small cases whose times are known by hand.
 
 #include "cluster/sim/sim_worker.hpp"
 #include "engine/base/prng.hpp"
@@ -9,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -47,15 +49,50 @@ struct seq {
   std::size_t arrival = 0;
   std::uint32_t left = 0;
   std::uint64_t size = 0;
-  bool fresh = true; ///< It has not generated since it last joined.
+  bool fresh = true;  ///< It has not generated since it last joined.
+  double carried = 0; ///< Tokens made beyond `size`, below 1.
+  double pace = 1;
 };
 
 bool by_arrival(const seq& a, const seq& b) {
   return a.arrival < b.arrival;
 }
 
-/// What engine/step does, one step at a time.
-outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs) {
+/// Tokens a step of drafts of 8 from a response's own text, in 2^-20 as the worker counts them.
+double pace_of(const drafting& drafts, const seq& s) {
+  const auto p = drafts.pace(drafts.luck(s.job.response, s.size), s.left, 0, 8);
+  return std::round(p * 0x1p20) * 0x1p-20;
+}
+
+/// Takes one step: everybody grows by what he makes. Adds what must be computed first to `prefill`.
+double one_step(const cost_model& m, std::vector<seq>& running, bool drafting, double& prefill,
+                worker_totals& totals) {
+  double seconds = m.step_fixed_s + m.step_row_s * static_cast<double>(running.size());
+  if (drafting)
+    seconds += m.draft_step_s + m.draft_row_s * 8 * static_cast<double>(running.size());
+  for (auto& s : running) {
+    seconds += m.step_kv_token_s * (static_cast<double>(s.size) + s.carried);
+    if (s.fresh)
+      prefill += static_cast<double>(s.job.prefill);
+    s.fresh = false;
+    s.carried += s.pace;
+    const auto made = std::min(s.left, static_cast<std::uint32_t>(s.carried));
+    s.carried -= made;
+    s.size += made;
+    s.left -= made;
+    totals.generated_tokens += made;
+    if (drafting) {
+      totals.draft_tokens += 8;
+      totals.accepted_tokens += made - 1;
+      ++totals.verifications;
+    }
+  }
+  return seconds;
+}
+
+/// What engine/step does, one step at a time. With `drafts`, each makes its pace of tokens a step.
+outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs,
+                     const drafting* drafts = nullptr) {
   std::vector<seq> running, waiting;
   outcome out;
   double now = 0;
@@ -85,6 +122,7 @@ outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs) {
       auto s = waiting.front();
       waiting.erase(waiting.begin());
       s.fresh = true;
+      s.pace = drafts != nullptr ? pace_of(*drafts, s) : 1;
       running.push_back(s);
     }
     std::stable_sort(running.begin(), running.end(), by_arrival);
@@ -101,16 +139,7 @@ outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs) {
       waiting.push_back(s);
       std::stable_sort(waiting.begin(), waiting.end(), by_arrival);
     }
-    double seconds = m.step_fixed_s + m.step_row_s * static_cast<double>(running.size());
-    for (auto& s : running) {
-      seconds += m.step_kv_token_s * static_cast<double>(s.size);
-      if (s.fresh)
-        prefill += static_cast<double>(s.job.prefill);
-      s.fresh = false;
-      ++s.size;
-      --s.left;
-      ++out.totals.generated_tokens;
-    }
+    const double seconds = one_step(m, running, drafts != nullptr, prefill, out.totals);
     now += seconds + prefill * m.prefill_token_s;
     out.totals.busy_s += seconds + prefill * m.prefill_token_s;
     ++out.totals.steps;
@@ -121,8 +150,9 @@ outcome step_by_step(const cost_model& m, const std::vector<timed_job>& jobs) {
   }
 }
 
-outcome in_spans(const cost_model& m, const std::vector<timed_job>& jobs) {
-  sim_worker sut{m};
+outcome in_spans(const cost_model& m, const std::vector<timed_job>& jobs,
+                 drafting* drafts = nullptr) {
+  sim_worker sut{m, drafts};
   outcome out;
   std::vector<ended_chunk> ended;
   std::size_t next = 0;
@@ -162,27 +192,83 @@ std::vector<timed_job> random_jobs(std::uint64_t seed, bool reserve) {
   return jobs;
 }
 
+void expect_equal(const outcome& fast, const outcome& slow, std::uint64_t seed) {
+  ASSERT_EQ(fast.ends.size(), slow.ends.size()) << "seed " << seed;
+  for (std::size_t i = 0; i < slow.ends.size(); ++i) {
+    ASSERT_EQ(fast.ends[i].response, slow.ends[i].response) << "seed " << seed;
+    ASSERT_NEAR(fast.ends[i].at, slow.ends[i].at, 1e-6) << "seed " << seed;
+  }
+  ASSERT_EQ(fast.totals.preemptions, slow.totals.preemptions) << "seed " << seed;
+  ASSERT_EQ(fast.totals.recomputed_tokens, slow.totals.recomputed_tokens) << "seed " << seed;
+  ASSERT_EQ(fast.totals.generated_tokens, slow.totals.generated_tokens) << "seed " << seed;
+  ASSERT_EQ(fast.totals.steps, slow.totals.steps) << "seed " << seed;
+  ASSERT_EQ(fast.totals.draft_tokens, slow.totals.draft_tokens) << "seed " << seed;
+  ASSERT_EQ(fast.totals.accepted_tokens, slow.totals.accepted_tokens) << "seed " << seed;
+  ASSERT_EQ(fast.totals.verifications, slow.totals.verifications) << "seed " << seed;
+  ASSERT_NEAR(fast.totals.busy_s, slow.totals.busy_s, 1e-6) << "seed " << seed;
+}
+
 TEST(sim_worker, does_in_spans_what_it_would_do_step_by_step) {
   std::uint64_t preempted = 0;
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     const auto jobs = random_jobs(seed, seed % 3 == 0);
     const auto m = small_model(seed % 2 == 0 ? 24 : 40);
     const auto slow = step_by_step(m, jobs);
-    const auto fast = in_spans(m, jobs);
     ASSERT_EQ(slow.ends.size(), jobs.size()) << "seed " << seed;
-    ASSERT_EQ(fast.ends.size(), jobs.size()) << "seed " << seed;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-      ASSERT_EQ(fast.ends[i].response, slow.ends[i].response) << "seed " << seed;
-      ASSERT_NEAR(fast.ends[i].at, slow.ends[i].at, 1e-6) << "seed " << seed;
-    }
-    ASSERT_EQ(fast.totals.preemptions, slow.totals.preemptions) << "seed " << seed;
-    ASSERT_EQ(fast.totals.recomputed_tokens, slow.totals.recomputed_tokens) << "seed " << seed;
-    ASSERT_EQ(fast.totals.generated_tokens, slow.totals.generated_tokens) << "seed " << seed;
-    ASSERT_EQ(fast.totals.steps, slow.totals.steps) << "seed " << seed;
-    ASSERT_NEAR(fast.totals.busy_s, slow.totals.busy_s, 1e-6) << "seed " << seed;
+    const auto fast = in_spans(m, jobs);
+    expect_equal(fast, slow, seed);
     preempted += fast.totals.preemptions;
   }
   EXPECT_GT(preempted, 100u); // or the comparison says nothing about preemption
+}
+
+TEST(sim_worker, does_in_spans_what_it_would_do_step_by_step_with_drafts) {
+  workload batch{"30 alone", 100, {}};
+  for (std::uint32_t i = 0; i < 30; ++i)
+    batch.responses.push_back({i, 0, 1, 100});
+  std::uint64_t preempted = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    drafting drafts{batch, speculation::self, seed};
+    const auto jobs = random_jobs(seed, seed % 3 == 0);
+    auto m = small_model(seed % 2 == 0 ? 24 : 40);
+    m.draft_step_s = 0.125;
+    m.draft_row_s = 0.03125;
+    const auto slow = step_by_step(m, jobs, &drafts);
+    const auto fast = in_spans(m, jobs, &drafts);
+    ASSERT_EQ(slow.ends.size(), jobs.size()) << "seed " << seed;
+    expect_equal(fast, slow, seed);
+    preempted += fast.totals.preemptions;
+  }
+  EXPECT_GT(preempted, 50u);
+}
+
+TEST(sim_worker, ends_chunks_when_steps_drawn_one_by_one_would) {
+  // A chunk of 512 tokens in drafts of 8: mean and deviation of its steps, over 2000 chunks.
+  constexpr std::uint32_t count = 2000, tokens = 512;
+  workload batch{"alone", tokens, {}};
+  for (std::uint32_t i = 0; i < count; ++i)
+    batch.responses.push_back({i, 0, 1, tokens});
+  drafting drafts{batch, speculation::self, 7};
+  const double chance = chance_of_length(1.70, 8);
+  prng random{11};
+  double drawn = 0, drawn_squares = 0, taken = 0, taken_squares = 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    double steps = 0;
+    for (std::uint32_t made = 0; made < tokens; ++steps) {
+      ++made;
+      for (int k = 0; k < 8 && static_cast<double>(random.next() >> 11) * 0x1p-53 < chance; ++k)
+        ++made;
+    }
+    drawn += steps / count;
+    drawn_squares += steps * steps / count;
+    const auto out = in_spans(small_model(1000), {{0, {i, 1, 1, tokens, 0, 0}}}, &drafts);
+    taken += static_cast<double>(out.totals.steps) / count;
+    taken_squares += static_cast<double>(out.totals.steps * out.totals.steps) / count;
+  }
+  EXPECT_NEAR(taken / drawn, 1, 0.005);
+  const double deviation = std::sqrt(drawn_squares - drawn * drawn);
+  EXPECT_GT(deviation, 5);
+  EXPECT_NEAR(std::sqrt(taken_squares - taken * taken) / deviation, 1, 0.1);
 }
 
 TEST(sim_worker, takes_the_time_of_the_cost_model) {
