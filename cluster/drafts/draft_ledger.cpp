@@ -191,12 +191,6 @@ bool draft_ledger::send_stream(draft_group name, response_id response, stream& s
 }
 
 void draft_ledger::flush(time now, const send_function& send) {
-  while (!unfollowed_.empty()) {
-    if (!groups_.contains(unfollowed_.back())
-        && !send({.kind = draft_message::unfollow, .group = unfollowed_.back()}))
-      break;
-    unfollowed_.pop_back();
-  }
   for (auto it = groups_.begin(); it != groups_.end();) {
     const auto here = it++;
     auto& g = here->second;
@@ -204,6 +198,12 @@ void draft_ledger::flush(time now, const send_function& send) {
       forget(here);
     else if (g.follow_at <= now && send_follow(here->first, g, send))
       g.follow_at = now + limits_.follow_every;
+  }
+  while (!unfollowed_.empty()) {
+    if (!groups_.contains(unfollowed_.back())
+        && !send({.kind = draft_message::unfollow, .group = unfollowed_.back()}))
+      break;
+    unfollowed_.pop_back();
   }
   for (auto it = unsent_.begin(); it != unsent_.end();) {
     auto& s = groups_.at(it->first).streams.at(it->second);
