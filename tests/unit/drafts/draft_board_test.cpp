@@ -1,6 +1,6 @@
 // Goal: the draft server tells each follower of a group what the others write, once and in order;
 // what it lacks it asks for; it stays within its memory and forgets whoever is gone.
-// Method: frames and times written by hand; no sockets. A random worker pair is played at the end.
+// Method: frames and times written by hand; no sockets.
 
 #include "cluster/drafts/draft_board.hpp"
 

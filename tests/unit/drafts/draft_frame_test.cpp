@@ -2,10 +2,9 @@
 // Method: frames of every kind there and back; each field out of bounds; random cuts and flips.
 
 #include "cluster/drafts/draft_frame.hpp"
+#include "engine/base/prng.hpp"
 
 #include <gtest/gtest.h>
-
-#include <random>
 
 namespace rollcast {
 namespace {
@@ -95,14 +94,14 @@ TEST(draft_frame, out_of_bounds_is_refused_and_the_field_named) {
 }
 
 TEST(draft_frame, of_random_bytes_harms_nobody) {
-  std::mt19937 random{20261121};
+  prng random{20261121};
   std::size_t taken = 0;
   for (int round = 0; round < 200'000; ++round) {
-    auto bytes = encode(samples()[random() % 6]);
-    for (auto flips = random() % 4; flips > 0; --flips)
-      bytes[random() % bytes.size()] = static_cast<char>(random());
-    if (random() % 4 == 0)
-      bytes.resize(random() % 80);
+    auto bytes = encode(samples()[random.below(6)]);
+    for (auto flips = random.below(4); flips > 0; --flips)
+      bytes[random.below(bytes.size())] = static_cast<char>(random.next());
+    if (random.below(4) == 0)
+      bytes.resize(random.below(80));
     const auto read = decode(bytes);
     taken += read ? 1 : 0;
     if (read) {

@@ -4,12 +4,12 @@
 
 #include "cluster/drafts/draft_board.hpp"
 #include "cluster/drafts/draft_ledger.hpp"
+#include "engine/base/prng.hpp"
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <memory>
-#include <random>
 
 namespace rollcast {
 namespace {
@@ -221,9 +221,9 @@ public:
     }
     board->expire(now);
   }
-  bool arrives() { return random() % loss_ != 0; }
+  bool arrives() { return random.below(loss_) != 0; }
 
-  std::mt19937 random{20261121};
+  prng random{20261121};
   std::array<worker, 2> workers;
   std::unique_ptr<draft_board> board = std::make_unique<draft_board>(draft_board_limits{}, 1);
 
@@ -240,7 +240,7 @@ TEST(draft_ledger, everything_arrives_in_order_over_wires_that_eat_frames) {
   for (int round = 0; round < 2'000; ++round) {
     now += 5ms;
     for (std::size_t i = 0; i < 2 && round < 1'500; ++i) {
-      const tokens more(1 + p.random() % 3, static_cast<token_id>(p.random() % 1'000));
+      const tokens more(1 + p.random.below(3), static_cast<token_id>(p.random.below(1'000)));
       const auto at = static_cast<std::uint32_t>(text[i].size());
       text[i].insert(text[i].end(), more.begin(), more.end());
       p.workers[i].it.wrote(name, {i + 1}, at, more, now);
