@@ -30,7 +30,7 @@ struct decode_worker_parts {
   kv_exchange* exchange = nullptr;
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;
-  std::shared_ptr<shared_drafter> shared; ///< Null: `drafts` knows only what runs here.
+  std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
 };
 
 /// State of the DECODE WORKER actor.

@@ -48,12 +48,14 @@ void draft_ledger::wrote(draft_group name, response_id response, std::uint32_t p
   make_room(name);
 }
 
-void draft_ledger::lost(draft_group name, response_id response, std::uint32_t position) {
+void draft_ledger::lost(draft_group name, response_id response, std::uint32_t position, time now) {
   const auto it = groups_.find(name);
   if (it == groups_.end())
     return;
-  if (const auto s = it->second.streams.find(response); s != it->second.streams.end())
-    s->second.known = std::min(s->second.known, position); // the next `follow` frame says so
+  if (const auto s = it->second.streams.find(response); s != it->second.streams.end()) {
+    s->second.known = std::min(s->second.known, position); // a later `follow` frame says so
+    s->second.deaf_until = now + limits_.lost_pause;
+  }
 }
 
 void draft_ledger::note_unsent(draft_group name, response_id response, stream& s, time now) {
@@ -125,6 +127,8 @@ void draft_ledger::take_tokens(group_record& g, const draft_frame& frame, time n
   auto& s = g.streams[frame.response];
   const auto end = frame.position + static_cast<std::uint32_t>(frame.tokens.size());
   s.server = std::max(s.server, end);
+  if (now < s.deaf_until)
+    return;
   if (frame.position > s.known) {
     s.wanted = true;
     if (now - s.wanted_at < limits_.want_pause)
@@ -140,8 +144,10 @@ void draft_ledger::take_tokens(group_record& g, const draft_frame& frame, time n
   const auto fresh = std::span{frame.tokens}.subspan(s.known - frame.position);
   heard_tokens heard{
     g.group, frame.group, frame.response, s.known, {fresh.begin(), fresh.end()}, frame.age_us, now};
-  if (!hand(std::move(heard)))
-    return; // told again once the server hears how much is known
+  if (!hand(std::move(heard))) {
+    s.deaf_until = now + limits_.full_pause;
+    return;
+  }
   s.known = end;
   figures_.heard_tokens += fresh.size();
   if (std::exchange(s.wanted, false))
@@ -160,12 +166,13 @@ void draft_ledger::take_want(group_record& g, const draft_frame& frame, time now
 
 // -- sending ------------------------------------------------------------------
 
-bool draft_ledger::send_follow(draft_group name, const group_record& g,
+bool draft_ledger::send_follow(draft_group name, const group_record& g, time now,
                                const send_function& send) const {
   draft_frame frame{.kind = draft_message::follow, .group = name};
   for (const auto& [response, s] : g.streams)
-    frame.ends.push_back(
-      {response, s.known, std::min(s.server, static_cast<std::uint32_t>(s.written.size()))});
+    // Who does not listen now says that he knows everything, so that nothing is sent in vain.
+    frame.ends.push_back({response, now < s.deaf_until ? draft_position_max : s.known,
+                          std::min(s.server, static_cast<std::uint32_t>(s.written.size()))});
   return send(frame);
 }
 
@@ -196,7 +203,7 @@ void draft_ledger::flush(time now, const send_function& send) {
     auto& g = here->second;
     if (now - g.used > limits_.idle_max)
       forget(here);
-    else if (g.follow_at <= now && send_follow(here->first, g, send))
+    else if (g.follow_at <= now && send_follow(here->first, g, now, send))
       g.follow_at = now + limits_.follow_every;
   }
   while (!unfollowed_.empty()) {

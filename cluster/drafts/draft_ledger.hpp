@@ -20,6 +20,8 @@ struct draft_ledger_limits {
   std::chrono::milliseconds follow_every{1'000}; ///< What is known is told so often.
   std::chrono::milliseconds idle_max{30'000};    ///< Without a member here, then it is unfollowed.
   std::chrono::milliseconds want_pause{50};      ///< Between two requests for the same gap.
+  std::chrono::milliseconds full_pause{1'000};   ///< When the drafter does not take what comes.
+  std::chrono::milliseconds lost_pause{10'000};  ///< When it has lost what it had.
   std::uint64_t tokens_max = std::uint64_t{16} << 20; ///< Kept to be sent again, of all groups.
 };
 
@@ -63,8 +65,9 @@ public:
   /// `follow` brings it.
   void wrote(draft_group name, response_id response, std::uint32_t position,
              std::span<const token_id> tokens, time now);
-  /// The drafter has no more of a sibling than this: what was handed to it is gone.
-  void lost(draft_group name, response_id response, std::uint32_t position);
+  /// The drafter has no more of a sibling than this: what was handed to it is gone. Nothing of the
+  /// sibling is taken for a while, because a drafter short of memory would lose it again.
+  void lost(draft_group name, response_id response, std::uint32_t position, time now);
 
   // -- what the server does ---------------------------------------------------
 
@@ -85,6 +88,7 @@ private:
     std::uint32_t server = 0;      ///< What the server has, as far as we know.
     time unsent_since{};
     time wanted_at{};
+    time deaf_until{};   ///< What comes before is not taken, and not asked for.
     bool wanted = false; ///< A gap in what was heard.
     bool replay = false; ///< What is to be sent was sent before.
   };
@@ -101,7 +105,8 @@ private:
                    const hand_function& hand);
   void take_want(group_record& g, const draft_frame& frame, time now);
   void note_unsent(draft_group name, response_id response, stream& s, time now);
-  bool send_follow(draft_group name, const group_record& g, const send_function& send) const;
+  bool send_follow(draft_group name, const group_record& g, time now,
+                   const send_function& send) const;
   bool send_stream(draft_group name, response_id response, stream& s, time now,
                    const send_function& send);
   void forget(std::map<draft_group, group_record>::iterator it);

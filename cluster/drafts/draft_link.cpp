@@ -177,7 +177,7 @@ void draft_link::loop::obey() {
     switch (n.kind) {
       case note_kind::follow: ledger_.follow(n.group, n.name, n.response, tokens, n.at); break;
       case note_kind::wrote: ledger_.wrote(n.name, n.response, n.position, tokens, n.at); break;
-      case note_kind::lost: ledger_.lost(n.name, n.response, n.position); break;
+      case note_kind::lost: ledger_.lost(n.name, n.response, n.position, n.at); break;
     }
   }
   taken_.clear();

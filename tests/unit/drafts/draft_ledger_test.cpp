@@ -159,8 +159,16 @@ TEST(draft_ledger, says_again_what_its_drafter_lacks) {
   w.take(said(2, 0, {1, 2, 3}), start);
   w.room = true;
   w.take(said(3, 0, {1, 2, 3}), start);
-  w.it.lost(name, {3}, 1);
-  w.it.flush(start + 1s, w.send());
+  w.it.lost(name, {3}, 1, start);
+  w.it.flush(start, w.send());
+  ASSERT_EQ(w.sent.size(), 1u);
+  EXPECT_EQ(w.sent[0].ends[1].known, draft_position_max) << "not now: there is no room";
+  EXPECT_EQ(w.sent[0].ends[2].known, draft_position_max);
+  w.take(said(2, 7, {1}), start + 500ms);
+  w.take(said(3, 7, {1}), start + 500ms);
+  EXPECT_EQ(w.sent.size(), 1u) << "a gap that is not asked for";
+  w.sent.clear();
+  w.it.flush(start + 11s, w.send());
   ASSERT_FALSE(w.sent.empty());
   EXPECT_EQ(w.sent[0].ends, (std::vector<draft_extent>{{{1}, 1, 0}, {{2}, 0, 0}, {{3}, 1, 0}}));
 }
