@@ -198,6 +198,19 @@ TEST(draft_board, stays_within_its_memory_and_drops_the_longest_unused_group) {
   EXPECT_EQ(newest[0].frame.tokens.size(), 1'000u);
 }
 
+TEST(draft_board, keeps_an_old_group_that_is_still_written_to) {
+  draft_board_limits limits;
+  limits.bytes_max = 64 << 10;
+  board b{limits};
+  b.take("a", follow({}, {1}));
+  for (std::uint32_t name = 2; name <= 100; ++name) {
+    EXPECT_TRUE(b.take("a", wrote(1, name - 2, {5}, {1})).empty()) << "not unknown";
+    b.take("a", follow({}, {name}));
+    b.take("a", wrote(1, 0, counted(1'000), {name}));
+  }
+  EXPECT_GT(b.it.figures().expired_groups, 50u);
+}
+
 TEST(draft_board, refuses_what_one_group_alone_has_no_room_for) {
   draft_board_limits limits;
   limits.bytes_max = 16 << 10;
@@ -208,6 +221,14 @@ TEST(draft_board, refuses_what_one_group_alone_has_no_room_for) {
   EXPECT_LE(b.it.figures().bytes, limits.bytes_max);
   EXPECT_GT(b.it.figures().refused, 0u);
   EXPECT_EQ(b.it.figures().groups, 1u);
+}
+
+TEST(draft_board, counts_what_short_streams_take_beside_their_tokens) {
+  board b;
+  b.take("a", follow());
+  for (std::uint64_t response = 0; response < 1'000; ++response)
+    b.take("a", wrote(response, 0, {5}));
+  EXPECT_GT(b.it.figures().bytes, 1'000u * 100);
 }
 
 TEST(draft_board, forgets_silent_followers_and_then_their_groups) {
