@@ -97,12 +97,14 @@ void draft_board::take_tokens(const std::string& peer, const draft_frame& frame,
   if (!std::equal(frame.tokens.begin(), frame.tokens.begin() + static_cast<std::ptrdiff_t>(shared),
                   s.tokens.begin() + frame.position)) {
     // A response writes the same tokens wherever it runs, so this is another one that got its
-    // number. The later is believed.
+    // number. The later is believed, but not asked for at once: two clusters that number alike
+    // would have all sent again and again.
     ++figures_.conflicts;
     figures_.bytes -= s.tokens.capacity() * sizeof(token_id);
     g.bytes -= s.tokens.capacity() * sizeof(token_id);
     s = {};
-    return want(peer, frame, frame.response, s, now);
+    s.wanted_at = now + limits_.conflict_pause;
+    return;
   }
   if (fresh.empty())
     return;

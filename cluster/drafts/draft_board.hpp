@@ -18,8 +18,9 @@ struct draft_board_limits {
   std::size_t peers_max = 65'536;                       ///< Followers of one group.
   std::size_t replay_tokens_max = 1u << 18;             ///< Sent in answer to one message.
   std::chrono::milliseconds follower_silent_max{5'000}; ///< Then it follows no more.
-  std::chrono::milliseconds group_linger{60'000}; ///< Without followers, then it is forgotten.
-  std::chrono::milliseconds want_pause{50};       ///< Between two requests for the same gap.
+  std::chrono::milliseconds group_linger{60'000};   ///< Without followers, then it is forgotten.
+  std::chrono::milliseconds want_pause{50};         ///< Between two requests for the same gap.
+  std::chrono::milliseconds conflict_pause{10'000}; ///< Before a stream told twice is asked for.
 };
 
 /// Running totals and levels, for metrics.

@@ -168,11 +168,14 @@ TEST(draft_board, believes_the_later_of_two_stories) {
   b.take("a", follow());
   b.take("a", wrote(1, 0, {5, 6, 7}));
   auto said = b.take("b", wrote(1, 1, {9, 9}));
+  EXPECT_EQ(b.it.figures().conflicts, 1u);
+  EXPECT_TRUE(said.empty());
+  EXPECT_TRUE(b.take("b", wrote(1, 3, {9}), 9s).empty()) << "two such would never end";
+  said = b.take("b", wrote(1, 4, {9}), 11s);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_EQ(said[0].frame.kind, draft_message::want);
   EXPECT_EQ(said[0].frame.position, 0u);
-  EXPECT_EQ(b.it.figures().conflicts, 1u);
-  said = b.take("b", wrote(1, 0, {5, 9, 9}));
+  said = b.take("b", wrote(1, 0, {5, 9, 9}), 11s);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_EQ(said[0].frame.tokens, (tokens{5, 9, 9}));
 }
