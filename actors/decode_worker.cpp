@@ -36,6 +36,8 @@ void drop(self_ptr self, response_id response, std::uint32_t attempt) {
     st.parts.exchange->cancel(it->second.pull);
   st.parts.device->release(response);
   st.parts.spilled->drop(response);
+  if (st.parts.shared)
+    st.parts.shared->leave(response);
   st.responses.erase(it);
   note_idle(self);
 }
@@ -50,6 +52,8 @@ result<void> admit(self_ptr self, chunk_assignment a) {
   request.reserve = a.reserve;
   if (auto& drafts = self->state.parts.drafts)
     drafts->follow(a.response, a.group, a.probe, request.tokens);
+  if (auto& shared = self->state.parts.shared; shared && a.prompt_tokens <= request.tokens.size())
+    shared->follow(a.response, a.group, a.prompt_tokens, request.tokens);
   auto admitted = self->state.parts.device->admit(std::move(request));
   if (admitted)
     keep_stepping(self);
@@ -165,6 +169,8 @@ void report(self_ptr self, const chunk_report& r) {
   const auto it = st.responses.find(r.response);
   if (it == st.responses.end())
     return;
+  if (st.parts.shared)
+    st.parts.shared->leave(r.response);
   chunk_outcome outcome;
   outcome.worker = st.id;
   outcome.response = r.response;
@@ -312,6 +318,10 @@ void show_figures(self_ptr self) {
   m.accepted_tokens.suffix.raise_to(stats.accepted_tokens);
   if (const auto& drafts = self->state.parts.drafts)
     m.draft_index_bytes.set(static_cast<double>(drafts->figures().bytes));
+  if (const auto& shared = self->state.parts.shared) {
+    m.sibling_tokens.raise_to(shared->counts().heard_tokens);
+    m.draft_gaps_repaired.raise_to(shared->counts().gaps_repaired);
+  }
 }
 
 void beat(self_ptr self) {

@@ -3,6 +3,7 @@
 #include "actors/price_meter.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
+#include "cluster/drafts/shared_drafter.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "engine/cache/spill_store.hpp"
@@ -30,6 +31,7 @@ struct decode_worker_parts {
   kv_exchange* exchange = nullptr;
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;
+  std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
 };
 
 /// State of the DECODE WORKER actor.

@@ -61,6 +61,8 @@ struct worker_node_options {
   engine_limits engine;
   spill_limits spill;
   speculation_options speculation;
+  std::string
+    draft_server; ///< Its endpoint, for group and auto; "": siblings elsewhere stay unheard.
   std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
   std::uint64_t weight_epoch = 0;
   std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.

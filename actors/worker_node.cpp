@@ -87,6 +87,25 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   return hello;
 }
 
+/// What drafts also from what siblings write on other workers; null if nothing is shared.
+result<std::shared_ptr<shared_drafter>> share_drafts(const worker_node_options& options,
+                                                     std::shared_ptr<speculator> drafts,
+                                                     std::uint32_t vocabulary,
+                                                     std::shared_ptr<worker_metrics> metrics) {
+  const auto how = options.speculation.how;
+  if (options.draft_server.empty() || (how != speculation::group && how != speculation::auto_))
+    return std::shared_ptr<shared_drafter>{};
+  draft_link_options link;
+  link.server = options.draft_server;
+  link.ledger.vocabulary = vocabulary;
+  auto opened = draft_link::open(std::move(link));
+  if (!opened)
+    return fail(opened);
+  return std::make_shared<shared_drafter>(
+    std::move(drafts), std::move(*opened),
+    [metrics](double seconds) { metrics->draft_staleness_seconds.observe(seconds); });
+}
+
 /// Connects to the scheduler; blocks for a few seconds at most.
 result<registry_actor> dial(caf::actor_system& system, const std::string& host,
                             std::uint16_t port) {
@@ -183,10 +202,16 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   else if (options.speculation.how != speculation::off)
     drafts = std::make_shared<speculator>(options.speculation);
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
-  runner->speculate(drafts);
   const auto metrics = std::make_shared<worker_metrics>(
     ROLLCAST_VERSION, std::string{runner->device().numerics().name});
   metrics->weight_epoch.set(static_cast<double>(options.weight_epoch));
+  const auto shared = share_drafts(options, drafts, runner->device().shape().vocabulary, metrics);
+  if (!shared)
+    return fail(shared);
+  if (*shared)
+    runner->speculate(*shared);
+  else
+    runner->speculate(drafts);
   const auto pulse = std::make_shared<worker_pulse>();
   pulse->beat_ns = steady_ns();
 
@@ -209,7 +234,8 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   decode_worker_options worker_options;
   worker_options.hello = hello_of(options, *runner, *spilled, (*exchange)->endpoint());
   auto actor = node.get().spawn(
-    decode_worker, decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse},
+    decode_worker,
+    decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse, *shared},
     worker_options);
   node.keep(actor);
   slot.set(actor);

@@ -106,6 +106,18 @@ struct scheduler_options {
 
 int run_scheduler(const scheduler_options& options);
 
+/// Where a draft server listens. Port 0 takes a free one.
+struct draft_server_command_options {
+  std::string listen = "tcp://127.0.0.1:7453"; ///< For workers (ZeroMQ).
+  std::string metrics_address = "127.0.0.1";
+  std::uint16_t metrics_port = 7454;
+  bool no_metrics = false;
+  std::uint32_t memory_mib = 1024; ///< Of what groups have written.
+  int announce_fd = -1;
+};
+
+int run_draft_server(const draft_server_command_options& options);
+
 struct worker_options {
   device_options device;
   std::string name;

@@ -28,6 +28,7 @@ struct device_options {
   std::filesystem::path kv_spill_dir = "/var/tmp";
   std::string speculate = "off"; ///< off, self, group or auto.
   std::uint32_t draft_width = 1; ///< Tokens tried in one place; 1 drafts chains.
+  std::string draft_server;      ///< Endpoint; "none"; "": what the command starts by itself.
 };
 
 /// Loads the checkpoint and makes a CPU device over it.

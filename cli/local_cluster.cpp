@@ -140,10 +140,19 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
       "http://" + host_to_dial(where.value("metrics_address", "")) + ":" + std::to_string(port);
   const auto control_host = host_to_dial(where.value("control_address", ""));
   const auto control_port = std::to_string(where.value("control_port", 0));
+  std::string drafts;
+  if (!options.draft_server_arguments.empty()) {
+    const auto started = cluster.start_draft_server(options.draft_server_arguments, deadline);
+    if (!started)
+      return fail(started.error().code, "draft server: " + started.error().detail);
+    drafts = *started;
+  }
   for (auto arguments : options.worker_arguments) {
     arguments.insert(arguments.begin(), "worker");
     arguments.insert(arguments.end(),
                      {"--scheduler-host", control_host, "--scheduler-port", control_port});
+    if (!drafts.empty())
+      arguments.insert(arguments.end(), {"--draft-server", drafts});
     auto worker = cluster.spawn(std::move(arguments));
     if (!worker)
       return fail(worker);
@@ -155,8 +164,29 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
   return cluster;
 }
 
+/// Starts the draft server on any port, on which it is also started again. @returns where it is.
+result<std::string>
+local_cluster::start_draft_server(std::vector<std::string> arguments,
+                                  std::chrono::steady_clock::time_point deadline) {
+  arguments.insert(arguments.begin(), "draft-server");
+  auto first = arguments;
+  first.insert(first.end(), {"--listen", "tcp://127.0.0.1:*"});
+  auto started = spawn(std::move(first));
+  if (!started)
+    return fail(started);
+  draft_server_ = *started;
+  const auto ready = await_ready(draft_server_, deadline);
+  if (!ready)
+    return fail(ready);
+  const auto where = nlohmann::json::parse(*ready).value("drafts", "");
+  arguments.insert(arguments.end(), {"--listen", where});
+  draft_server_.arguments = std::move(arguments);
+  return where;
+}
+
 local_cluster::local_cluster(local_cluster&& other) noexcept
-  : scheduler_(std::exchange(other.scheduler_, {})), workers_(std::move(other.workers_)),
+  : scheduler_(std::exchange(other.scheduler_, {})),
+    draft_server_(std::exchange(other.draft_server_, {})), workers_(std::move(other.workers_)),
     endpoint_(std::move(other.endpoint_)), metrics_endpoint_(std::move(other.metrics_endpoint_)),
     start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_) {
   other.workers_.clear();
@@ -167,7 +197,7 @@ local_cluster::~local_cluster() {
 }
 
 /// Says why a child ended and when it is started again.
-void local_cluster::bury(child& process) const {
+void local_cluster::bury(child& process, const char* role, bool again) const {
   std::string last_words;
   if (process.ready_fd >= 0)
     if (const auto said = await_ready(process, clock::now() + std::chrono::milliseconds{100});
@@ -179,10 +209,9 @@ void local_cluster::bury(child& process) const {
                     ? restart_pause_first
                     : std::min(process.pause * 2, restart_pause_max);
   process.restart_at = now + process.pause;
-  spdlog::warn("worker process {} ended{}{}", process.pid, last_words,
-               restart_workers_
-                 ? "; it is started again in " + std::to_string(process.pause.count()) + " ms"
-                 : "");
+  spdlog::warn("{} process {} ended{}{}", role, process.pid, last_words,
+               again ? "; it is started again in " + std::to_string(process.pause.count()) + " ms"
+                     : "");
   process.pid = -1;
 }
 
@@ -192,8 +221,8 @@ void local_cluster::restart(child& process) const {
   if (!fresh) {
     process.pause = std::min(process.pause * 2, restart_pause_max);
     process.restart_at = clock::now() + process.pause;
-    spdlog::warn("cannot start a worker again, next try in {} ms: {}", process.pause.count(),
-                 fresh.error().detail);
+    spdlog::warn("cannot start a {} again, next try in {} ms: {}", process.arguments.front(),
+                 process.pause.count(), fresh.error().detail);
     return;
   }
   process.pid = fresh->pid;
@@ -206,10 +235,15 @@ result<void> local_cluster::supervise() {
     scheduler_.pid = -1;
     return fail(errc::peer_lost, "the scheduler process ended");
   }
+  if (ended(draft_server_.pid))
+    bury(draft_server_, "draft server", true);
+  if (draft_server_.pid <= 0 && !draft_server_.arguments.empty()
+      && clock::now() >= draft_server_.restart_at)
+    restart(draft_server_);
   bool any = false;
   for (auto& worker : workers_) {
     if (ended(worker.pid))
-      bury(worker);
+      bury(worker, "worker", restart_workers_);
     if (worker.pid <= 0 && restart_workers_ && clock::now() >= worker.restart_at)
       restart(worker);
     any = any || worker.pid > 0 || restart_workers_;
@@ -230,6 +264,9 @@ void local_cluster::stop(std::chrono::milliseconds grace) {
   }
   workers_.clear();
   end_all(std::move(pids), grace);
+  if (draft_server_.ready_fd >= 0)
+    ::close(draft_server_.ready_fd);
+  end_all({std::exchange(draft_server_, {}).pid}, grace);
   end_all({std::exchange(scheduler_.pid, -1)}, grace);
 }
 

@@ -15,7 +15,9 @@ namespace rollcast::cli {
 struct local_cluster_options {
   std::vector<std::string> scheduler_arguments;           ///< After `rollcast scheduler`.
   std::vector<std::vector<std::string>> worker_arguments; ///< One list for each worker.
-  std::chrono::milliseconds start_timeout{60000};         ///< Until every process is ready.
+  /// After `rollcast draft-server`; empty: none. It is started again whenever it ends.
+  std::vector<std::string> draft_server_arguments;
+  std::chrono::milliseconds start_timeout{60000}; ///< Until every process is ready.
   /// Start a worker again when it ends by itself: after 250 ms, and after twice the last pause, at
   /// most 30 s, when it did not live for 30 s.
   bool restart_workers = false;
@@ -42,7 +44,8 @@ public:
   /// `peer_lost` when the scheduler, or every worker without being restarted, has ended.
   result<void> supervise();
 
-  /// SIGTERM to the workers and then to the scheduler; SIGKILL to whoever outlives its `grace`.
+  /// SIGTERM to the workers, the draft server and then the scheduler; SIGKILL to whoever outlives
+  /// its `grace`.
   void stop(std::chrono::milliseconds grace = std::chrono::milliseconds{5000});
 
 private:
@@ -60,10 +63,13 @@ private:
   result<std::string> await_ready(child& process,
                                   std::chrono::steady_clock::time_point deadline) const;
 
-  void bury(child& process) const;
+  result<std::string> start_draft_server(std::vector<std::string> arguments,
+                                         std::chrono::steady_clock::time_point deadline);
+  void bury(child& process, const char* role, bool again) const;
   void restart(child& process) const;
 
   child scheduler_;
+  child draft_server_; ///< Nobody waits for it: without one drafts are shorter.
   std::vector<child> workers_;
   std::string endpoint_;
   std::string metrics_endpoint_;

@@ -65,8 +65,22 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      std::to_string(options.scheduler.lost_after_ms)};
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
+  if (!device.draft_server.empty())
+    arguments.insert(arguments.end(), {"--draft-server", device.draft_server});
   if (!device.instruction_set.empty())
     arguments.insert(arguments.end(), {"--instruction-set", device.instruction_set});
+  return arguments;
+}
+
+/// Of the draft server that comes with the workers, if drafts of one can help another.
+std::vector<std::string> draft_server_arguments(const cluster_options& options) {
+  const auto& how = options.device.speculate;
+  if (options.workers < 2 || !options.device.draft_server.empty()
+      || (how != "group" && how != "auto"))
+    return {};
+  std::vector<std::string> arguments{"--metrics-port", "0"};
+  if (options.scheduler.no_metrics)
+    arguments.emplace_back("--no-metrics");
   return arguments;
 }
 
@@ -115,6 +129,7 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
   local.scheduler_arguments = scheduler_arguments(options.scheduler);
   for (std::uint32_t number = 1; number <= options.workers; ++number)
     local.worker_arguments.push_back(worker_arguments(options, number));
+  local.draft_server_arguments = draft_server_arguments(options);
   auto cluster = local_cluster::start(local);
   if (!cluster)
     return cluster;

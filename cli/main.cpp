@@ -102,6 +102,9 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
     ->check(CLI::IsMember({"off", "self", "group", "auto"}));
   add(app, "--draft-width", device.draft_width, "drafted tokens tried in one place; 1: chains")
     ->check(draft_widths);
+  add(app, "--draft-server", device.draft_server,
+      "tcp://host:port of a draft server, by which workers share what groups write; none; empty: "
+      "one of this command's own, if it starts several workers");
   return model;
 }
 
@@ -158,6 +161,20 @@ void add_scheduler_command(CLI::App& root, command& chosen) {
   add_policy(*app, *options);
   add_hidden_announce(*app, options->announce_fd);
   app->callback([options, &chosen] { chosen = [options] { return run_scheduler(*options); }; });
+}
+
+void add_draft_server_command(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("draft-server", "tells workers what siblings write elsewhere");
+  auto options = std::make_shared<draft_server_command_options>();
+  add_config(*app);
+  add(*app, "--listen", options->listen, "ZeroMQ endpoint for workers");
+  add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
+  add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
+  add_flag(*app, "--no-metrics", options->no_metrics, "serve no metrics");
+  add(*app, "--memory-mib", options->memory_mib, "memory for what groups have written")
+    ->check(at_least_1);
+  add_hidden_announce(*app, options->announce_fd);
+  app->callback([options, &chosen] { chosen = [options] { return run_draft_server(*options); }; });
 }
 
 void add_worker_command(CLI::App& root, command& chosen) {
@@ -405,6 +422,7 @@ int parse_and_run(int argc, char** argv) {
   add_up(app, chosen);
   add_scheduler_command(app, chosen);
   add_worker_command(app, chosen);
+  add_draft_server_command(app, chosen);
   add_run(app, chosen);
   add_score(app, chosen);
   add_status(app, chosen);

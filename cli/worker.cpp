@@ -43,6 +43,8 @@ int run_worker(const worker_options& options) {
   node.spill = spill_of(options.device);
   node.speculation.how = *find_speculation(options.device.speculate);
   node.speculation.tree_width = options.device.draft_width;
+  if (options.device.draft_server != "none")
+    node.draft_server = options.device.draft_server;
   node.weight_epoch = 1;
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {

@@ -152,6 +152,9 @@ const std::vector<double> step_bounds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                       0.1,    0.25,  0.5,    1,     2.5,  5};
 const std::vector<double> acceptance_bounds{1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 7, 8, 9};
 const std::vector<double> row_bounds{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+// From a step's length to a server that was away.
+const std::vector<double> staleness_bounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+                                           0.1,   0.25,   0.5,   1,    2.5,   10};
 // A decision must be far below a step: fine below a millisecond.
 const std::vector<double> decision_bounds{1e-6,   2.5e-6, 5e-6, 1e-5,   2.5e-5, 5e-5, 1e-4,
                                           2.5e-4, 5e-4,   1e-3, 2.5e-3, 1e-2,   0.1};
@@ -243,9 +246,33 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
       acceptance_bounds)),
     draft_index_bytes(registry.gauge("rollcast_draft_index_bytes",
                                      "Memory of what groups have written, kept to draft from")),
+    sibling_tokens(registry.counter("rollcast_sibling_tokens_total",
+                                    "Tokens heard of siblings on other workers")),
+    draft_gaps_repaired(
+      registry.counter("rollcast_draft_gaps_repaired_total", "Streams found short and completed")),
+    draft_staleness_seconds(registry.histogram("rollcast_draft_staleness_seconds",
+                                               "Age of siblings' tokens when first usable",
+                                               staleness_bounds)),
     step_seconds(
       registry.histogram("rollcast_step_seconds", "Time of one engine step", step_bounds)),
     batch_rows(registry.histogram("rollcast_batch_rows", "Activation rows of one engine step",
                                   row_bounds)) {}
+
+draft_server_metrics::draft_server_metrics(const std::string& version)
+  : groups(registry.gauge("rollcast_draft_groups", "Groups kept to be told about")),
+    bytes(registry.gauge("rollcast_draft_bytes", "Memory of what they have written")),
+    followers(registry.gauge("rollcast_draft_followers", "Pairs of a group and a worker")),
+    relayed_tokens(registry.counter("rollcast_draft_relayed_tokens_total",
+                                    "Tokens sent on, once for each worker")),
+    gaps_repaired(
+      registry.counter("rollcast_draft_gaps_repaired_total", "Streams found short and completed")),
+    frames_dropped{registry.counter("rollcast_draft_frames_dropped_total",
+                                    "Frames not taken or not sent", "reason", "malformed"),
+                   registry.counter("rollcast_draft_frames_dropped_total",
+                                    "Frames not taken or not sent", "reason", "full"),
+                   registry.counter("rollcast_draft_frames_dropped_total",
+                                    "Frames not taken or not sent", "reason", "conflict")} {
+  registry.describe(version, "");
+}
 
 } // namespace rollcast

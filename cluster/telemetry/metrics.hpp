@@ -87,8 +87,9 @@ private:
   std::unique_ptr<state> state_;
 };
 
-/// What both roles export. `requests_running`, `requests_waiting` and the token counters mean the
-/// whole cluster on a scheduler and one engine on a worker; sum over one role, never over both.
+/// What scheduler and worker export. `requests_running`, `requests_waiting` and the token counters
+/// mean the whole cluster on a scheduler and one engine on a worker; sum over one role, never over
+/// both.
 struct process_metrics {
   /// @param version of the program; @param numerics_profile may be "" while it is not known.
   process_metrics(const std::string& version, const std::string& numerics_profile);
@@ -169,8 +170,30 @@ struct worker_metrics : process_metrics {
   } accepted_tokens;
   metric_histogram acceptance_length;
   metric_gauge draft_index_bytes;
+  metric_counter sibling_tokens;
+  metric_counter draft_gaps_repaired;
+  metric_histogram draft_staleness_seconds;
   metric_histogram step_seconds;
   metric_histogram batch_rows;
+};
+
+/// The series of `rollcast draft-server`. Meanings: dashboards/metrics.md.
+struct draft_server_metrics {
+  explicit draft_server_metrics(const std::string& version);
+
+  metrics_registry registry; ///< First: the handles below point into it.
+
+  metric_gauge groups;
+  metric_gauge bytes;
+  metric_gauge followers;
+  metric_counter relayed_tokens;
+  metric_counter gaps_repaired;
+  /// Frames that were not taken or not sent, by reason.
+  struct {
+    metric_counter malformed; ///< Not a frame, or a count out of range.
+    metric_counter full;      ///< No memory left, or a worker's queue is full.
+    metric_counter conflict;  ///< Other tokens than were told before.
+  } frames_dropped;
 };
 
 } // namespace rollcast

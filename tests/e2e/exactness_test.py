@@ -69,6 +69,8 @@ SPECULATING = [
     {"speculate": "group", "kv_blocks": 48, "chunk_tokens": 16, "kv_spill_memory_mib": 64},
     {"speculate": "group", "kv_blocks": 48, "policy": "static"},
     {"speculate": "auto", "workers": 3, "chunk_tokens": 100, "block_tokens": 64},
+    {"speculate": "group", "workers": 2},
+    {"speculate": "group", "workers": 2, "draft_server": "none"},
 ]
 MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 

@@ -1,0 +1,184 @@
+#include "cluster/drafts/draft_server.hpp"
+
+#include "cluster/transport/wake_fd.hpp"
+
+#include <sys/random.h>
+#include <zmq.hpp>
+
+#include <thread>
+#include <utility>
+
+namespace rollcast {
+namespace {
+
+/// A number that no server before this one had. It decides no bit of a response.
+std::uint64_t fresh_incarnation() {
+  std::uint64_t number = 0;
+  if (::getrandom(&number, sizeof number, 0) != sizeof number)
+    number =
+      static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  return number | 1; // 0 means a worker
+}
+
+} // namespace
+
+class draft_server::loop {
+public:
+  using clock = std::chrono::steady_clock;
+
+  explicit loop(draft_server_options options)
+    : options_(std::move(options)), board_(options_.board, fresh_incarnation()) {}
+  ~loop();
+  loop(const loop&) = delete;
+  loop& operator=(const loop&) = delete;
+
+  result<void> bind();
+  void start() {
+    thread_ = std::thread{[this] { run(); }};
+  }
+  const std::string& endpoint() const noexcept { return endpoint_; }
+
+  counters counts;
+
+private:
+  void run();
+  void hear();
+  void deliver();
+  void show_counts();
+
+  draft_server_options options_;
+  draft_board board_;
+  zmq::context_t context_;
+  zmq::socket_t router_;
+  std::string endpoint_;
+  wake_fd wake_;
+  std::uint64_t unsent_ = 0;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_; ///< Last: it uses all of the above.
+};
+
+draft_server::loop::~loop() {
+  stopping_ = true;
+  wake_.ring();
+  if (thread_.joinable())
+    thread_.join();
+}
+
+result<void> draft_server::loop::bind() {
+  try {
+    router_ = zmq::socket_t{context_, zmq::socket_type::router};
+    router_.set(zmq::sockopt::linger, 0);
+    router_.set(zmq::sockopt::router_mandatory, true); // to know who is gone or does not read
+    router_.set(zmq::sockopt::sndhwm, options_.frames_max);
+    router_.set(zmq::sockopt::rcvhwm, options_.frames_max);
+    router_.set(zmq::sockopt::maxmsgsize, std::int64_t{draft_frame_bytes_max});
+    router_.set(zmq::sockopt::heartbeat_ivl, 1'000);
+    router_.set(zmq::sockopt::heartbeat_timeout, 3'000);
+    router_.bind(options_.listen);
+    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
+  } catch (const zmq::error_t& e) {
+    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
+    return fail(code, "cannot bind the draft server to " + options_.listen + ": " + e.what());
+  }
+  return {};
+}
+
+void draft_server::loop::run() {
+  auto expired = clock::now();
+  while (!stopping_) {
+    std::vector<zmq::pollitem_t> items{{router_.handle(), 0, ZMQ_POLLIN, 0},
+                                       {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
+    try {
+      zmq::poll(items, std::chrono::milliseconds{500});
+    } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again
+    }
+    if ((items[0].revents & ZMQ_POLLIN) != 0)
+      hear();
+    const auto now = clock::now();
+    if (now - expired > std::chrono::seconds{1}) {
+      expired = now;
+      board_.expire(now);
+    }
+    show_counts();
+  }
+}
+
+void draft_server::loop::hear() {
+  for (int frames = 0; frames < 1'024; ++frames) {
+    zmq::message_t from;
+    zmq::message_t body;
+    if (!router_.recv(from, zmq::recv_flags::dontwait))
+      return;
+    bool whole = from.more();
+    if (whole)
+      whole = router_.recv(body, zmq::recv_flags::dontwait).has_value() && !body.more();
+    for (bool more = body.more(); more;) { // a stranger's: read to its end
+      zmq::message_t rest;
+      more = router_.recv(rest, zmq::recv_flags::dontwait).has_value() && rest.more();
+    }
+    const auto frame = decode_draft_frame({static_cast<std::byte*>(body.data()), body.size()});
+    if (!whole || !frame) {
+      ++counts.dropped_malformed;
+      continue;
+    }
+    board_.take(from.to_string(), *frame, clock::now());
+    deliver();
+  }
+}
+
+void draft_server::loop::deliver() {
+  std::vector<std::string> gone;
+  for (const auto& letter : board_.outbox) {
+    const auto bytes = encode(letter.frame);
+    for (const auto& peer : letter.to) {
+      const auto flags = zmq::send_flags::dontwait;
+      try {
+        // Only the first part can fail: ZeroMQ accepts a message whole or not at all.
+        if (router_.send(zmq::buffer(peer), flags | zmq::send_flags::sndmore))
+          (void)router_.send(zmq::buffer(bytes), flags);
+        else
+          ++unsent_;
+      } catch (const zmq::error_t&) { // EHOSTUNREACH: the worker has gone
+        gone.push_back(peer);
+      }
+    }
+  }
+  board_.outbox.clear();
+  for (const auto& peer : gone)
+    board_.forget(peer);
+}
+
+void draft_server::loop::show_counts() {
+  const auto& f = board_.figures();
+  counts.groups = f.groups;
+  counts.bytes = f.bytes;
+  counts.followers = f.followers;
+  counts.relayed_tokens = f.relayed_tokens;
+  counts.gaps_repaired = f.gaps_repaired;
+  counts.dropped_full = f.refused + unsent_;
+  counts.dropped_conflict = f.conflicts;
+  counts.turned_ns = clock::now().time_since_epoch().count();
+}
+
+// -- the public class ---------------------------------------------------------
+
+draft_server::draft_server(std::unique_ptr<loop> l) noexcept : loop_(std::move(l)) {}
+draft_server::~draft_server() = default;
+
+result<std::unique_ptr<draft_server>> draft_server::open(draft_server_options options) {
+  auto made = std::make_unique<loop>(std::move(options));
+  if (auto bound = made->bind(); !bound)
+    return fail(bound);
+  made->start();
+  return std::unique_ptr<draft_server>{new draft_server{std::move(made)}};
+}
+
+const std::string& draft_server::endpoint() const noexcept {
+  return loop_->endpoint();
+}
+
+const draft_server::counters& draft_server::counts() const noexcept {
+  return loop_->counts;
+}
+
+} // namespace rollcast
