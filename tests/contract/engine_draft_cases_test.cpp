@@ -1,7 +1,6 @@
-// Goal: where drafts have crashed engines in the field, a response has the bits that it has
-// without.
-// Method: a drafter that knows the truth goes on past every bound it is told of; results
-// are compared with memcmp, and every block must come back.
+// Goal: where drafts have crashed engines in the field, a response has the bits it has without.
+// Method: a drafter that knows the truth goes on past every bound it is told of; results are
+// compared with memcmp, and every block must come back.
 
 #include "tests/contract/engine_settings.hpp"
 #include "tests/contract/poisoning_backend.hpp"

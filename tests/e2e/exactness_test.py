@@ -71,6 +71,10 @@ SPECULATING = [
     {"speculate": "auto", "workers": 3, "chunk_tokens": 100, "block_tokens": 64},
     {"speculate": "group", "workers": 2},
     {"speculate": "group", "workers": 2, "draft_server": "none"},
+    {"speculate": "group", "draft_width": 4},
+    {"speculate": "auto", "draft_width": 2, "workers": 2, "chunk_tokens": 16,
+     "force_migration": True},
+    {"speculate": "group", "draft_width": 8, "kv_blocks": 48, "policy": "static"},
 ]
 MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 

@@ -331,13 +331,16 @@ struct drafting {
     it->follow({response}, group, 2, text);
   }
   tokens drafted(std::uint64_t response, const tokens& text) {
-    tokens draft;
+    std::vector<draft_token> draft;
     const draft_seat seat{{response}, text, 100, &draft};
     it->draft({&seat, 1}, {1, 100, text.size()});
-    return draft;
+    tokens out;
+    for (const auto& d : draft)
+      out.push_back(d.token);
+    return out;
   }
   void learn(std::uint64_t response, const tokens& fresh) {
-    const draft_outcome outcome{{response}, 0, 0, fresh};
+    const draft_outcome outcome{{response}, {}, 0, fresh, {}};
     it->learn({&outcome, 1}, {1, 100, 10}, 0.001);
   }
   std::shared_ptr<speculator> drafts;

@@ -1,5 +1,4 @@
-// Goal: a tree becomes paths in an order the engine can feed, and what does not fit is left out
-// with all that follows it.
+// Goal: a tree becomes paths in the engine's order; what does not fit goes, with all behind it.
 // Method: trees written by hand, and the blocks counted by hand.
 
 #include "engine/step/draft_tree.hpp"
