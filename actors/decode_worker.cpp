@@ -209,6 +209,12 @@ void step(self_ptr self) {
       1
       + static_cast<double>(after.accepted_tokens - before.accepted_tokens)
           / static_cast<double>(verified));
+  if (st.parts.drafts && after.generated_tokens > before.generated_tokens) {
+    const auto looking = st.parts.drafts->figures().draft_seconds;
+    st.parts.metrics->draft_seconds.observe(looking - std::exchange(st.drafted_s, looking));
+    st.parts.metrics->draft_budget_tokens.observe(
+      static_cast<double>(after.draft_tokens - before.draft_tokens));
+  }
   for (const auto& r : ended)
     report(self, r);
   note_idle(self);
@@ -316,8 +322,9 @@ void show_figures(self_ptr self) {
   m.preemptions.raise_to(stats.preemptions);
   m.draft_tokens.suffix.raise_to(stats.draft_tokens);
   m.accepted_tokens.suffix.raise_to(stats.accepted_tokens);
-  if (const auto& drafts = self->state.parts.drafts)
+  if (const auto& drafts = self->state.parts.drafts) {
     m.draft_index_bytes.set(static_cast<double>(drafts->figures().bytes));
+  }
   if (const auto& shared = self->state.parts.shared) {
     m.sibling_tokens.raise_to(shared->counts().heard_tokens);
     m.draft_gaps_repaired.raise_to(shared->counts().gaps_repaired);

@@ -51,6 +51,7 @@ struct decode_worker_state {
   worker_id id;             ///< 0 until registered.
   std::map<response_id, held> responses;
   price_meter prices;
+  double drafted_s = 0;      ///< Of `speculation_figures`, as last seen.
   bool stepping = false;     ///< A `step` message is on its way.
   bool beat_pending = false; ///< A beat is not answered yet.
   bool draining = false;

@@ -138,7 +138,7 @@ caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
     return to_caf(errc::peer_lost,
                   "worker " + std::to_string(beat.worker.value) + " is not registered");
   take_stats(self, beat.worker, beat.stats);
-  if (beat.prices != it->second.last.prices)
+  if (st.options.measured_prices && beat.prices != it->second.last.prices)
     (void)st.policy->on(policy::worker_priced{beat.worker, beat.prices});
   it->second.last = beat;
   return caf::ok_atom_v;

@@ -21,6 +21,7 @@ struct scheduler_options {
   batch_limits batches;
   std::string default_policy = "context"; ///< For batches that name none.
   std::uint32_t chunk_tokens = 1024;      ///< For batches that give none; 0 is unlimited.
+  bool measured_prices = true;            ///< Off: KV has the prices of `policy`.
   bool batches_wait = false;              ///< A batch starts when all before it have ended.
   /// Failed starts in a row of one response that end its batch. Between two of them it waits
   /// `failure_pause`, then twice that, and so on.

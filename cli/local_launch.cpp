@@ -24,6 +24,7 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
                                      "--policy",          options.policy,
                                      "--chunk-tokens",    std::to_string(options.chunk_tokens),
                                      "--batches",         options.batches,
+                                     "--kv-prices",       options.kv_prices,
                                      "--lost-after-ms",   std::to_string(options.lost_after_ms)};
   if (options.no_metrics)
     arguments.emplace_back("--no-metrics");

@@ -133,6 +133,9 @@ void add_policy(CLI::App& app, scheduler_options& options) {
   add(app, "--chunk-tokens", options.chunk_tokens, "longest chunk; 0: unlimited");
   add(app, "--batches", options.batches, "batches that overlap share the workers, or wait in turn")
     ->check(CLI::IsMember({"share", "wait"}));
+  add(app, "--kv-prices", options.kv_prices,
+      "KV is moved, spilled or computed again by what workers have measured, or as assumed")
+    ->check(CLI::IsMember({"measured", "assumed"}));
 }
 
 void add_hidden_announce(CLI::App& app, int& fd) {

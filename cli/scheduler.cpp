@@ -47,6 +47,7 @@ int run_scheduler(const scheduler_options& options) {
   node.scheduler.default_policy = options.policy;
   node.scheduler.chunk_tokens = options.chunk_tokens;
   node.scheduler.batches_wait = options.batches == "wait";
+  node.scheduler.measured_prices = options.kv_prices == "measured";
   int announce_fd = options.announce_fd;
   const auto ended = rollcast::run_scheduler(node, stop.token(), [&](const scheduler_ports& ports) {
     const int metrics = ports.metrics_port.value_or(0);

@@ -107,7 +107,7 @@ draft_bar drafting::choose(const census& seats, double seconds, const cost_model
   const step_costs costs{{{rows, seconds},
                           {rows + 1, verifying + model.draft_row_s},
                           {rows + most, verifying + most * model.draft_row_s}},
-                         0};
+                         {}};
   const auto chosen = choose_budget(survivals, rows, rows, 0, costs);
   // The same number of rows, but by worth. Equals stand or fall together: by more than half.
   draft_bar bar;

@@ -151,6 +151,9 @@ namespace {
 const std::vector<double> step_bounds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
                                       0.1,    0.25,  0.5,    1,     2.5,  5};
 const std::vector<double> acceptance_bounds{1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 7, 8, 9};
+const std::vector<double> draft_bounds{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5,
+                                       1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2};
+const std::vector<double> budget_bounds{0, 1, 2, 4, 8, 16, 32, 64, 128, 256};
 const std::vector<double> row_bounds{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
 // From a step's length to a server that was away.
 const std::vector<double> staleness_bounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
@@ -244,6 +247,10 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
       "rollcast_acceptance_length",
       "Mean tokens of the responses of a step that had drafts, bonus token included",
       acceptance_bounds)),
+    draft_budget_tokens(registry.histogram("rollcast_draft_budget_tokens",
+                                           "Drafted tokens of one engine step", budget_bounds)),
+    draft_seconds(registry.histogram("rollcast_draft_seconds",
+                                     "Time that one step's drafts took to look up", draft_bounds)),
     draft_index_bytes(registry.gauge("rollcast_draft_index_bytes",
                                      "Memory of what groups have written, kept to draft from")),
     sibling_tokens(registry.counter("rollcast_sibling_tokens_total",

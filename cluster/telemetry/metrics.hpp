@@ -169,6 +169,8 @@ struct worker_metrics : process_metrics {
     metric_counter suffix;
   } accepted_tokens;
   metric_histogram acceptance_length;
+  metric_histogram draft_budget_tokens;
+  metric_histogram draft_seconds;
   metric_gauge draft_index_bytes;
   metric_counter sibling_tokens;
   metric_counter draft_gaps_repaired;

@@ -17,9 +17,9 @@ constexpr float tries_max = 512;
 
 } // namespace
 
-step_costs::step_costs(std::vector<step_cost> points, double seconds_per_kv_token)
-  : points_(std::move(points)), corrections_(points_.size(), 1.0),
-    seconds_per_kv_token_(std::max(0.0, seconds_per_kv_token)) {
+step_costs::step_costs(std::vector<step_cost> points, kv_cost kv)
+  : points_(std::move(points)),
+    corrections_(points_.size(), 1.0), kv_{std::max(0.0, kv.first), std::max(0.0, kv.drafted)} {
   ROLLCAST_CHECK(!points_.empty());
 }
 
@@ -45,17 +45,18 @@ double step_costs::line(std::uint32_t rows) const {
   return here * std::max(1.0, static_cast<double>(rows) / points_[below].rows);
 }
 
-double step_costs::seconds(std::uint32_t rows, std::uint64_t kv_tokens) const {
-  return line(rows) + seconds_per_kv_token_ * static_cast<double>(kv_tokens);
+double step_costs::seconds(const step_size& step) const {
+  return line(step.rows) + kv_.first * static_cast<double>(step.kv_tokens)
+         + kv_.drafted * static_cast<double>(step.draft_kv_tokens);
 }
 
-void step_costs::observe(std::uint32_t rows, std::uint64_t kv_tokens, double measured) {
-  const auto expected = seconds(rows, kv_tokens);
+void step_costs::observe(const step_size& step, double measured) {
+  const auto expected = seconds(step);
   if (measured <= 0 || expected <= 0)
     return;
   // A step that was held up by others says nothing of the device.
   const auto ratio = std::clamp(measured / expected, 0.5, 2.0);
-  const auto [below, part] = place(rows);
+  const auto [below, part] = place(step.rows);
   corrections_[below] *= 1 + refresh * (1 - part) * (ratio - 1);
   if (part > 0)
     corrections_[below + 1] *= 1 + refresh * part * (ratio - 1);
@@ -84,12 +85,12 @@ std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats,
                           std::uint64_t kv_tokens, const step_costs& costs, double margin) {
   const auto kv_of_row = rows > 0 ? kv_tokens / rows : 0;
   double tokens = seats;
-  double best = tokens / costs.seconds(rows, kv_tokens) * (1 + margin);
+  double best = tokens / costs.seconds({rows, kv_tokens}) * (1 + margin);
   std::size_t chosen = 0;
   for (std::size_t n = 1; n <= survivals.size(); ++n) {
     tokens += survivals[n - 1];
     const auto rate =
-      tokens / costs.seconds(rows + static_cast<std::uint32_t>(n), kv_tokens + n * kv_of_row);
+      tokens / costs.seconds({rows + static_cast<std::uint32_t>(n), kv_tokens, n * kv_of_row});
     if (rate > best) {
       best = rate;
       chosen = n;

@@ -14,16 +14,28 @@ struct step_cost {
   double seconds = 0;
 };
 
+/// Seconds of one cached position for a row that attends to it.
+struct kv_cost {
+  double first = 0;   ///< For the first row of a response, which brings the position in.
+  double drafted = 0; ///< For a drafted row, which finds it there.
+};
+
+/// What a step's time depends on.
+struct step_size {
+  std::uint32_t rows = 0;      ///< Drafted ones included.
+  std::uint64_t kv_tokens = 0; ///< Cached positions that rows which are not drafted attend to.
+  std::uint64_t draft_kv_tokens = 0; ///< Those that drafted rows attend to, each counted anew.
+};
+
 /// What a step costs: a line between measured points, and a share of each cached position that a
-/// row attends to. Both are corrected by the steps that really run.
+/// row attends to. The points are corrected by the steps that really run.
 class step_costs {
 public:
   /// @param points  Ascending in rows, at least one, measured without cached positions.
-  step_costs(std::vector<step_cost> points, double seconds_per_kv_token);
+  step_costs(std::vector<step_cost> points, kv_cost kv);
 
-  /// Seconds of a step of `rows` rows that attend to `kv_tokens` cached positions in all.
-  double seconds(std::uint32_t rows, std::uint64_t kv_tokens) const;
-  void observe(std::uint32_t rows, std::uint64_t kv_tokens, double seconds);
+  double seconds(const step_size& step) const;
+  void observe(const step_size& step, double seconds);
   const std::vector<step_cost>& points() const noexcept { return points_; }
 
 private:
@@ -33,7 +45,7 @@ private:
 
   std::vector<step_cost> points_;
   std::vector<double> corrections_; ///< By point: measured over expected, a moving mean.
-  double seconds_per_kv_token_;
+  kv_cost kv_;
 };
 
 /// How often drafted tokens turn out right: by place in the draft and by the probability that the

@@ -55,9 +55,13 @@ step_costs measure_steps(backend& device) {
     points.push_back({rows, pass.seconds(rows, 0)});
   points.push_back({rows_max, pass.seconds(rows_max, 0)});
   const auto far = static_cast<std::uint32_t>(std::min<std::uint64_t>(512, held - 1));
-  const auto near = points.front().seconds;
-  const auto slope = std::max(0.0, (pass.seconds(1, far) - near) / std::max(1u, far));
-  return {std::move(points), slope};
+  // A draft's rows read what its response's own row reads: what each adds is measured apart.
+  const auto draft = static_cast<std::uint32_t>(std::min<std::uint64_t>(8, rows_max));
+  const auto reach = std::min<std::uint32_t>(far, static_cast<std::uint32_t>(held - draft));
+  const auto first = (pass.seconds(1, reach) - points.front().seconds) / std::max(1u, reach);
+  const auto all = (pass.seconds(draft, reach) - pass.seconds(draft, 0)) / std::max(1u, reach);
+  const auto drafted = (all - first) / std::max(1u, draft - 1);
+  return {std::move(points), {first, std::min(std::max(drafted, 0.0), std::max(first, 0.0))}};
 }
 
 } // namespace rollcast

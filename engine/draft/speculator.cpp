@@ -219,8 +219,11 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
     auto& f = it->second;
     write(groups_.at(f.group), f.stream, o.fresh);
   }
-  if (costs_)
-    costs_->observe(rows, load.kv_tokens, seconds);
+  if (costs_) {
+    const auto drafted = rows - load.rows;
+    costs_->observe({rows, load.kv_tokens, drafted * (load.kv_tokens / std::max(1u, load.rows))},
+                    seconds);
+  }
   expire();
 }
 

@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <regex>
 #include <set>
@@ -115,6 +117,30 @@ TEST(metrics_doc, lists_what_a_worker_exports) {
 
 TEST(metrics_doc, lists_what_a_draft_server_exports) {
   expect_same(read_exported(draft_server_metrics{"x"}.registry.text()), read_table("draft_server"));
+}
+
+/// What a query may call a metric: histograms have three series.
+bool is_listed(std::string name, const std::string& listed) {
+  for (const std::string suffix : {"_bucket", "_sum", "_count"})
+    if (name.ends_with(suffix) && listed.find("`" + name + "`") == std::string::npos)
+      name.resize(name.size() - suffix.size());
+  return listed.find("| `" + name + "` |") != std::string::npos;
+}
+
+TEST(metrics_doc, panels_ask_only_for_what_is_listed) {
+  std::ifstream in{ROLLCAST_SOURCE_DIR "/dashboards/metrics.md"};
+  const std::string listed{std::istreambuf_iterator<char>{in}, {}};
+  int names = 0;
+  for (const auto& entry : std::filesystem::directory_iterator{ROLLCAST_SOURCE_DIR "/dashboards"}) {
+    if (entry.path().extension() != ".json")
+      continue;
+    std::ifstream file{entry.path()};
+    const std::string text{std::istreambuf_iterator<char>{file}, {}};
+    const std::regex name{"rollcast_\\w+"};
+    for (std::sregex_iterator it{text.begin(), text.end(), name}, end; it != end; ++it, ++names)
+      EXPECT_TRUE(is_listed(it->str(), listed)) << it->str() << " in " << entry.path();
+  }
+  EXPECT_GT(names, 10);
 }
 
 TEST(metrics_doc, readers_see_what_they_must) {

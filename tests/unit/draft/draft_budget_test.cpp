@@ -11,11 +11,11 @@ namespace rollcast {
 namespace {
 
 /// A pass costs a fixed second and `per_row` more for each row.
-step_costs costs_of(double per_row, double per_kv_token = 0) {
+step_costs costs_of(double per_row, kv_cost kv = {}) {
   std::vector<step_cost> points;
   for (const std::uint32_t rows : {1u, 2u, 4u, 8u, 16u})
     points.push_back({rows, 1 + per_row * rows});
-  return {points, per_kv_token};
+  return {points, kv};
 }
 
 TEST(draft_budget, every_token_pays_when_rows_are_free_and_none_when_they_are_dear) {
@@ -40,27 +40,31 @@ TEST(draft_budget, a_gain_within_the_margin_is_none) {
 
 TEST(draft_budget, counts_the_cached_positions_that_a_drafted_row_attends_to) {
   const std::vector<float> survivals{0.9f};
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, 0)), 1u);
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, 1)), 0u) << "each row reads them all";
+  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0)), 1u);
+  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, {1, 1})), 0u)
+    << "each row reads them all";
+  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, {1, 0.1})), 1u)
+    << "what the response's own row has read is cheap to read again";
 }
 
 TEST(step_costs, lie_on_lines_between_what_was_measured) {
-  const step_costs costs{{{1, 1.0}, {4, 4.0}, {8, 6.0}}, 0.5};
-  EXPECT_DOUBLE_EQ(costs.seconds(1, 0), 1.0);
-  EXPECT_DOUBLE_EQ(costs.seconds(2, 0), 2.0);
-  EXPECT_DOUBLE_EQ(costs.seconds(6, 0), 5.0);
-  EXPECT_DOUBLE_EQ(costs.seconds(16, 0), 12.0) << "past the end in proportion";
-  EXPECT_DOUBLE_EQ(costs.seconds(4, 10), 9.0);
+  const step_costs costs{{{1, 1.0}, {4, 4.0}, {8, 6.0}}, {0.5, 0.25}};
+  EXPECT_DOUBLE_EQ(costs.seconds({1, 0}), 1.0);
+  EXPECT_DOUBLE_EQ(costs.seconds({2, 0}), 2.0);
+  EXPECT_DOUBLE_EQ(costs.seconds({6, 0}), 5.0);
+  EXPECT_DOUBLE_EQ(costs.seconds({16, 0}), 12.0) << "past the end in proportion";
+  EXPECT_DOUBLE_EQ(costs.seconds({4, 10}), 9.0);
+  EXPECT_DOUBLE_EQ(costs.seconds({4, 10, 8}), 11.0);
 }
 
 TEST(step_costs, follow_the_steps_that_run) {
-  step_costs costs{{{1, 1.0}, {8, 2.0}}, 0};
+  step_costs costs{{{1, 1.0}, {8, 2.0}}, {}};
   for (int i = 0; i < 200; ++i)
-    costs.observe(8, 0, 3.0);
-  EXPECT_NEAR(costs.seconds(8, 0), 3.0, 0.01);
-  EXPECT_DOUBLE_EQ(costs.seconds(1, 0), 1.0) << "it said nothing of a step of one row";
-  costs.observe(1, 0, 1000); // one step that was held up
-  EXPECT_LT(costs.seconds(1, 0), 1.1);
+    costs.observe({8, 0}, 3.0);
+  EXPECT_NEAR(costs.seconds({8, 0}), 3.0, 0.01);
+  EXPECT_DOUBLE_EQ(costs.seconds({1, 0}), 1.0) << "it said nothing of a step of one row";
+  costs.observe({1, 0}, 1000); // one step that was held up
+  EXPECT_LT(costs.seconds({1, 0}), 1.1);
 }
 
 TEST(acceptance, believes_the_drafter_first_and_then_what_it_sees) {

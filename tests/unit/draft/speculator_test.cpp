@@ -121,7 +121,7 @@ TEST(speculator, the_parents_of_a_tree_are_those_of_the_tokens_that_got_a_row) {
 }
 
 TEST(speculator, auto_gives_a_branch_no_row_once_it_has_proved_wrong) {
-  const step_costs costs{{{1, 1.0}, {11, 2.0}}, 0}; // a row more costs a tenth
+  const step_costs costs{{{1, 1.0}, {11, 2.0}}, {}}; // a row more costs a tenth
   auto by = of_two_minds(2, 8, costs);
   const tokens start{11, 12, 13};
   EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24, 31, 32, 33, 34}));
@@ -130,7 +130,7 @@ TEST(speculator, auto_gives_a_branch_no_row_once_it_has_proved_wrong) {
   const tokens first{21};
   const draft_outcome outcome{{5}, verified, 1, first};
   for (int step = 0; step < 60; ++step)
-    by.learn({&outcome, 1}, {1, 10, 3}, costs.seconds(3, 3));
+    by.learn({&outcome, 1}, {1, 10, 3}, costs.seconds({3, 3}));
   EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24}));
 }
 
@@ -174,7 +174,7 @@ TEST(speculator, forgets_the_group_that_was_used_longest_ago) {
 TEST(speculator, auto_drafts_nothing_where_it_does_not_pay_and_looks_ever_more_rarely) {
   auto options = options_of(speculation::auto_);
   for (const bool dear : {true, false}) {
-    speculator by{options, step_costs{{{1, 1.0}, {8, dear ? 100.0 : 1.0}}, 0}};
+    speculator by{options, step_costs{{{1, 1.0}, {8, dear ? 100.0 : 1.0}}, {}}};
     by.follow({1}, {7}, true, text);
     const tokens start{11, 12, 13};
     by.follow({2}, {7}, false, start);
