@@ -128,14 +128,18 @@ CLI::Validator real_policy() {
           "static|divided|context"};
 }
 
+void add_kv_prices(CLI::App& app, scheduler_options& options) {
+  add(app, "--kv-prices", options.kv_prices,
+      "KV is moved, spilled or computed again by what workers have measured, or as assumed")
+    ->check(CLI::IsMember({"measured", "assumed"}));
+}
+
 void add_policy(CLI::App& app, scheduler_options& options) {
   add(app, "--policy", options.policy, "static, divided or context")->check(real_policy());
   add(app, "--chunk-tokens", options.chunk_tokens, "longest chunk; 0: unlimited");
   add(app, "--batches", options.batches, "batches that overlap share the workers, or wait in turn")
     ->check(CLI::IsMember({"share", "wait"}));
-  add(app, "--kv-prices", options.kv_prices,
-      "KV is moved, spilled or computed again by what workers have measured, or as assumed")
-    ->check(CLI::IsMember({"measured", "assumed"}));
+  add_kv_prices(app, options);
 }
 
 void add_hidden_announce(CLI::App& app, int& fd) {
@@ -241,6 +245,7 @@ void add_run(CLI::App& root, command& chosen) {
   add(*app, "--policy", options->policy, "static, divided or context; without it the scheduler's")
     ->check(real_policy());
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");
+  add_kv_prices(*app, cluster.scheduler);
   add(*app, "--lost-after-ms", cluster.scheduler.lost_after_ms,
       "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
