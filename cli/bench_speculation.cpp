@@ -179,15 +179,18 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// All modes at all batch sizes, in alternation, `repeats` times; medians.
+/// All modes at all batch sizes, in alternation; medians. A machine's speed drifts by more than
+/// what is compared, so ratios are taken within a round, and small batches, whose passes are short,
+/// get more rounds.
 ordered_json measure(const bench_speculation_options& options, engine& sut,
                      const std::vector<replayed>& streams, const step_costs& costs) {
-  ordered_json json, lengths;
+  ordered_json json, lengths, ratios;
   for (const auto batch : batches) {
     std::array<std::vector<double>, modes.size()> rates;
     std::array<double, modes.size()> length{};
     (void)replay(sut, streams, speculation::off, 1, costs, batch); // warm up
-    for (std::uint32_t repeat = 0; repeat < options.repeats; ++repeat)
+    const auto rounds = options.repeats * std::max(1u, 16 / batch);
+    for (std::uint32_t repeat = 0; repeat < rounds; ++repeat)
       for (std::size_t turn = 0; turn < modes.size(); ++turn) {
         const auto m = (turn + repeat) % modes.size();
         const auto got = replay(sut, streams, modes[m], options.draft_width, costs, batch);
@@ -198,8 +201,13 @@ ordered_json measure(const bench_speculation_options& options, engine& sut,
       const std::string name{to_string(modes[m])};
       json[name][std::to_string(batch)] = median(rates[m]);
       lengths[name][std::to_string(batch)] = length[m];
+      std::vector<double> to_off;
+      for (std::uint32_t round = 0; round < rounds; ++round)
+        to_off.push_back(rates[m][round] / rates[0][round]);
+      ratios[name][std::to_string(batch)] = median(std::move(to_off));
     }
   }
+  json["ratio_to_off"] = std::move(ratios);
   json["acceptance_length"] = std::move(lengths);
   return json;
 }
