@@ -252,6 +252,8 @@ void lose_scheduler(self_ptr self, error why) {
   st.beat_pending = false;
   while (!st.responses.empty())
     drop(self, st.responses.begin()->first, UINT32_MAX);
+  if (st.parts.drafts)
+    st.parts.drafts->forget_all();
   spdlog::warn("lost the scheduler: {}", why.detail);
   st.parts.pulse->set_link(link_state::down, std::move(why));
 }

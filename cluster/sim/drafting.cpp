@@ -2,6 +2,7 @@
 
 #include "cluster/sim/normal.hpp"
 #include "engine/base/prng.hpp"
+#include "engine/draft/speculator.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -11,11 +12,8 @@ namespace rollcast::sim {
 
 namespace {
 
-/// As in engine/draft/speculator: a group waits for its probe.
-constexpr double probe_worth = 1.5;
-
 double worth_of(double survival, bool probe) {
-  return probe ? survival * probe_worth : survival;
+  return probe ? survival * rollcast::probe_worth : survival;
 }
 
 } // namespace
@@ -108,7 +106,7 @@ draft_bar drafting::choose(const census& seats, double seconds, const cost_model
                           {rows + 1, verifying + model.draft_row_s},
                           {rows + most, verifying + most * model.draft_row_s}},
                          {}};
-  const auto chosen = choose_budget(survivals, rows, rows, 0, costs);
+  const auto chosen = choose_budget(survivals, rows, {.rows = rows}, costs);
   // The same number of rows, but by worth. Equals stand or fall together: by more than half.
   draft_bar bar;
   std::size_t taken = 0;

@@ -10,7 +10,7 @@ namespace {
 
 /// A step's measured time is worth so much of a point's correction.
 constexpr double refresh = 0.05;
-/// So many tries are believed by the drafter's own word, at first.
+/// The prior weighs as much as so many tries.
 constexpr float prior_tries = 8;
 /// After so many tries the older half is forgotten.
 constexpr float tries_max = 512;
@@ -66,9 +66,9 @@ std::size_t acceptance::band(float probability) {
   return std::min(static_cast<std::size_t>(std::max(probability, 0.0f) * bands), bands - 1);
 }
 
-float acceptance::chance(std::size_t place, float probability) const {
+float acceptance::chance(std::size_t place, float probability, float prior) const {
   const auto& c = cells_[std::min(place, places - 1)][band(probability)];
-  return (c.right + prior_tries * probability) / (c.tried + prior_tries);
+  return (c.right + prior_tries * prior) / (c.tried + prior_tries);
 }
 
 void acceptance::observe(std::size_t place, float probability, bool right) {
@@ -81,16 +81,16 @@ void acceptance::observe(std::size_t place, float probability, bool right) {
   }
 }
 
-std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats, std::uint32_t rows,
-                          std::uint64_t kv_tokens, const step_costs& costs, double margin) {
-  const auto kv_of_row = rows > 0 ? kv_tokens / rows : 0;
+std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats,
+                          const step_load& load, const step_costs& costs, double margin) {
   double tokens = seats;
-  double best = tokens / costs.seconds({rows, kv_tokens}) * (1 + margin);
+  double best = tokens / costs.seconds({load.rows, load.kv_tokens}) * (1 + margin);
   std::size_t chosen = 0;
   for (std::size_t n = 1; n <= survivals.size(); ++n) {
     tokens += survivals[n - 1];
-    const auto rate =
-      tokens / costs.seconds({rows + static_cast<std::uint32_t>(n), kv_tokens, n * kv_of_row});
+    const auto rate = tokens
+                      / costs.seconds({load.rows + static_cast<std::uint32_t>(n), load.kv_tokens,
+                                       n * load.seat_kv_tokens});
     if (rate > best) {
       best = rate;
       chosen = n;

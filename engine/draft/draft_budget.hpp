@@ -1,5 +1,7 @@
 #pragma once
 
+#include "engine/draft/drafter.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -54,8 +56,9 @@ class acceptance {
 public:
   static constexpr std::size_t places = 16;
 
-  /// Chance that a token is right if all before it in the draft are.
-  float chance(std::size_t place, float probability) const;
+  /// Chance that a token is right if all before it in the draft are. Until enough was seen here it
+  /// is `prior`.
+  float chance(std::size_t place, float probability, float prior) const;
   void observe(std::size_t place, float probability, bool right);
 
 private:
@@ -71,9 +74,9 @@ private:
 /// Returns how many of the drafted tokens are worth a row: the number n, zero included, that makes
 /// (seats + the first n survivals) tokens for the seconds of a step with n more rows the most.
 /// @param survivals  Chance of each to be kept, highest first.
-/// @param rows, kv_tokens  Of the step without drafts; `seats` of the rows generate a token.
-/// A drafted row is taken to attend to `kv_tokens / rows` positions. A gain below `margin` is none.
-std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats, std::uint32_t rows,
-                          std::uint64_t kv_tokens, const step_costs& costs, double margin = 0.02);
+/// @param load  The step without drafts; `seats` of its rows generate a token.
+/// A gain below `margin` is none.
+std::size_t choose_budget(std::span<const float> survivals, std::uint32_t seats,
+                          const step_load& load, const step_costs& costs, double margin = 0.02);
 
 } // namespace rollcast

@@ -43,7 +43,9 @@ struct draft_outcome {
 struct step_load {
   std::uint32_t rows = 0;      ///< Rows without drafts: one a seat, and those of prompts.
   std::uint32_t rows_free = 0; ///< Most drafted tokens in all.
-  std::uint64_t kv_tokens = 0; ///< Cached positions that the rows attend to.
+  std::uint64_t kv_tokens =
+    0; ///< Cached positions that responses and prompts attend to, each once.
+  std::uint32_t seat_kv_tokens = 0; ///< Mean of the seats: what a drafted row attends to.
 };
 
 /// Proposes tokens for the engine to verify. Nothing it does can change a response: a drafted token

@@ -9,8 +9,6 @@ namespace rollcast {
 
 namespace {
 
-/// A probe's drafted token counts so much more when rows are given out: its group waits for it.
-constexpr float probe_worth = 1.5f;
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
 constexpr std::uint32_t pause_max = 16;
 
@@ -94,6 +92,13 @@ void speculator::follow(response_id response, group_id group, bool probe,
   expire();
 }
 
+void speculator::forget_all() {
+  followed_.clear();
+  groups_.clear();
+  uses_.clear();
+  figures_.bytes = figures_.groups = 0;
+}
+
 std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_t position,
                                std::span<const token_id> tokens) {
   auto& g = touch(group);
@@ -124,8 +129,8 @@ void speculator::look_up(std::span<const draft_seat> seats) {
 void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t number) {
   const auto tokens_max =
     options_.tree_width > 1 ? options_.tokens_max : std::min(options_.tokens_max, seat.room);
-  groups_.at(f.group).index.speculate(
-    f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
+  auto& g = groups_.at(f.group);
+  g.index.speculate(f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
   f.at.assign(f.draft.size(), -1);
   chances_.clear();
   depths_.clear();
@@ -136,7 +141,7 @@ void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t numb
     const auto above = given.parent < 0 ? 1.0f : chances_[parent];
     const auto survival =
       above
-      * (options_.how == speculation::auto_ ? acceptance_.chance(depth, given.probability)
+      * (options_.how == speculation::auto_ ? chance(g, depth, given.probability)
                                             : given.probability);
     depths_.push_back(depth);
     chances_.push_back(survival);
@@ -153,8 +158,7 @@ std::size_t speculator::budget(const step_load& load, std::size_t seats) {
   for (std::size_t i = 0; i < most; ++i)
     survivals_.push_back(candidates_[i].survival);
   std::sort(survivals_.begin(), survivals_.end(), std::greater<>{});
-  return choose_budget(survivals_, static_cast<std::uint32_t>(seats), load.rows, load.kv_tokens,
-                       *costs_);
+  return choose_budget(survivals_, static_cast<std::uint32_t>(seats), load, *costs_);
 }
 
 void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
@@ -190,7 +194,13 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   figures_.draft_seconds += seconds_since(begin);
 }
 
-void speculator::learn(const draft_outcome& outcome) {
+float speculator::chance(const group_record& g, std::size_t place, float said) const {
+  // What holds for a group is learnt from it; until then from all; until then it is the drafter's
+  // word.
+  return g.seen.chance(place, said, acceptance_.chance(place, said, said));
+}
+
+void speculator::learn(const draft_outcome& outcome, acceptance& of_group) {
   // Every token that was verified behind right ones only says something.
   std::int32_t parent = -1;
   for (std::size_t place = 0; place <= outcome.accepted; ++place) {
@@ -201,6 +211,7 @@ void speculator::learn(const draft_outcome& outcome) {
         continue;
       const bool right = place < outcome.accepted && node.token == outcome.fresh[place];
       acceptance_.observe(place, node.probability, right);
+      of_group.observe(place, node.probability, right);
       if (right)
         parent = static_cast<std::int32_t>(i);
     }
@@ -215,14 +226,14 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
     const auto it = followed_.find(o.response);
     if (it == followed_.end())
       continue;
-    learn(o);
     auto& f = it->second;
-    write(groups_.at(f.group), f.stream, o.fresh);
+    auto& g = groups_.at(f.group);
+    learn(o, g.seen);
+    write(g, f.stream, o.fresh);
   }
   if (costs_) {
-    const auto drafted = rows - load.rows;
-    costs_->observe({rows, load.kv_tokens, drafted * (load.kv_tokens / std::max(1u, load.rows))},
-                    seconds);
+    const std::uint64_t drafted = rows - load.rows;
+    costs_->observe({rows, load.kv_tokens, drafted * load.seat_kv_tokens}, seconds);
   }
   expire();
 }

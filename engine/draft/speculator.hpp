@@ -27,6 +27,9 @@ enum class speculation : std::uint8_t {
 std::optional<speculation> find_speculation(std::string_view name);
 std::string_view to_string(speculation how);
 
+/// A probe's drafted token counts so much more when rows are given out: its group waits for it.
+constexpr float probe_worth = 1.5f;
+
 struct speculation_options {
   speculation how = speculation::off;
   std::uint32_t tokens_max = 8;         ///< Drafted for one response in one step.
@@ -59,6 +62,9 @@ public:
   std::uint32_t hear(group_id group, response_id sibling, std::uint32_t position,
                      std::span<const token_id> tokens);
 
+  /// Forgets every group, because numbers will mean others: the scheduler was started again.
+  void forget_all();
+
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;
@@ -68,6 +74,7 @@ public:
 private:
   struct group_record {
     suffix_index index;
+    acceptance seen;
     std::map<response_id, std::uint32_t> streams;
     std::uint64_t bytes = 0; ///< As last counted.
     std::list<group_id>::iterator use;
@@ -93,7 +100,8 @@ private:
   void look_up(std::span<const draft_seat> seats);
   void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
   std::size_t budget(const step_load& load, std::size_t seats);
-  void learn(const draft_outcome& outcome);
+  float chance(const group_record& g, std::size_t place, float said) const;
+  void learn(const draft_outcome& outcome, acceptance& of_group);
 
   speculation_options options_;
   std::optional<step_costs> costs_;

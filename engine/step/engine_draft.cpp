@@ -10,7 +10,8 @@ namespace rollcast {
 
 void engine::state::plan_drafts(std::uint32_t budget) {
   seats_.clear();
-  load_ = {limits.rows_max - budget, 0, 0};
+  load_ = {limits.rows_max - budget, 0, 0, 0};
+  std::uint64_t seat_tokens = 0;
   std::uint32_t choosing = 0;
   for (sequence* seq : stepping_) {
     if (seq->state != sequence_state::running || seq->step_rows == 0)
@@ -26,6 +27,7 @@ void engine::state::plan_drafts(std::uint32_t budget) {
     if (fed <= seq->size())
       continue;
     seq->draft_room = fed - seq->size();
+    seat_tokens += seq->size();
     seats_.push_back({seq->id, seq->tokens, seq->draft_room, &seq->draft});
   }
   load_.rows_free = std::min(budget, device->shape().logit_rows_max - choosing);
@@ -33,6 +35,7 @@ void engine::state::plan_drafts(std::uint32_t budget) {
   drafting_s_ = 0;
   if (seats_.empty() || load_.rows_free == 0)
     return;
+  load_.seat_kv_tokens = static_cast<std::uint32_t>(seat_tokens / seats_.size());
   const auto begin = std::chrono::steady_clock::now();
   speculator->draft(seats_, load_);
   drafting_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -2,8 +2,10 @@
 // Method: a drafter that knows the truth goes on past every bound it is told of; results are
 // compared with memcmp, and every block must come back.
 
+#include "engine/model/random_model.hpp"
 #include "tests/contract/engine_settings.hpp"
 #include "tests/contract/poisoning_backend.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 
@@ -134,6 +136,22 @@ TEST_P(drafts_in_the_field, draft_across_a_chunk_edge) {
     EXPECT_EQ(by->too_deep, by->seen);
     EXPECT_EQ(by->accepted > 0, chunk > 1);
   }
+}
+
+// Weights flip by a new engine so far: the drafter is what outlives them.
+TEST_P(drafts_in_the_field, draft_across_a_weight_epoch) {
+  const auto before = run({});
+  const temporary_directory directory;
+  ASSERT_TRUE(write_random_model(directory.path(), weights->config(), 77, kernels::dtype::bf16));
+  weights = load_weights(directory.path(), profile());
+  const auto expected = run({});
+  const auto by = std::make_shared<rude_drafter>(before, 3);
+  expect_same(expected, run(by));
+  EXPECT_GT(by->seen, 0u);
+  std::size_t same = 0;
+  for (const auto& [id, response] : expected)
+    same += response.tokens == before.at(id).tokens;
+  EXPECT_LT(same, expected.size()) << "the new weights say the same: this proves nothing";
 }
 
 TEST_P(drafts_in_the_field, draft_past_the_context_limit) {

@@ -20,30 +20,30 @@ step_costs costs_of(double per_row, kv_cost kv = {}) {
 
 TEST(draft_budget, every_token_pays_when_rows_are_free_and_none_when_they_are_dear) {
   const std::vector<float> survivals{0.9f, 0.5f, 0.2f};
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 0, costs_of(0)), 3u);
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 0, costs_of(100)), 0u)
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 0, 0}, costs_of(0)), 3u);
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 0, 0}, costs_of(100)), 0u)
     << "a second row doubles the step";
-  EXPECT_EQ(choose_budget({}, 1, 1, 0, costs_of(0)), 0u);
+  EXPECT_EQ(choose_budget({}, 1, {1, 9, 0, 0}, costs_of(0)), 0u);
 }
 
 TEST(draft_budget, stops_where_one_more_token_costs_more_than_it_brings) {
   // n rows cost 1 + 0.3 n: 1 / 1.3, then 1.9 / 1.6, 2.4 / 1.9 and 2.5 / 2.2 tokens a second.
   const std::vector<float> survivals{0.9f, 0.5f, 0.1f};
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 0, costs_of(0.3)), 2u);
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 0, 0}, costs_of(0.3)), 2u);
 }
 
 TEST(draft_budget, a_gain_within_the_margin_is_none) {
   const std::vector<float> survivals{0.25f}; // 1.25 / 1.6 against 1 / 1.3: 1.6 % more
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 0, costs_of(0.3), 0.01), 1u);
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 0, costs_of(0.3), 0.02), 0u);
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 0, 0}, costs_of(0.3), 0.01), 1u);
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 0, 0}, costs_of(0.3), 0.02), 0u);
 }
 
 TEST(draft_budget, counts_the_cached_positions_that_a_drafted_row_attends_to) {
   const std::vector<float> survivals{0.9f};
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0)), 1u);
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, {1, 1})), 0u)
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 1000, 1000}, costs_of(0)), 1u);
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 1000, 1000}, costs_of(0, {1, 1})), 0u)
     << "each row reads them all";
-  EXPECT_EQ(choose_budget(survivals, 1, 1, 1000, costs_of(0, {1, 0.1})), 1u)
+  EXPECT_EQ(choose_budget(survivals, 1, {1, 9, 1000, 1000}, costs_of(0, {1, 0.1})), 1u)
     << "what the response's own row has read is cheap to read again";
 }
 
@@ -69,15 +69,15 @@ TEST(step_costs, follow_the_steps_that_run) {
 
 TEST(acceptance, believes_the_drafter_first_and_then_what_it_sees) {
   acceptance seen;
-  EXPECT_FLOAT_EQ(seen.chance(0, 0.8f), 0.8f);
+  EXPECT_FLOAT_EQ(seen.chance(0, 0.8f, 0.8f), 0.8f);
   for (int i = 0; i < 1000; ++i)
     seen.observe(0, 0.8f, i % 4 == 0);
-  EXPECT_NEAR(seen.chance(0, 0.8f), 0.25f, 0.03f);
-  EXPECT_FLOAT_EQ(seen.chance(1, 0.8f), 0.8f) << "another place in the draft";
-  EXPECT_FLOAT_EQ(seen.chance(0, 0.3f), 0.3f) << "another probability";
+  EXPECT_NEAR(seen.chance(0, 0.8f, 0.8f), 0.25f, 0.03f);
+  EXPECT_FLOAT_EQ(seen.chance(1, 0.8f, 0.8f), 0.8f) << "another place in the draft";
+  EXPECT_FLOAT_EQ(seen.chance(0, 0.3f, 0.3f), 0.3f) << "another probability";
   for (int i = 0; i < 1000; ++i)
     seen.observe(0, 0.8f, true);
-  EXPECT_GT(seen.chance(0, 0.8f), 0.75f) << "what is long ago is forgotten";
+  EXPECT_GT(seen.chance(0, 0.8f, 0.8f), 0.75f) << "what is long ago is forgotten";
 }
 
 } // namespace
