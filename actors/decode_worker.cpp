@@ -330,6 +330,8 @@ void show_figures(self_ptr self) {
   if (const auto& shared = self->state.parts.shared) {
     m.sibling_tokens.raise_to(shared->counts().heard_tokens);
     m.draft_gaps_repaired.raise_to(shared->counts().gaps_repaired);
+    m.draft_link_dropped.raise_to(shared->counts().dropped);
+    m.draft_link_rejected.raise_to(shared->counts().rejected);
   }
 }
 

@@ -15,6 +15,8 @@ void draft_ledger::follow(group_id group, draft_group name, response_id response
   if (g.streams.size() >= draft_frame_ends_max && !g.streams.contains(response))
     return;
   auto& s = g.streams[response];
+  if (!std::exchange(s.running, true))
+    ++g.running;
   if (tokens.size() > s.written.size()) {
     const auto more = tokens.subspan(s.written.size());
     s.written.insert(s.written.end(), more.begin(), more.end());
@@ -46,6 +48,17 @@ void draft_ledger::wrote(draft_group name, response_id response, std::uint32_t p
   s.known = std::max(s.known, static_cast<std::uint32_t>(s.written.size()));
   note_unsent(name, response, s, now);
   make_room(name);
+}
+
+void draft_ledger::leave(draft_group name, response_id response, time now) {
+  const auto it = groups_.find(name);
+  if (it == groups_.end())
+    return;
+  const auto s = it->second.streams.find(response);
+  if (s == it->second.streams.end() || !std::exchange(s->second.running, false))
+    return;
+  --it->second.running;
+  it->second.used = now;
 }
 
 void draft_ledger::lost(draft_group name, response_id response, std::uint32_t position, time now) {
@@ -197,21 +210,24 @@ bool draft_ledger::send_stream(draft_group name, response_id response, stream& s
   return true;
 }
 
-void draft_ledger::flush(time now, const send_function& send) {
+bool draft_ledger::flush(time now, const send_function& send) {
+  bool taken = true;
   for (auto it = groups_.begin(); it != groups_.end();) {
     const auto here = it++;
     auto& g = here->second;
-    if (now - g.used > limits_.idle_max)
-      forget(here);
-    else if (g.follow_at <= now && send_follow(here->first, g, now, send))
-      g.follow_at = now + limits_.follow_every;
+    if (g.running == 0 && now - g.used > limits_.idle_max) {
+      forget(here); // also while nothing can be sent
+    } else if (taken && g.follow_at <= now) {
+      taken = send_follow(here->first, g, now, send);
+      if (taken)
+        g.follow_at = now + limits_.follow_every;
+    }
   }
-  while (!unfollowed_.empty()) {
-    if (!groups_.contains(unfollowed_.back())
-        && !send({.kind = draft_message::unfollow, .group = unfollowed_.back()}))
-      break;
-    unfollowed_.pop_back();
-  }
+  for (const auto name : std::exchange(unfollowed_, {}))
+    if (taken && !groups_.contains(name))
+      taken = send({.kind = draft_message::unfollow, .group = name});
+  if (!taken)
+    return false;
   for (auto it = unsent_.begin(); it != unsent_.end();) {
     auto& s = groups_.at(it->first).streams.at(it->second);
     const auto left = s.written.size() - std::min<std::size_t>(s.server, s.written.size());
@@ -222,9 +238,10 @@ void draft_ledger::flush(time now, const send_function& send) {
       continue;
     }
     if (!send_stream(it->first, it->second, s, now, send))
-      return; // the transport is full or the server is away: later
+      return false; // the transport is full or the server is away: later
     it = unsent_.erase(it);
   }
+  return true;
 }
 
 } // namespace rollcast

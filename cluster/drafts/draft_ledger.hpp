@@ -65,6 +65,8 @@ public:
   /// `follow` brings it.
   void wrote(draft_group name, response_id response, std::uint32_t position,
              std::span<const token_id> tokens, time now);
+  /// It does not run here any more; what it wrote is kept for a while.
+  void leave(draft_group name, response_id response, time now);
   /// The drafter has no more of a sibling than this: what was handed to it is gone. Nothing of the
   /// sibling is taken for a while, because a drafter short of memory would lose it again.
   void lost(draft_group name, response_id response, std::uint32_t position, time now);
@@ -74,8 +76,10 @@ public:
   void take(const draft_frame& frame, time now, const send_function& send,
             const hand_function& hand);
 
-  /// Sends what is due; what cannot be sent stays due.
-  void flush(time now, const send_function& send);
+  /// Sends what is due, up to the first frame that is refused; what was not sent stays due, but
+  /// that a group is unfollowed is said once: a follower that is silent is forgotten anyway.
+  /// @returns false if a frame was refused.
+  bool flush(time now, const send_function& send);
   /// True while something waits to be sent soon.
   bool waiting() const noexcept { return !unsent_.empty(); }
 
@@ -88,15 +92,17 @@ private:
     std::uint32_t server = 0;      ///< What the server has, as far as we know.
     time unsent_since{};
     time wanted_at{};
-    time deaf_until{};   ///< What comes before is not taken, and not asked for.
-    bool wanted = false; ///< A gap in what was heard.
-    bool replay = false; ///< What is to be sent was sent before.
+    time deaf_until{};    ///< What comes before is not taken, and not asked for.
+    bool wanted = false;  ///< A gap in what was heard.
+    bool running = false; ///< Here.
+    bool replay = false;  ///< What is to be sent was sent before.
   };
   struct group_record {
     group_id group;
     std::map<response_id, stream> streams;
-    time used{};      ///< When a member last began or wrote here.
-    time follow_at{}; ///< When the server is to be told next.
+    time used{};             ///< When a member last began, wrote or ended here.
+    std::size_t running = 0; ///< Members that run here.
+    time follow_at{};        ///< When the server is to be told next.
     std::uint64_t tokens = 0;
   };
 
@@ -116,7 +122,7 @@ private:
   std::uint64_t incarnation_ = 0; ///< Of the server heard last.
   std::map<draft_group, group_record> groups_;
   std::set<std::pair<draft_group, response_id>> unsent_;
-  std::vector<draft_group> unfollowed_; ///< To be told to the server.
+  std::vector<draft_group> unfollowed_; ///< Since the last `flush`; it tells the server.
   std::uint64_t tokens_ = 0;
   draft_ledger_figures figures_;
 };

@@ -11,6 +11,11 @@
 #include <utility>
 
 namespace rollcast {
+namespace {
+
+constexpr std::chrono::milliseconds refused_pause{50};
+
+} // namespace
 
 /// What the thread owns, and the two queues between it and the engine's thread.
 class draft_link::loop {
@@ -28,7 +33,7 @@ public:
     thread_ = std::thread{[this] { run(); }};
   }
 
-  enum class note_kind : std::uint8_t { follow, wrote, lost };
+  enum class note_kind : std::uint8_t { follow, wrote, leave, lost };
   /// What the engine's thread has to tell. Its tokens are in the outbox, `count` from `offset` on.
   struct note {
     note_kind kind{};
@@ -67,7 +72,8 @@ private:
   zmq::context_t context_;
   zmq::socket_t socket_;
   wake_fd wake_;
-  std::uint64_t rejected_ = 0; ///< Frames that are none.
+  std::uint64_t rejected_ = 0;        ///< Frames that are none.
+  clock::time_point refused_until_{}; ///< Nothing is sent before: ZeroMQ has just refused a frame.
   std::atomic<bool> stopping_{false};
 
   std::mutex out_mutex_;
@@ -152,7 +158,8 @@ void draft_link::loop::run() {
   while (!stopping_) {
     std::vector<zmq::pollitem_t> items{{socket_.handle(), 0, ZMQ_POLLIN, 0},
                                        {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
-    const std::chrono::milliseconds pause{ledger_.waiting() ? 5 : 50};
+    const bool refused = clock::now() < refused_until_;
+    const std::chrono::milliseconds pause{ledger_.waiting() && !refused ? 5 : 50};
     try {
       zmq::poll(items, pause);
     } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again
@@ -162,7 +169,11 @@ void draft_link::loop::run() {
     obey();
     if ((items[0].revents & ZMQ_POLLIN) != 0)
       hear();
-    ledger_.flush(clock::now(), [this](const draft_frame& frame) { return send(frame); });
+    // A server that is away or does not read is tried again after a while, not at every note.
+    const auto now = clock::now();
+    if (now >= refused_until_
+        && !ledger_.flush(now, [this](const draft_frame& frame) { return send(frame); }))
+      refused_until_ = now + refused_pause;
     show_counts();
   }
 }
@@ -177,6 +188,7 @@ void draft_link::loop::obey() {
     switch (n.kind) {
       case note_kind::follow: ledger_.follow(n.group, n.name, n.response, tokens, n.at); break;
       case note_kind::wrote: ledger_.wrote(n.name, n.response, n.position, tokens, n.at); break;
+      case note_kind::leave: ledger_.leave(n.name, n.response, n.at); break;
       case note_kind::lost: ledger_.lost(n.name, n.response, n.position, n.at); break;
     }
   }
@@ -186,7 +198,13 @@ void draft_link::loop::obey() {
 void draft_link::loop::hear() {
   zmq::message_t body;
   // So many in a row, then the engine's notes have their turn.
-  for (int frames = 0; frames < 256 && socket_.recv(body, zmq::recv_flags::dontwait); ++frames) {
+  for (int frames = 0; frames < 256; ++frames) {
+    try {
+      if (!socket_.recv(body, zmq::recv_flags::dontwait))
+        return;
+    } catch (const zmq::error_t&) { // interrupted by a signal: the next turn reads on
+      return;
+    }
     const auto frame = decode_draft_frame({static_cast<std::byte*>(body.data()), body.size()});
     if (!frame || body.more()) {
       ++rejected_;
@@ -253,6 +271,11 @@ void draft_link::wrote(draft_group name, response_id response, std::uint32_t pos
                .response = response,
                .position = position},
               tokens);
+}
+
+void draft_link::leave(draft_group name, response_id response) {
+  loop_->post({.kind = loop::note_kind::leave, .group = {}, .name = name, .response = response},
+              {});
 }
 
 void draft_link::lost(draft_group name, response_id response, std::uint32_t position) {

@@ -47,6 +47,7 @@ public:
               std::span<const token_id> tokens);
   void wrote(draft_group name, response_id response, std::uint32_t position,
              std::span<const token_id> tokens);
+  void leave(draft_group name, response_id response);
   void lost(draft_group name, response_id response, std::uint32_t position);
 
   /// Takes what siblings wrote, oldest first, until `tokens_max` tokens are reached. Clears `out`.

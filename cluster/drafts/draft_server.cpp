@@ -5,6 +5,8 @@
 #include <sys/random.h>
 #include <zmq.hpp>
 
+#include <cerrno>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -18,6 +20,20 @@ std::uint64_t fresh_incarnation() {
     number =
       static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
   return number | 1; // 0 means a worker
+}
+
+/// Sends one part without waiting, and again if a signal interrupts: a message that lacks its
+/// second part would take the next one's first for it. @returns false if there is no room. Throws
+/// what else ZeroMQ has to say.
+bool send_part(zmq::socket_t& socket, std::string_view bytes, zmq::send_flags flags) {
+  while (true) {
+    try {
+      return socket.send(zmq::buffer(bytes), flags | zmq::send_flags::dontwait).has_value();
+    } catch (const zmq::error_t& e) {
+      if (e.num() != EINTR)
+        throw;
+    }
+  }
 }
 
 } // namespace
@@ -43,6 +59,7 @@ public:
 private:
   void run();
   void hear();
+  bool take_next();
   void deliver();
   void show_counts();
 
@@ -105,41 +122,53 @@ void draft_server::loop::run() {
 
 void draft_server::loop::hear() {
   for (int frames = 0; frames < 1'024; ++frames) {
-    zmq::message_t from;
-    zmq::message_t body;
-    if (!router_.recv(from, zmq::recv_flags::dontwait))
+    try {
+      if (!take_next())
+        return;
+    } catch (const zmq::error_t&) { // interrupted by a signal: the next turn reads on
       return;
-    bool whole = from.more();
-    if (whole)
-      whole = router_.recv(body, zmq::recv_flags::dontwait).has_value() && !body.more();
-    for (bool more = body.more(); more;) { // a stranger's: read to its end
-      zmq::message_t rest;
-      more = router_.recv(rest, zmq::recv_flags::dontwait).has_value() && rest.more();
     }
-    const auto frame = decode_draft_frame({static_cast<std::byte*>(body.data()), body.size()});
-    if (!whole || !frame) {
-      ++counts.dropped_malformed;
-      continue;
-    }
-    board_.take(from.to_string(), *frame, clock::now());
-    deliver();
   }
 }
 
+/// Reads a message and does what it says. @returns false if there is none. Throws if ZeroMQ does.
+bool draft_server::loop::take_next() {
+  zmq::message_t from;
+  zmq::message_t body;
+  if (!router_.recv(from, zmq::recv_flags::dontwait))
+    return false;
+  bool whole = from.more();
+  if (whole)
+    whole = router_.recv(body, zmq::recv_flags::dontwait).has_value() && !body.more();
+  for (bool more = body.more(); more;) { // a stranger's: read to its end
+    zmq::message_t rest;
+    more = router_.recv(rest, zmq::recv_flags::dontwait).has_value() && rest.more();
+  }
+  const auto frame = decode_draft_frame({static_cast<std::byte*>(body.data()), body.size()});
+  if (!whole || !frame) {
+    ++counts.dropped_malformed;
+    return true;
+  }
+  board_.take(from.to_string(), *frame, clock::now());
+  deliver();
+  return true;
+}
+
 void draft_server::loop::deliver() {
-  std::vector<std::string> gone;
+  std::set<std::string> gone;
   for (const auto& letter : board_.outbox) {
     const auto bytes = encode(letter.frame);
     for (const auto& peer : letter.to) {
-      const auto flags = zmq::send_flags::dontwait;
+      if (gone.contains(peer))
+        continue;
       try {
         // Only the first part can fail: ZeroMQ accepts a message whole or not at all.
-        if (router_.send(zmq::buffer(peer), flags | zmq::send_flags::sndmore))
-          (void)router_.send(zmq::buffer(bytes), flags);
+        if (send_part(router_, peer, zmq::send_flags::sndmore))
+          (void)send_part(router_, bytes, zmq::send_flags::none);
         else
           ++unsent_;
       } catch (const zmq::error_t&) { // EHOSTUNREACH: the worker has gone
-        gone.push_back(peer);
+        gone.insert(peer);
       }
     }
   }

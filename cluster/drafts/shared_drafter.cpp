@@ -23,7 +23,10 @@ void shared_drafter::follow(response_id response, group_id group, std::uint32_t 
 }
 
 void shared_drafter::leave(response_id response) {
-  running_.erase(response);
+  if (const auto it = running_.find(response); it != running_.end()) {
+    link_->leave(it->second.name, response);
+    running_.erase(it);
+  }
 }
 
 void shared_drafter::hear() {

@@ -30,6 +30,7 @@ public:
   /// It does not run here any more.
   void leave(response_id response);
 
+  bool wants_hidden() const noexcept override { return drafts_->wants_hidden(); }
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;

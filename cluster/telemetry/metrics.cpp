@@ -257,6 +257,10 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                     "Tokens heard of siblings on other workers")),
     draft_gaps_repaired(
       registry.counter("rollcast_draft_gaps_repaired_total", "Streams found short and completed")),
+    draft_link_dropped(registry.counter("rollcast_draft_link_dropped_total",
+                                        "Notes and frames of drafts that there was no room for")),
+    draft_link_rejected(registry.counter("rollcast_draft_link_rejected_total",
+                                         "Frames of the draft server that were refused")),
     draft_staleness_seconds(registry.histogram("rollcast_draft_staleness_seconds",
                                                "Age of siblings' tokens when first usable",
                                                staleness_bounds)),

@@ -174,6 +174,8 @@ struct worker_metrics : process_metrics {
   metric_gauge draft_index_bytes;
   metric_counter sibling_tokens;
   metric_counter draft_gaps_repaired;
+  metric_counter draft_link_dropped;
+  metric_counter draft_link_rejected;
   metric_histogram draft_staleness_seconds;
   metric_histogram step_seconds;
   metric_histogram batch_rows;

@@ -45,7 +45,7 @@ struct worker {
   }
   /// What is sent at a moment, `follow` left out.
   std::vector<draft_frame> flush(draft_ledger::time now) {
-    it.flush(now, send());
+    EXPECT_EQ(it.flush(now, send()), connected);
     auto all = std::exchange(sent, {});
     std::erase_if(all, [](const auto& f) { return f.kind == draft_message::follow; });
     return all;
@@ -90,6 +90,7 @@ TEST(draft_ledger, keeps_what_cannot_be_sent_until_it_can) {
   w.it.follow(group, name, {1}, tokens{1, 2, 3}, start);
   EXPECT_TRUE(w.flush(start + 1s).empty());
   w.it.wrote(name, {1}, 3, tokens{4}, start + 2s);
+  EXPECT_TRUE(w.it.waiting());
   w.connected = true;
   w.it.flush(start + 3s, w.send());
   ASSERT_EQ(w.sent.size(), 2u);
@@ -187,10 +188,51 @@ TEST(draft_ledger, tells_a_new_server_everything) {
   EXPECT_EQ(w.sent[1].age_us, draft_age_replayed);
 }
 
+TEST(draft_ledger, tries_nothing_more_once_a_frame_is_refused) {
+  worker w;
+  for (std::uint64_t g = 1; g <= 100; ++g)
+    w.it.follow({g}, {g}, {g}, tokens(100, 5), start);
+  int tried = 0;
+  int taken = 0;
+  EXPECT_FALSE(w.it.flush(start + 1s, [&](const auto&) { return ++tried, false; }));
+  EXPECT_EQ(tried, 1);
+  EXPECT_FALSE(w.it.flush(start + 1s, [&](const auto&) { return ++taken <= 150; }));
+  EXPECT_EQ(taken, 151);
+  EXPECT_TRUE(w.it.flush(start + 1s, w.send()));
+  EXPECT_EQ(w.sent.size(), 50u) << "the rest, and nothing twice";
+}
+
+TEST(draft_ledger, remembers_no_group_that_ended_while_nothing_could_be_sent) {
+  worker w;
+  w.connected = false;
+  w.it.follow(group, name, {1}, tokens{1}, start);
+  w.it.leave(name, {1}, start);
+  EXPECT_FALSE(w.it.flush(start + 31s, w.send()));
+  EXPECT_FALSE(w.it.waiting()) << "the group is forgotten";
+  w.connected = true;
+  EXPECT_TRUE(w.flush(start + 32s).empty()) << "the server forgets a silent follower by itself";
+}
+
+TEST(draft_ledger, follows_what_runs_here_however_long_it_writes_nothing) {
+  worker w;
+  w.it.follow(group, name, {1}, tokens{1}, start);
+  w.it.follow(group, name, {2}, tokens{1}, start);
+  w.flush(start + 1s);
+  w.it.leave(name, {1}, start + 2s);
+  w.it.leave(name, {1}, start + 2s); // said twice, and of nobody
+  w.it.leave(name, {9}, start + 2s);
+  w.it.leave({99}, {1}, start + 2s);
+  EXPECT_TRUE(w.flush(start + 600s).empty());
+  w.it.leave(name, {2}, start + 600s);
+  EXPECT_TRUE(w.flush(start + 630s).empty());
+  ASSERT_EQ(w.flush(start + 631s).size(), 1u);
+}
+
 TEST(draft_ledger, unfollows_what_has_not_run_here_for_a_while) {
   worker w;
   w.it.follow(group, name, {1}, tokens{1}, start);
   w.flush(start + 1s);
+  w.it.leave(name, {1}, start);
   EXPECT_TRUE(w.flush(start + 30s).empty());
   const auto sent = w.flush(start + 31s);
   ASSERT_EQ(sent.size(), 1u);

@@ -1,9 +1,11 @@
 // Goal: over real sockets too, workers hear what siblings write, late or after losses, and neither
 // strangers, dead workers nor a dead server do harm.
 // Method: a server and links on loopback; between them, where it matters, a proxy that eats frames.
+// What happens is waited for, so a loaded machine makes a test slower and nothing else.
 
 #include "cluster/drafts/draft_server.hpp"
 #include "cluster/drafts/shared_drafter.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 #include <zmq.hpp>
@@ -21,8 +23,9 @@ using tokens = std::vector<token_id>;
 constexpr group_id group{3};
 constexpr draft_group name{7};
 
-bool within(std::chrono::milliseconds span, const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + span;
+/// Waits until it is so, for much longer than it takes.
+bool comes_true(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + 30s;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end)
       return false;
@@ -36,9 +39,15 @@ std::unique_ptr<draft_server> serve(std::string listen = "tcp://127.0.0.1:*",
   draft_server_options options;
   options.listen = std::move(listen);
   options.board.bytes_max = bytes_max;
+  options.board.follower_silent_max = 10min; // whoever is forgotten here has gone
   auto opened = draft_server::open(options);
   EXPECT_TRUE(opened) << opened.error().detail;
   return std::move(*opened);
+}
+
+/// An endpoint that nobody else can take while a server is away, as a port could be.
+std::string socket_in(const temporary_directory& directory) {
+  return "ipc://" + (directory / "drafts").string();
 }
 
 /// A link, and the streams that came of it.
@@ -55,7 +64,7 @@ struct worker {
 
   /// True once this sibling's stream is `text`.
   bool hears(std::uint64_t response, const tokens& text) {
-    return within(5s, [&] {
+    return comes_true([&] {
       std::vector<heard_tokens> news;
       link->collect(1'000'000, news);
       for (const auto& h : news) {
@@ -75,6 +84,15 @@ struct worker {
     for (auto at = from; at < text.size(); at += 3) {
       const auto part = std::span{text}.subspan(at, std::min<std::size_t>(3, text.size() - at));
       link->wrote(name, {response}, static_cast<std::uint32_t>(at), part);
+    }
+  }
+  /// Writes `text` from `from` on so that it becomes many frames: each piece waits for the one
+  /// before.
+  void write_in_pieces(std::uint64_t response, const tokens& text, std::size_t from) const {
+    for (std::size_t end = from; end < text.size();) {
+      const auto at = std::exchange(end, std::min(end + 115, text.size()));
+      write(response, {text.begin(), text.begin() + static_cast<std::ptrdiff_t>(end)}, at);
+      EXPECT_TRUE(comes_true([&] { return link->counts().written_tokens >= end; }));
     }
   }
 
@@ -101,8 +119,8 @@ TEST(draft_link, siblings_on_two_workers_hear_each_other) {
   EXPECT_TRUE(a.hears(2, text));
   EXPECT_TRUE(b.hears(1, text));
   EXPECT_TRUE(a.streams[{1}].empty()) << "nobody hears himself";
-  EXPECT_TRUE(within(2s, [&] { return server->counts().relayed_tokens >= 1'000; }));
-  EXPECT_EQ(server->counts().followers, 2u);
+  EXPECT_TRUE(comes_true([&] { return server->counts().relayed_tokens >= 1'000; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().followers == 2; }));
 }
 
 TEST(draft_link, a_late_joiner_gets_what_was_written_before) {
@@ -116,23 +134,23 @@ TEST(draft_link, a_late_joiner_gets_what_was_written_before) {
 }
 
 TEST(draft_link, what_was_written_before_there_was_a_server_arrives) {
-  auto server = serve();
-  const auto where = server->endpoint();
-  server.reset();
+  const temporary_directory directory;
+  const auto where = socket_in(directory);
   worker a{where};
   worker b{where};
   const auto text = counted(100);
   a.follow(1, text);
   b.follow(2, text);
   std::this_thread::sleep_for(50ms); // so that there is something to catch up on
-  server = serve(where);
+  const auto server = serve(where);
   EXPECT_TRUE(b.hears(1, text));
   EXPECT_TRUE(a.hears(2, text));
 }
 
 TEST(draft_link, a_server_that_is_started_again_learns_everything_anew) {
-  auto server = serve();
-  const auto where = server->endpoint();
+  const temporary_directory directory;
+  const auto where = socket_in(directory);
+  auto server = serve(where);
   worker a{where};
   worker b{where};
   const auto text = counted(2'000);
@@ -208,13 +226,10 @@ TEST(draft_link, what_a_wire_eats_on_the_way_to_the_server_is_sent_again) {
   const auto text = counted(3'000);
   a.follow(1, {text.begin(), text.begin() + 10});
   b.follow(2, {1, 2});
-  for (std::size_t at = 10; at < text.size(); at += 115) {
-    a.write(1, {text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at + 115)}, at);
-    std::this_thread::sleep_for(5ms); // so that it is many frames
-  }
+  a.write_in_pieces(1, text, 10);
   EXPECT_TRUE(b.hears(1, text));
   EXPECT_GT(proxy.eaten, 0);
-  EXPECT_TRUE(within(1s, [&] { return server->counts().gaps_repaired > 0; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().gaps_repaired > 0; }));
 }
 
 TEST(draft_link, what_a_wire_eats_on_the_way_from_the_server_is_asked_for) {
@@ -229,13 +244,11 @@ TEST(draft_link, what_a_wire_eats_on_the_way_from_the_server_is_asked_for) {
   const auto text = counted(3'000);
   b.follow(2, {1, 2});
   a.follow(1, {text.begin(), text.begin() + 10});
-  for (std::size_t at = 10; at < text.size(); at += 115) {
-    a.write(1, {text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at + 115)}, at);
-    std::this_thread::sleep_for(5ms);
-  }
+  ASSERT_TRUE(comes_true([&] { return server->counts().followers == 2; }));
+  a.write_in_pieces(1, text, 10);
   EXPECT_TRUE(b.hears(1, text));
   EXPECT_GT(proxy.eaten, 0);
-  EXPECT_TRUE(within(1s, [&] { return b.link->counts().gaps_repaired > 0; }));
+  EXPECT_TRUE(comes_true([&] { return b.link->counts().gaps_repaired > 0; }));
 }
 
 TEST(draft_link, the_last_tokens_of_all_are_not_lost_either) {
@@ -271,7 +284,7 @@ TEST(draft_link, a_worker_that_dies_stops_nobody) {
   whole.insert(whole.end(), text.begin(), text.end());
   a.write(1, whole, 2);
   EXPECT_TRUE(c.hears(1, whole));
-  EXPECT_TRUE(within(3s, [&] { // before its silence would tell
+  EXPECT_TRUE(comes_true([&] { // long before its silence would tell
     whole.push_back(5);
     a.write(1, whole, whole.size() - 1);
     return server->counts().followers == 2;
@@ -289,7 +302,7 @@ TEST(draft_link, strangers_are_counted_and_ignored) {
   (void)stranger.send(zmq::buffer("parts"), zmq::send_flags::sndmore);
   (void)stranger.send(zmq::buffer("here"), zmq::send_flags::none);
   (void)stranger.send(zmq::message_t{}, zmq::send_flags::none);
-  EXPECT_TRUE(within(5s, [&] { return server->counts().dropped_malformed == 3; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().dropped_malformed == 3; }));
   worker a{server->endpoint()};
   worker b{server->endpoint()};
   a.follow(1, {1, 2});
@@ -302,7 +315,7 @@ TEST(draft_link, the_server_keeps_within_its_memory) {
   worker a{server->endpoint()};
   for (std::uint64_t g = 1; g <= 100; ++g)
     a.link->follow({g}, {g}, {g}, counted(2'000));
-  EXPECT_TRUE(within(5s, [&] { return server->counts().bytes > 200 << 10; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().bytes > 200 << 10; }));
   for (int i = 0; i < 100; ++i) {
     EXPECT_LE(server->counts().bytes, 256u << 10);
     std::this_thread::sleep_for(2ms);
@@ -355,14 +368,14 @@ TEST(shared_drafter, drafts_what_a_sibling_wrote_on_another_worker) {
   const tokens start{11, 12};
   a.follow(1, start);
   b.follow(2, start);
-  EXPECT_TRUE(within(2s, [&] { return server->counts().followers == 2; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().followers == 2; }));
   a.learn(1, {13, 14});
   a.learn(1, {15});
   a.learn(1, {16});
-  EXPECT_TRUE(within(5s, [&] { return b.drafted(2, start) == (tokens{13, 14, 15, 16}); }));
+  EXPECT_TRUE(comes_true([&] { return b.drafted(2, start) == (tokens{13, 14, 15, 16}); }));
   ASSERT_FALSE(b.ages.empty());
   EXPECT_GT(b.ages.back(), 0);
-  EXPECT_LT(b.ages.back(), 5);
+  EXPECT_LT(b.ages.back(), 30);
 }
 
 TEST(shared_drafter, a_response_that_runs_here_is_what_it_writes_here) {
@@ -373,7 +386,7 @@ TEST(shared_drafter, a_response_that_runs_here_is_what_it_writes_here) {
   a.follow(1, start);
   b.follow(1, start); // given up on a by the scheduler, which a does not know yet
   a.learn(1, {13, 14, 15});
-  EXPECT_TRUE(within(5s, [&] { return server->counts().relayed_tokens >= 3; }));
+  EXPECT_TRUE(comes_true([&] { return server->counts().relayed_tokens >= 3; }));
   for (int i = 0; i < 50; ++i) {
     EXPECT_TRUE(b.drafted(1, start).empty()) << "its own future is not its past";
     std::this_thread::sleep_for(1ms);
