@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +63,27 @@ class Attention(ctypes.Structure):
 _CALLS: dict[str, list[Any]] = {
     "rollcast_kernels_use_instruction_set": [c_char_p],
     "rollcast_kernels_set_threads": [c_uint32],
-    "rollcast_pack_weights": [c_void_p, c_int, c_size_t, c_size_t, c_size_t, c_void_p, c_int, c_size_t],
+    "rollcast_pack_weights": [
+        c_void_p,
+        c_int,
+        c_size_t,
+        c_size_t,
+        c_size_t,
+        c_void_p,
+        c_int,
+        c_size_t,
+    ],
     "rollcast_linear": [
-        c_void_p, c_int, c_size_t, c_size_t, c_void_p, c_size_t, c_void_p, c_int, c_void_p,
-    ],  # fmt: skip
+        c_void_p,
+        c_int,
+        c_size_t,
+        c_size_t,
+        c_void_p,
+        c_size_t,
+        c_void_p,
+        c_int,
+        c_void_p,
+    ],
     "rollcast_rms_norm": [c_void_p, c_void_p, c_float, c_size_t, c_size_t, c_void_p],
     "rollcast_silu_mul": [c_void_p, c_size_t, c_size_t, c_void_p],
     "rollcast_embed": [c_void_p, c_int, c_size_t, c_size_t, c_void_p, c_size_t, c_void_p],
@@ -63,7 +91,7 @@ _CALLS: dict[str, list[Any]] = {
     "rollcast_attend": [POINTER(Attention), c_void_p, c_void_p],
     "rollcast_token_logprobs": [c_void_p, c_size_t, c_size_t, c_void_p, c_void_p, c_void_p],
     "rollcast_hash": [c_void_p, c_size_t, POINTER(c_uint64)],
-}  # fmt: skip
+}
 
 
 def _candidates() -> list[Path]:
@@ -76,15 +104,15 @@ def _candidates() -> list[Path]:
 
 
 class Kernels:
-    """The library's functions, `pack_weights` for rollcast_pack_weights; failures raise KernelError."""
+    """The library. `call("linear", ...)` is rollcast_linear; failures raise KernelError."""
 
     def __init__(self, path: os.PathLike[str] | str | None = None) -> None:
         tried = [Path(path)] if path is not None else _candidates()
         found = next((p for p in tried if p.is_file()), None)
         if found is None:
             raise KernelError(
-                f"no {_NAME} at {' or '.join(map(str, tried))}: build it with `make kernels-library`, "
-                "or name it in ROLLCAST_KERNELS"
+                f"no {_NAME} at {' or '.join(map(str, tried))}: build it with "
+                "`make kernels-library`, or name it in ROLLCAST_KERNELS"
             )
         try:
             self._library = ctypes.CDLL(str(found))
@@ -94,7 +122,10 @@ class Kernels:
         abi = library.rollcast_kernels_abi
         abi.restype = c_uint32
         if abi() != ABI:
-            raise KernelError(f"{found} has interface {abi()}, this package needs {ABI}: build both from one commit")
+            raise KernelError(
+                f"{found} has interface {abi()}, this package needs {ABI}: "
+                "build both from one commit"
+            )
         for name in ("profile", "profile_hash", "error", "instruction_set"):
             getattr(library, f"rollcast_kernels_{name}").restype = c_char_p
         library.rollcast_packed_bytes.restype = c_size_t
