@@ -19,6 +19,7 @@ from ._torch_base import DTYPES, plain_backward, plain_weight, published, rows_o
 
 __all__ = [
     "AttentionShape",
+    "KernelError",
     "PackedMatrix",
     "Sequences",
     "attend",
