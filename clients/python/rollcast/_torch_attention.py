@@ -24,11 +24,6 @@ class Sequences:
         self.array = torch.tensor(self.lengths, dtype=torch.int64).to(torch.int32)
         ends = torch.tensor(self.lengths).cumsum(0)
         self.begins = ends - torch.tensor(self.lengths)
-        self.positions = (
-            torch.cat([torch.arange(n) for n in self.lengths])
-            if lengths
-            else torch.empty(0, dtype=torch.int64)
-        )
 
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Sequences of alike length together: row indices [sequences, longest], and which are real.
@@ -82,25 +77,20 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def plain_attention(
-    qkv: Tensor,
-    q_norm: Tensor | None,
-    k_norm: Tensor | None,
-    how: AttentionShape,
-    sequences: Sequences,
+    qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, how: AttentionShape
 ) -> Tensor:
-    """What `attend` computes, in ordinary PyTorch and in qkv's dtype. Its backward uses it."""
-    heads = qkv.view(sequences.rows, how.heads + 2 * how.kv_heads, how.head_dim)
-    q, k, v = heads.split([how.heads, how.kv_heads, how.kv_heads], dim=1)
-    cos, sin = how.cos_sin.to(qkv.dtype)[sequences.positions][:, None].chunk(2, dim=-1)
-    q = _rotated(_unit_heads(q, q_norm, how.eps), cos, sin)
-    k = _rotated(_unit_heads(k, k_norm, how.eps), cos, sin)
-    out = torch.empty_like(q)
-    for index, real in sequences.batches():
-        qs, ks, vs = (x[index].transpose(1, 2) for x in (q, k, v))
-        ks, vs = (x.repeat_interleave(how.heads // how.kv_heads, dim=1) for x in (ks, vs))
-        attended = F.scaled_dot_product_attention(qs, ks, vs, is_causal=True).transpose(1, 2)
-        out = out.index_put((index[real],), attended[real])
-    return out.reshape(sequences.rows, how.heads * how.head_dim)
+    """What `attend` computes, in ordinary PyTorch, for sequences of one length.
+
+    `qkv` [sequences, length, (heads + 2 * kv_heads) * head_dim], its rows at positions 0, 1, ..."""
+    sequences, length, _ = qkv.shape
+    heads = qkv.view(sequences, length, -1, how.head_dim)
+    q, k, v = heads.split([how.heads, how.kv_heads, how.kv_heads], dim=2)
+    cos, sin = how.cos_sin[:length, None].to(qkv.dtype).chunk(2, dim=-1)
+    q = _rotated(_unit_heads(q, q_norm, how.eps), cos, sin).transpose(1, 2)
+    k = _rotated(_unit_heads(k, k_norm, how.eps), cos, sin).transpose(1, 2)
+    k, v = (x.repeat_interleave(how.heads // how.kv_heads, 1) for x in (k, v.transpose(1, 2)))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return out.transpose(1, 2).reshape(sequences, length, -1)
 
 
 class _Attend(torch.autograd.Function):
@@ -141,15 +131,25 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @plain_backward
     def backward(ctx: Any, grad: Tensor) -> Any:
-        inputs: list[Any] = [
-            None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors
-        ]
-        with torch.enable_grad():
-            q_norm, k_norm = (None if w is None else published(w, ctx.dtype) for w in inputs[1:])
-            out = plain_attention(inputs[0], q_norm, k_norm, ctx.how, ctx.sequences)
-            given = [x for x in inputs if x is not None]
-            grads = iter(torch.autograd.grad(out, given, grad))
-        return *(None if x is None else next(grads) for x in inputs), None, None, None
+        qkv, *norms = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
+        sums = [None if w is None else torch.zeros_like(w, dtype=torch.float32) for w in norms]
+        rounded = [None if w is None else published(w, ctx.dtype) for w in norms]
+        for index, real in ctx.sequences.batches():
+            # Leaves of their own, so that autograd need not add up over all rows for each batch.
+            leaves = [
+                None if x is None else x.detach().requires_grad_() for x in (qkv[index], *rounded)
+            ]
+            given = [x for x in leaves if x is not None]
+            with torch.enable_grad():
+                out = plain_attention(given[0], leaves[1], leaves[2], ctx.how)
+                parts = iter(torch.autograd.grad(out, given, grad[index] * real[..., None]))
+            grad_qkv[index[real]] = next(parts)[real]
+            for total in sums:
+                if total is not None:
+                    total += next(parts)
+        grads = (None if s is None else s.to(w.dtype) for s, w in zip(sums, norms))
+        return grad_qkv, *grads, None, None, None
 
 
 def attend(
