@@ -252,7 +252,9 @@ def run(options):
         print(json.dumps(line), flush=True)
         difference = line["train_rollout_logprob_abs_diff"]
         if difference != 0:
-            raise Stop(1, f"iteration {line['iteration']}: training and rollout differ by {difference}")
+            raise Stop(
+                1, f"iteration {line['iteration']}: training and rollout differ by {difference}"
+            )
     plot(trainer.metrics, before, options.out / "curve.png")
 
 
