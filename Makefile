@@ -3,7 +3,7 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test train-test kernels-library bench build clean format deps
+.PHONY: demo test train-test train-demo train-venv kernels-library bench build clean format deps
 
 deps:
 	@deploy/install_deps.sh
@@ -31,11 +31,18 @@ kernels-library: deps
 	@cmake --build $(BUILD) -j $(JOBS) --target rollcast_kernels_capi
 	@ln -sfn $(PRESET)/librollcast_kernels.so build/librollcast_kernels.so
 
-# What `test` skips: PyTorch and a rollout agree bit for bit. Installs torch, some GB, into a virtual
-# environment first; TRAIN_PIP_FLAGS may name an index with smaller wheels.
-train-test: build
+# A virtual environment with torch, some GB; TRAIN_PIP_FLAGS may name an index with smaller wheels.
+train-venv: deps
 	@test -x build/train-venv/bin/python || python3 -m venv build/train-venv
-	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train]'
+	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train,plot]'
+
+# Ten iterations of reinforcement learning on the Collatz example.
+train-demo: build train-venv
+	@build/train-venv/bin/python examples/collatz/train.py --iterations 10 --prompts 16 \
+	  --evaluate-every 5 --out build/train-demo
+
+# What `test` skips: PyTorch and a rollout agree bit for bit.
+train-test: build train-venv
 	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast ROLLCAST_KERNELS=$(CURDIR)/build/librollcast_kernels.so \
 	  build/train-venv/bin/python -B -m unittest discover -v -s tests/onpolicy -p '*_test.py'
 

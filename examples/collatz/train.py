@@ -64,9 +64,9 @@ class CommandRollouts:
 
 
 def judged(response):
-    """(reward, exactly correct). The reward is the share of correct steps, of those that should be
-    there or of those that are, whichever are more: so that neither stopping early nor going on pays.
-    """
+    """(reward, exactly correct). The reward is the share of correct steps, of those that should
+    be there or of those that are, whichever are more, so that neither stopping early nor going on
+    pays."""
     start = start_of(text_of(response["prompt_token_ids"]))
     text, stopped = text_of(response["token_ids"]), response["finish_reason"] == "stop"
     correct, steps, right = judge(start, text, stopped)

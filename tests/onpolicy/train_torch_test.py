@@ -1,7 +1,7 @@
 """The training loop of the Collatz example.
 
-Goal: training and rollout differ by exactly 0 at every iteration; a run that was stopped goes on as if
-it had not been; and the loop stops with a reason when the difference is not 0.
+Goal: training and rollout differ by exactly 0 at every iteration; a run that was stopped goes on as
+if it had not been; and the loop stops with a reason when the difference is not 0.
 Method: train.py on a few prompts with short answers and real rollouts; once with rollouts whose
 log-probabilities were rounded to bf16 on the way.
 """

@@ -35,7 +35,7 @@ def rows_of(x: Tensor, name: str) -> Tensor:
 
 
 def token_ids(tokens: Tensor) -> Tensor:
-    """`tokens` as the kernels read them. Ids that int32 cannot hold must not wrap into valid ones."""
+    """`tokens` as the kernels read them. Ids too large for int32 must not wrap into others."""
     out = tokens.to(torch.int32).contiguous()
     if not torch.equal(out.long(), tokens.long()):
         raise KernelError(f"token ids {tokens.min()} to {tokens.max()}: they must fit in 32 bits")

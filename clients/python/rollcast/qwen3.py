@@ -237,9 +237,9 @@ class Qwen3ForRollout(nn.Module):
         """log_softmax(logits / temperature) of every token after the prompt, full vocabulary.
 
         One sequence (prompt and response together) gives a tensor [tokens - prompt_tokens];
-        several, with a prompt length each, give a list of such tensors. The values are those of the rollout
-        (`Response.logprobs`, `rollcast score`), bit for bit, whatever else is in the call. A
-        temperature of 0 counts as 1. Raises KernelError for lengths and ids out of range."""
+        several, with a prompt length each, give a list of such tensors. The values are those of the
+        rollout (`Response.logprobs`, `rollcast score`), bit for bit, whatever else is in the call.
+        A temperature of 0 counts as 1. Raises KernelError for lengths and ids out of range."""
         if isinstance(prompt_tokens, int):
             result: Tensor = self.logprobs([token_ids], [prompt_tokens], [temperature])[0]
             return result
