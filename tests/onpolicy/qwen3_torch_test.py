@@ -6,6 +6,7 @@ Method: the rollcast binary makes responses with a model; the module scores them
 patterns are compared. Gradients: the whole model in float64 PyTorch (plain_qwen3.py).
 """
 
+import json
 import math
 import tempfile
 import unittest
@@ -13,6 +14,7 @@ from pathlib import Path
 
 try:
     import torch
+    from safetensors.torch import load_file, save_file
 
     from rollcast._kernels import KernelError, kernels
     from rollcast.qwen3 import Qwen3ForRollout
@@ -61,6 +63,27 @@ class Exactness(unittest.TestCase):
                 model = Qwen3ForRollout(path)
                 self.same_bits(model, responses, temperature)
                 self.assertEqual(largest_difference(model, responses, temperature), 0.0)
+
+    def test_an_untied_head_and_a_checkpoint_in_two_files(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch)
+            tensors = load_file(TINY / "model.safetensors")
+            torch.manual_seed(1)
+            head = {"lm_head.weight": torch.randn_like(tensors["model.embed_tokens.weight"]).float()}
+            config = json.loads((TINY / "config.json").read_text())
+            (path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+            save_file(tensors, path / "model-1.safetensors")
+            save_file(head, path / "model-2.safetensors")
+            files = {name: "model-1.safetensors" for name in tensors}
+            files["lm_head.weight"] = "model-2.safetensors"
+            index = json.dumps({"metadata": {}, "weight_map": files})
+            (path / "model.safetensors.index.json").write_text(index)
+            responses = rollout(path, [[5, 6, 7]], **{"max-new-tokens": 40})
+            self.same_bits(Qwen3ForRollout(path), responses)
+            del files["lm_head.weight"]
+            (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+            with self.assertRaises(KernelError):
+                Qwen3ForRollout(path)
 
     def test_a_sequence_scores_the_same_alone_under_autocast_and_with_any_threads(self):
         responses = rollout(COLLATZ, STARTS, **{"max-new-tokens": 100})
