@@ -266,7 +266,7 @@ def main():
     parser.add_argument("--prompts", type=int, default=64, help="of one iteration")
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=1536)
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stored", default="float32", help="weights on their way: or bfloat16")
     parser.add_argument("--evaluate-every", type=int, default=10)
