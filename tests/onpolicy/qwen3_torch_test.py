@@ -69,7 +69,9 @@ class Exactness(unittest.TestCase):
             path = Path(scratch)
             tensors = load_file(TINY / "model.safetensors")
             torch.manual_seed(1)
-            head = {"lm_head.weight": torch.randn_like(tensors["model.embed_tokens.weight"]).float()}
+            head = {
+                "lm_head.weight": torch.randn_like(tensors["model.embed_tokens.weight"]).float()
+            }
             config = json.loads((TINY / "config.json").read_text())
             (path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
             save_file(tensors, path / "model-1.safetensors")
