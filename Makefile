@@ -3,7 +3,7 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test bench build clean format deps
+.PHONY: demo test train-test train-demo train-venv kernels-library bench build clean format deps
 
 deps:
 	@deploy/install_deps.sh
@@ -12,6 +12,7 @@ build: deps
 	@cmake --preset $(PRESET) --log-level=WARNING
 	@cmake --build $(BUILD) -j $(JOBS)
 	@ln -sfn $(PRESET)/rollcast build/rollcast
+	@ln -sfn $(PRESET)/librollcast_kernels.so build/librollcast_kernels.so
 
 demo: deps
 	@cmake --preset $(PRESET) --log-level=WARNING
@@ -23,6 +24,27 @@ demo: deps
 
 test: build
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# The shared library that rollcast.torch_ops loads.
+kernels-library: deps
+	@cmake --preset $(PRESET) --log-level=WARNING
+	@cmake --build $(BUILD) -j $(JOBS) --target rollcast_kernels_capi
+	@ln -sfn $(PRESET)/librollcast_kernels.so build/librollcast_kernels.so
+
+# A virtual environment with torch, some GB; TRAIN_PIP_FLAGS may name an index with smaller wheels.
+train-venv: deps
+	@test -x build/train-venv/bin/python || python3 -m venv build/train-venv
+	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train,plot]'
+
+# Ten iterations of reinforcement learning on the Collatz example.
+train-demo: build train-venv
+	@build/train-venv/bin/python examples/collatz/train.py --iterations 10 --prompts 16 \
+	  --evaluate-every 5 --out build/train-demo
+
+# What `test` skips: PyTorch and a rollout agree bit for bit.
+train-test: build train-venv
+	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast ROLLCAST_KERNELS=$(CURDIR)/build/librollcast_kernels.so \
+	  build/train-venv/bin/python -B -m unittest discover -v -s tests/onpolicy -p '*_test.py'
 
 bench: build
 	@build/rollcast bench engine --out build/bench-engine.json && cat build/bench-engine.json

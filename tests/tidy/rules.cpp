@@ -19,6 +19,7 @@ const std::map<std::string, std::set<std::string>> may_include{
   {"cluster", {"cluster/policy", "cluster", "engine/base", "engine"}},
   {"actors", {"actors", "cluster/policy", "cluster", "engine/base", "engine"}},
   {"cli", {"cli", "actors", "cluster/policy", "cluster", "engine/base", "engine", "kernels"}},
+  {"clients/kernels", {"clients/kernels", "engine/base", "engine", "kernels"}},
   {"tests",
    {"tests", "cli", "actors", "cluster/policy", "cluster", "engine/base", "engine", "kernels"}},
 };

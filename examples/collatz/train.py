@@ -1,0 +1,290 @@
+#!/usr/bin/env python3
+"""Reinforcement learning on the Collatz task: GRPO, with rollouts from Rollcast, on the CPU.
+
+Each iteration rolls out G answers to each of some prompts, judges them, scores them with
+rollcast.qwen3 (whose log-probabilities must equal the rollout's, bit for bit), takes one AdamW step
+and hands the new weights to the next rollout. Needs `pip install 'clients/python[train]'`, and
+matplotlib for the plot. Exit code 0; 1 if a log-probability differed; 2 for bad input.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Before torch is imported: its threads spin while they wait, which on a machine that does anything
+# else makes every operation ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from rollcast.torch_ops import KernelError
+from rollcast.qwen3 import Qwen3ForRollout
+
+from collatz import judge, start_of, text_of, trajectory
+from make_prompts import SplitMix64
+
+HERE = Path(__file__).resolve().parent
+ROWS_AT_ONCE = 6000  # Tokens of one forward and backward; more costs page faults.
+
+
+class Stop(Exception):
+    """The run ends; code and one line for the user."""
+
+
+# -- rollouts -----------------------------------------------------------------
+
+
+class CommandRollouts:
+    """Rollouts by `rollcast run`, a private cluster each time, and weights through a directory."""
+
+    def __init__(self, binary, out, flags):
+        self.binary, self.flags = binary, flags
+        self.weights = out / "weights"
+        self.scratch = out / "rollout"
+        self.scratch.mkdir(exist_ok=True)
+
+    def publish(self, model):
+        model.save(self.weights)
+
+    def generate(self, starts, group_size, seed, max_new_tokens):
+        """The responses to "start:", ordered by prompt, `group_size` of each."""
+        prompts = self.scratch / "prompts.jsonl"
+        prompts.write_text("".join(json.dumps({"prompt": f"{n}:"}) + "\n" for n in starts))
+        command = [self.binary, "run", "--model", self.weights, "--prompts", prompts]
+        command += ["--out", self.scratch, "--group-size", group_size, "--seed", seed]
+        command += ["--max-new-tokens", max_new_tokens, *self.flags]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Stop(2, f"rollcast run returned {done.returncode}: {done.stderr.strip()}")
+        lines = (self.scratch / "responses.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def judged(response):
+    """(reward, exactly correct). The reward is the share of correct steps, of those that should
+    be there or of those that are, whichever are more, so that neither stopping early nor going on
+    pays."""
+    start = start_of(text_of(response["prompt_token_ids"]))
+    text, stopped = text_of(response["token_ids"]), response["finish_reason"] == "stop"
+    correct, steps, right = judge(start, text, stopped)
+    return right / max(steps, len(trajectory(start)), 1), correct
+
+
+# -- training -----------------------------------------------------------------
+
+
+def advantages(rewards, group_size):
+    """GRPO's: each reward against its group's mean, in its group's standard deviations."""
+    groups = torch.tensor(rewards, dtype=torch.float64).view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True, unbiased=False) + 1e-4)).flatten().tolist()
+
+
+def parts_of(responses):
+    """Index lists of responses of alike length, some ROWS_AT_ONCE tokens each."""
+    lengths = [len(r["prompt_token_ids"]) + len(r["token_ids"]) for r in responses]
+    part, rows = [], 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and rows + lengths[i] > ROWS_AT_ONCE:
+            yield part
+            part, rows = [], 0
+        part.append(i)
+        rows += lengths[i]
+    if part:
+        yield part
+
+
+def learn(model, optimiser, responses, wanted):
+    """One step of the optimiser on all responses; `wanted` are their advantages.
+
+    Returns the largest difference between the log-probabilities of training and rollout."""
+    tokens = sum(len(r["token_ids"]) for r in responses)
+    worst = 0.0
+    optimiser.zero_grad()
+    for part in parts_of(responses):
+        chosen = [responses[i] for i in part]
+        texts = [r["prompt_token_ids"] + r["token_ids"] for r in chosen]
+        values = torch.cat(model.logprobs(texts, [len(r["prompt_token_ids"]) for r in chosen]))
+        rollout = torch.tensor([v for r in chosen for v in r["logprobs"]])
+        difference = (values.detach() - rollout).abs().max().item()
+        # A NaN is no agreement.
+        worst = max(worst, difference) if difference == difference else float("nan")
+        by_token = torch.tensor([wanted[i] for i in part]).repeat_interleave(
+            torch.tensor([len(r["token_ids"]) for r in chosen])
+        )
+        # The ratio is exactly 1 at this one step; its gradient is that of the log-probability.
+        ratio = torch.exp(values - rollout)
+        (-(ratio * by_token).sum() / tokens).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    return worst
+
+
+class Trainer:
+    """The state of a run, all of it in `out`; a run that was stopped goes on from there."""
+
+    def __init__(self, options, rollouts):
+        self.options, self.rollouts, self.out = options, rollouts, options.out
+        self.model = Qwen3ForRollout(options.model, stored=options.stored)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.iteration = 0
+        self.metrics = []
+        checkpoint = self.out / "checkpoint.pt"
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            self.iteration = state["iteration"]
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            lines = (self.out / "metrics.jsonl").read_text().splitlines()
+            self.metrics = [json.loads(line) for line in lines[: self.iteration]]
+        heldout = json.loads((HERE / "model" / "heldout.json").read_text())
+        self.heldout = heldout
+        self.starts = [n for n in range(2, 5000) if n not in set(heldout)]
+
+    def starts_of(self, iteration):
+        """This iteration's prompts: a function of seed and iteration alone."""
+        rng = SplitMix64(self.options.seed * 1000003 + iteration)
+        some = list(self.starts)
+        rng.shuffle(some)
+        return some[: self.options.prompts]
+
+    def evaluate(self):
+        """The share of exactly correct answers to the held-out prompts, at temperature 1."""
+        responses = self.rollouts.generate(self.heldout, 4, 1, self.options.max_new_tokens)
+        return sum(judged(r)[1] for r in responses) / len(responses)
+
+    def iterate(self):
+        options, begin = self.options, time.monotonic()
+        responses = self.rollouts.generate(
+            self.starts_of(self.iteration),
+            options.group_size,
+            options.seed * 1000003 + self.iteration,
+            options.max_new_tokens,
+        )
+        generated = time.monotonic()
+        verdicts = [judged(r) for r in responses]
+        rewards = [reward for reward, _ in verdicts]
+        wanted = advantages(rewards, options.group_size)
+        difference = learn(self.model, self.optimiser, responses, wanted)
+        trained = time.monotonic()
+        self.rollouts.publish(self.model)
+        lengths = [len(r["token_ids"]) for r in responses]
+        line = {
+            "iteration": self.iteration,
+            "reward": sum(rewards) / len(rewards),
+            "exact": sum(correct for _, correct in verdicts) / len(verdicts),
+            "response_length": sum(lengths) / len(lengths),
+            "train_rollout_logprob_abs_diff": difference,
+            "rollout_s": round(generated - begin, 3),
+            "train_s": round(trained - generated, 3),
+            "update_s": round(time.monotonic() - trained, 3),
+        }
+        self.iteration += 1
+        if self.iteration % options.evaluate_every == 0 or self.iteration == options.iterations:
+            line["heldout_exact"] = self.evaluate()
+        self.metrics.append(line)
+        self.save()
+        return line
+
+    def save(self):
+        """The metrics before the checkpoint, which says how many of them count."""
+        state = {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        text = "".join(json.dumps(line) + "\n" for line in self.metrics)
+        replace(self.out / "metrics.jsonl", lambda path: path.write_text(text))
+        replace(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
+
+
+def replace(path, write):
+    """Writes a file so that it is there whole or as it was."""
+    fresh = path.with_name(path.name + ".new")
+    write(fresh)
+    os.replace(fresh, path)
+
+
+# -- the run ------------------------------------------------------------------
+
+
+def plot(metrics, before, path):
+    """curve.png: exactly correct answers and reward by iteration."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    at = [m["iteration"] + 1 for m in metrics]
+    axes.plot(at, [m["reward"] for m in metrics], label="reward (share of correct steps)")
+    axes.plot(at, [m["exact"] for m in metrics], label="exact, training prompts", alpha=0.6)
+    held = [(m["iteration"] + 1, m["heldout_exact"]) for m in metrics if "heldout_exact" in m]
+    held = [(0, before), *held]
+    axes.plot(*zip(*held), "o-", label="exact, held-out prompts")
+    axes.set(xlabel="iteration", ylim=(0, 1), title="Collatz, GRPO, temperature 1")
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def run(options):
+    options.out.mkdir(parents=True, exist_ok=True)
+    flags = ["--workers", options.workers, "--speculate", options.speculate]
+    rollouts = CommandRollouts(options.rollcast, options.out, flags)
+    trainer = Trainer(options, rollouts)
+    rollouts.publish(trainer.model)
+    first = options.out / "before.json"
+    if trainer.iteration == 0:
+        first.write_text(json.dumps({"heldout_exact": trainer.evaluate()}) + "\n")
+    before = json.loads(first.read_text())["heldout_exact"]
+    print(f"held out, before training: {before:.3f} exact")
+    while trainer.iteration < options.iterations:
+        line = trainer.iterate()
+        print(json.dumps(line), flush=True)
+        difference = line["train_rollout_logprob_abs_diff"]
+        if difference != 0:
+            raise Stop(
+                1, f"iteration {line['iteration']}: training and rollout differ by {difference}"
+            )
+    plot(trainer.metrics, before, options.out / "curve.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=HERE / "model")
+    parser.add_argument("--prompts", type=int, default=64, help="of one iteration")
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=1536)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stored", default="float32", help="weights on their way: or bfloat16")
+    parser.add_argument("--evaluate-every", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--speculate", default="off")
+    rollcast = os.environ.get("ROLLCAST_BINARY", HERE.parents[1] / "build" / "rollcast")
+    parser.add_argument("--rollcast", type=Path, default=rollcast)
+    options = parser.parse_args()
+    try:
+        run(options)
+    except Stop as stop:
+        print(f"train: {stop.args[1]}", file=sys.stderr)
+        return stop.args[0]
+    except (KernelError, OSError) as failure:
+        print(f"train: {failure}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Real rollouts to compare with: runs the rollcast binary on a model and reads what it wrote."""
+
+import json
+import os
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
+COLLATZ = ROOT / "examples" / "collatz" / "model"
+TINY = ROOT / "tests" / "fixtures" / "models" / "qwen3"
+
+
+def rollout(model, prompts, **flags):
+    """The responses of `rollcast run`; prompts are lists of token ids."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "prompts.jsonl"
+        file.write_text("".join(json.dumps({"prompt_token_ids": p}) + "\n" for p in prompts))
+        settings = {"workers": 1, "threads": 1, "group-size": 2, "seed": 7, **flags}
+        command = [BINARY, "run", "--model", str(model), "--prompts", str(file), "--out", scratch]
+        for name, value in settings.items():
+            command += [f"--{name}", str(value)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        if done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)} returned {done.returncode}: {done.stderr}")
+        lines = (Path(scratch) / "responses.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def score_exit_code(model, responses):
+    """What `rollcast score` says of these responses: 0 if every log-probability has its bits."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "responses.jsonl"
+        file.write_text("".join(json.dumps(r) + "\n" for r in responses))
+        command = [BINARY, "score", "--model", str(model), "--responses", str(file)]
+        return subprocess.run(command, capture_output=True, timeout=100).returncode
+
+
+def bits(values):
+    """float32 bit patterns, which tell -0 from 0 and compare NaN."""
+    return [struct.unpack("<I", struct.pack("<f", value))[0] for value in values]
