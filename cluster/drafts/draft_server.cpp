@@ -22,16 +22,19 @@ std::uint64_t fresh_incarnation() {
   return number | 1; // 0 means a worker
 }
 
+enum class sending { done, full, gone };
+
 /// Sends one part without waiting, and again if a signal interrupts: a message that lacks its
-/// second part would take the next one's first for it. @returns false if there is no room. Throws
-/// what else ZeroMQ has to say.
-bool send_part(zmq::socket_t& socket, std::string_view bytes, zmq::send_flags flags) {
+/// second part would take the next one's first for it. Anything else that ZeroMQ throws
+/// (EHOSTUNREACH) says that the peer is gone.
+sending send_part(zmq::socket_t& socket, std::string_view bytes, zmq::send_flags flags) {
   while (true) {
     try {
-      return socket.send(zmq::buffer(bytes), flags | zmq::send_flags::dontwait).has_value();
+      return socket.send(zmq::buffer(bytes), flags | zmq::send_flags::dontwait) ? sending::done
+                                                                                : sending::full;
     } catch (const zmq::error_t& e) {
       if (e.num() != EINTR)
-        throw;
+        return sending::gone;
     }
   }
 }
@@ -161,14 +164,11 @@ void draft_server::loop::deliver() {
     for (const auto& peer : letter.to) {
       if (gone.contains(peer))
         continue;
-      try {
-        // Only the first part can fail: ZeroMQ accepts a message whole or not at all.
-        if (send_part(router_, peer, zmq::send_flags::sndmore))
-          (void)send_part(router_, bytes, zmq::send_flags::none);
-        else
-          ++unsent_;
-      } catch (const zmq::error_t&) { // EHOSTUNREACH: the worker has gone
-        gone.insert(peer);
+      // Only the first part can fail: ZeroMQ accepts a message whole or not at all.
+      switch (send_part(router_, peer, zmq::send_flags::sndmore)) {
+        case sending::done: (void)send_part(router_, bytes, zmq::send_flags::none); break;
+        case sending::full: ++unsent_; break;
+        case sending::gone: gone.insert(peer); break;
       }
     }
   }

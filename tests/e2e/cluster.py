@@ -32,7 +32,7 @@ def _die_with_parent():
     _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def wait_until(condition, what, timeout=20.0, pause=0.01):
+def wait_until(condition, what, timeout=120.0, pause=0.01):
     """Polls until `condition()` is true and returns what it returned."""
     deadline = time.monotonic() + timeout
     while True:
@@ -60,7 +60,7 @@ def start(*arguments, **options):
 class Outcome:
     """How a command ended: `code`, `out`, `err`, and `seconds`."""
 
-    def __init__(self, process, begun, timeout=60.0):
+    def __init__(self, process, begun, timeout=240.0):
         try:
             self.out, self.err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -74,7 +74,7 @@ class Outcome:
         return f"exit {self.code} after {self.seconds:.2f} s\nout: {self.out}\nerr: {self.err}"
 
 
-def call(*arguments, timeout=60.0, **options):
+def call(*arguments, timeout=240.0, **options):
     """Runs `rollcast ARGUMENTS` to its end."""
     begun = time.monotonic()
     return Outcome(start(*arguments, **options), begun, timeout)
@@ -142,7 +142,7 @@ class Node:
         finally:
             os.close(writer)
         with os.fdopen(reader) as pipe:
-            ready, _, _ = select.select([pipe], [], [], 30.0)
+            ready, _, _ = select.select([pipe], [], [], 120.0)
             line = pipe.readline() if ready else ""
         self.ports = json.loads(line) if line else {"error": f"{role} announced nothing, see {log}"}
         if "error" in self.ports:
