@@ -30,6 +30,8 @@ using clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 
 constexpr std::array<std::uint32_t, 4> batches{1, 4, 16, 64};
+/// Rounds of each for one repeat: small batches are short, and say most of the group they run.
+constexpr std::array<std::uint32_t, 4> rounds_of{8, 4, 3, 2};
 constexpr std::array<speculation, 4> modes{speculation::off, speculation::self, speculation::group,
                                            speculation::auto_};
 constexpr std::uint32_t group_size = 8;
@@ -89,7 +91,8 @@ struct measured {
 /// Replays `batch` responses from their prompts on. Of a group that runs only in part the others
 /// have ended, as in the tail of a rollout.
 measured replay(engine& sut, const std::vector<replayed>& streams, speculation how,
-                std::uint32_t draft_width, const step_costs& costs, std::uint32_t batch) {
+                std::uint32_t draft_width, const step_costs& costs, std::uint32_t batch,
+                std::size_t first = 0) {
   std::shared_ptr<speculator> drafts;
   if (how != speculation::off)
     drafts = std::make_shared<speculator>(
@@ -97,7 +100,8 @@ measured replay(engine& sut, const std::vector<replayed>& streams, speculation h
   sut.speculate(drafts);
   const auto groups = (batch + group_size - 1) / group_size;
   for (std::uint32_t i = 0; i < groups * group_size; ++i) {
-    const auto& stream = streams[i];
+    const auto at = (first + i) % streams.size();
+    const auto& stream = streams[at];
     const std::span<const token_id> all{stream.tokens};
     const response_id id{i + 1ull};
     // Members are dealt out group by group, so that every group has as many running.
@@ -110,7 +114,7 @@ measured replay(engine& sut, const std::vector<replayed>& streams, speculation h
     request.response = id;
     request.tokens.assign(all.begin(), all.begin() + prompt_tokens);
     request.prompt_tokens = prompt_tokens;
-    request.sampling.seed = i;
+    request.sampling.seed = at;
     request.sampling.max_new_tokens = static_cast<std::uint32_t>(all.size()) - prompt_tokens;
     request.sampling.ignore_eos = true;
     request.generate_max = request.sampling.max_new_tokens;
@@ -180,22 +184,23 @@ double median(std::vector<double> values) {
 }
 
 /// All modes at all batch sizes, in alternation; medians. A machine's speed drifts by more than
-/// what is compared, so ratios are taken within a round, and small batches, whose passes are short,
-/// get more rounds.
+/// what is compared, so ratios are taken within a round. Each round begins with another group.
 ordered_json measure(const bench_speculation_options& options, engine& sut,
                      const std::vector<replayed>& streams, const step_costs& costs) {
   ordered_json json, lengths, ratios;
-  for (const auto batch : batches) {
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const auto batch = batches[b];
     std::array<std::vector<double>, modes.size()> rates;
     std::array<double, modes.size()> length{};
     (void)replay(sut, streams, speculation::off, 1, costs, batch); // warm up
-    const auto rounds = options.repeats * std::max(1u, 16 / batch);
+    const auto rounds = options.repeats * rounds_of[b];
     for (std::uint32_t repeat = 0; repeat < rounds; ++repeat)
       for (std::size_t turn = 0; turn < modes.size(); ++turn) {
         const auto m = (turn + repeat) % modes.size();
-        const auto got = replay(sut, streams, modes[m], options.draft_width, costs, batch);
+        const auto got = replay(sut, streams, modes[m], options.draft_width, costs, batch,
+                                std::size_t{repeat} * group_size);
         rates[m].push_back(got.tokens_per_s);
-        length[m] = got.acceptance_length;
+        length[m] += got.acceptance_length / rounds;
       }
     for (std::size_t m = 0; m < modes.size(); ++m) {
       const std::string name{to_string(modes[m])};
