@@ -302,7 +302,7 @@ void register_with(self_ptr self, const registry_actor& scheduler) {
       });
 }
 
-void show_figures(self_ptr self) {
+void show_figures(self_ptr self, const policy::kv_prices& prices) {
   const auto& device = *self->state.parts.device;
   auto& m = *self->state.parts.metrics;
   const auto kv = device.kv();
@@ -313,7 +313,6 @@ void show_figures(self_ptr self) {
   m.kv_blocks.parked.set(kv.parked);
   m.kv_spilled_bytes.memory.set(static_cast<double>(self->state.parts.spilled->memory_used()));
   m.kv_spilled_bytes.disk.set(static_cast<double>(self->state.parts.spilled->disk_used()));
-  const auto prices = self->state.prices.prices(price_meter::clock::now());
   m.recompute_seconds_per_token.set(static_cast<double>(prices.recompute_ns_per_token) * 1e-9);
   m.kv_move_seconds_per_byte.set(static_cast<double>(prices.move_ps_per_byte) * 1e-12);
   m.kv_restore_seconds_per_byte.set(static_cast<double>(prices.restore_ps_per_byte) * 1e-12);
@@ -339,15 +338,16 @@ void beat(self_ptr self) {
   auto& st = self->state;
   self->delayed_send(self, st.options.beat_interval, caf::tick_atom_v);
   st.parts.pulse->beat_ns.store(steady_ns(), std::memory_order_relaxed);
-  show_figures(self);
+  const auto prices = st.prices.prices(price_meter::clock::now());
+  show_figures(self, prices);
   if (!st.scheduler || st.id == worker_id{} || st.beat_pending)
     return;
   st.beat_pending = true;
   const auto& device = *st.parts.device;
   self
-    ->request(st.scheduler, st.options.request_timeout, atom::beat_v,
-              worker_beat{st.id, device.stats(), device.running(), device.waiting(), device.kv(),
-                          st.prices.prices(price_meter::clock::now())})
+    ->request(
+      st.scheduler, st.options.request_timeout, atom::beat_v,
+      worker_beat{st.id, device.stats(), device.running(), device.waiting(), device.kv(), prices})
     .then([self](caf::ok_atom) { self->state.beat_pending = false; },
           [self, id = st.id](const caf::error& why) {
             if (self->state.id == id)

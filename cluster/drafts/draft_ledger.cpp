@@ -17,15 +17,16 @@ void draft_ledger::follow(group_id group, draft_group name, response_id response
   auto& s = g.streams[response];
   if (!std::exchange(s.running, true))
     ++g.running;
-  if (tokens.size() > s.written.size()) {
-    const auto more = tokens.subspan(s.written.size());
-    s.written.insert(s.written.end(), more.begin(), more.end());
-    g.tokens += more.size();
-    tokens_ += more.size();
-  }
-  s.known = std::max(s.known, static_cast<std::uint32_t>(s.written.size()));
+  extend(g, s, tokens.subspan(std::min(tokens.size(), s.written.size())));
   note_unsent(name, response, s, now);
   make_room(name);
+}
+
+void draft_ledger::extend(group_record& g, stream& s, std::span<const token_id> more) {
+  s.written.insert(s.written.end(), more.begin(), more.end());
+  g.tokens += more.size();
+  tokens_ += more.size();
+  s.known = std::max(s.known, static_cast<std::uint32_t>(s.written.size()));
 }
 
 void draft_ledger::wrote(draft_group name, response_id response, std::uint32_t position,
@@ -41,11 +42,7 @@ void draft_ledger::wrote(draft_group name, response_id response, std::uint32_t p
   g.used = now;
   if (position > s.written.size() || position + tokens.size() <= s.written.size())
     return;
-  const auto more = tokens.subspan(s.written.size() - position);
-  s.written.insert(s.written.end(), more.begin(), more.end());
-  g.tokens += more.size();
-  tokens_ += more.size();
-  s.known = std::max(s.known, static_cast<std::uint32_t>(s.written.size()));
+  extend(g, s, tokens.subspan(s.written.size() - position));
   note_unsent(name, response, s, now);
   make_room(name);
 }

@@ -110,6 +110,8 @@ private:
   void take_tokens(group_record& g, const draft_frame& frame, time now, const send_function& send,
                    const hand_function& hand);
   void take_want(group_record& g, const draft_frame& frame, time now);
+  /// Adds what a response that runs here has written.
+  void extend(group_record& g, stream& s, std::span<const token_id> more);
   void note_unsent(draft_group name, response_id response, stream& s, time now);
   bool send_follow(draft_group name, const group_record& g, time now,
                    const send_function& send) const;

@@ -8,6 +8,25 @@ namespace {
 
 using ids = std::vector<std::uint64_t>;
 
+/// A worker of two slots that has both taken, and another that joined then: whoever comes to an
+/// edge at home finds it crowded and moves.
+struct crowded_home : driver {
+  explicit crowded_home(policy_limits limits = plain_limits()) : driver(spread_to_none(limits)) {
+    join(1, 100, 2);
+    submit(1, 1, 0);
+    submit(2, 2, 0, 100);
+    both = dispatches();
+    join(2, 100);
+  }
+  std::vector<dispatch> both;
+
+private:
+  static policy_limits spread_to_none(policy_limits limits) {
+    limits.home_spread = 0;
+    return limits;
+  }
+};
+
 TEST(policy_placement, a_worker_takes_no_chunk_whose_blocks_do_not_fit) {
   driver d{plain_limits()};
   d.join(1, 5);
@@ -125,15 +144,8 @@ TEST(policy_placement, home_is_kept_while_loads_are_near_equal_and_left_when_the
 }
 
 TEST(policy_placement, a_crowded_home_is_left_by_a_pull_when_moving_is_cheap) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
-  d.edge(both[0], 10);
+  crowded_home d;
+  d.edge(d.both[0], 10);
   const auto moved = d.dispatched();
   EXPECT_EQ(moved.worker, worker_id{2});
   EXPECT_EQ(moved.kv, kv_source::pull);
@@ -148,15 +160,9 @@ TEST(policy_placement, a_crowded_home_is_left_by_a_pull_when_moving_is_cheap) {
 
 TEST(policy_placement, a_crowded_home_is_left_by_recomputing_when_moving_is_dear) {
   auto limits = plain_limits();
-  limits.home_spread = 0;
   limits.prices.move_ps_per_byte = 1'000'000'000;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
-  d.edge(both[0], 10);
+  crowded_home d{limits};
+  d.edge(d.both[0], 10);
   const auto moved = d.dispatched();
   EXPECT_EQ(moved.worker, worker_id{2});
   EXPECT_EQ(moved.kv, kv_source::recompute);
@@ -165,48 +171,27 @@ TEST(policy_placement, a_crowded_home_is_left_by_recomputing_when_moving_is_dear
 }
 
 TEST(policy_placement, a_worker_that_has_measured_is_priced_by_that) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
+  crowded_home d;
   // 20 tokens of 1000 bytes: 200 us to pull, 100 us to compute, on the worker that does it.
   d.tell(worker_priced{worker_id{2}, {0, 10'000, 0, 5'000}});
-  d.edge(both[0], 10);
+  d.edge(d.both[0], 10);
   const auto moved = d.dispatched();
   EXPECT_EQ(moved.worker, worker_id{2});
   EXPECT_EQ(moved.kv, kv_source::recompute);
 }
 
 TEST(policy_placement, what_a_worker_no_longer_knows_has_the_price_of_the_limits_again) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
+  crowded_home d;
   d.tell(worker_priced{worker_id{2}, {0, 10'000, 0, 5'000}});
   d.tell(worker_priced{worker_id{2}, {}});
-  d.edge(both[0], 10);
+  d.edge(d.both[0], 10);
   EXPECT_EQ(d.dispatched().kv, kv_source::pull);
   EXPECT_EQ(d.policy.on(worker_priced{worker_id{3}, {}}), verdict::stale) << "nobody of that name";
 }
 
 TEST(policy_placement, a_finished_chunk_frees_the_source_though_no_confirmation_came) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
-  d.edge(both[0], 10);
+  crowded_home d;
+  d.edge(d.both[0], 10);
   const auto moved = d.dispatched();
   d.complete(moved, 15);
   EXPECT_TRUE(d.dispatches().empty());
@@ -215,15 +200,8 @@ TEST(policy_placement, a_finished_chunk_frees_the_source_though_no_confirmation_
 }
 
 TEST(policy_placement, a_failed_pull_leaves_the_kv_at_home_and_is_not_tried_again) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
-  d.edge(both[0], 10);
+  crowded_home d;
+  d.edge(d.both[0], 10);
   const auto moved = d.dispatched();
   d.tell(chunk_failed{moved.response, moved.worker, moved.attempt});
   EXPECT_EQ(d.policy.response(response_id{1})->kv_at, worker_id{1});
@@ -233,15 +211,8 @@ TEST(policy_placement, a_failed_pull_leaves_the_kv_at_home_and_is_not_tried_agai
 }
 
 TEST(policy_placement, a_source_that_outlives_the_target_is_the_home_again) {
-  auto limits = plain_limits();
-  limits.home_spread = 0;
-  driver d{limits};
-  d.join(1, 100, 2);
-  d.submit(1, 1, 0);
-  d.submit(2, 2, 0, 100);
-  const auto both = d.dispatches();
-  d.join(2, 100);
-  d.edge(both[0], 10);
+  crowded_home d;
+  d.edge(d.both[0], 10);
   ASSERT_EQ(d.dispatched().kv, kv_source::pull);
   d.tell(worker_lost{worker_id{2}});
   const auto again = d.dispatched();
