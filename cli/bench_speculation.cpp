@@ -3,6 +3,7 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/response_file.hpp"
+#include "engine/backend/forwarding_backend.hpp"
 #include "engine/draft/measure_steps.hpp"
 #include "engine/draft/speculator.hpp"
 #include "engine/step/engine.hpp"
@@ -46,17 +47,12 @@ struct replayed {
 
 /// A device that computes and samples as it would, and then says what was recorded. The seed of a
 /// response names its stream.
-class replaying_backend final : public backend {
+class replaying_backend final : public forwarding_backend {
 public:
   replaying_backend(std::unique_ptr<backend> inner, const std::vector<replayed>& streams)
-    : inner_(std::move(inner)), streams_(streams) {}
+    : forwarding_backend(std::move(inner)), streams_(streams) {}
 
-  const device_shape& shape() const noexcept override { return inner_->shape(); }
-  const numerics_profile& numerics() const noexcept override { return inner_->numerics(); }
-  content_hash weights_hash() const noexcept override { return inner_->weights_hash(); }
   std::span<const token_id> eos_token_ids() const noexcept override { return {}; }
-  void forward(const forward_rows& rows) override { inner_->forward(rows); }
-  std::span<const float> logits() override { return inner_->logits(); }
   void sample(std::span<const kernels::sample_params> how,
               std::span<kernels::sampled_token> out) override {
     inner_->sample(how, out);
@@ -65,21 +61,8 @@ public:
       out[i].token = tokens[std::min<std::size_t>(how[i].position, tokens.size() - 1)];
     }
   }
-  void score(std::span<const float> temperatures, std::span<const token_id> tokens,
-             std::span<float> out) override {
-    inner_->score(temperatures, tokens, out);
-  }
-  void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
-                 std::span<std::byte> image) const override {
-    inner_->export_kv(blocks, groups, image);
-  }
-  void import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
-                 std::span<const std::byte> image) override {
-    inner_->import_kv(blocks, groups, image);
-  }
 
 private:
-  std::unique_ptr<backend> inner_;
   const std::vector<replayed>& streams_;
 };
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/backend/backend.hpp"
+#include "engine/backend/forwarding_backend.hpp"
 #include "engine/model/config.hpp"
 
 #include <gtest/gtest.h>
@@ -18,37 +18,13 @@ namespace rollcast::test {
 /// A device that turns all to NaN before each pass that the pass may not read: every KV slot but
 /// those before a sequence's first row, and every activation row. Whoever is not in a pass loses
 /// its KV, so no response may sit one out.
-class poisoning_backend final : public backend {
+class poisoning_backend final : public forwarding_backend {
 public:
   poisoning_backend(std::unique_ptr<backend> inner, const model_config& config)
-    : inner_(std::move(inner)), head_dim_(config.head_dim), heads_(config.kv_heads),
+    : forwarding_backend(std::move(inner)), head_dim_(config.head_dim), heads_(config.kv_heads),
       layers_(config.layers), blocks_(inner_->shape().kv_blocks) {
     std::iota(blocks_.begin(), blocks_.end(), 0u);
     image_.resize(groups() * shape().kv_group_bytes);
-  }
-
-  const device_shape& shape() const noexcept override { return inner_->shape(); }
-  const numerics_profile& numerics() const noexcept override { return inner_->numerics(); }
-  content_hash weights_hash() const noexcept override { return inner_->weights_hash(); }
-  std::span<const token_id> eos_token_ids() const noexcept override {
-    return inner_->eos_token_ids();
-  }
-  std::span<const float> logits() override { return inner_->logits(); }
-  void sample(std::span<const kernels::sample_params> how,
-              std::span<kernels::sampled_token> out) override {
-    inner_->sample(how, out);
-  }
-  void score(std::span<const float> temperatures, std::span<const token_id> tokens,
-             std::span<float> out) override {
-    inner_->score(temperatures, tokens, out);
-  }
-  void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
-                 std::span<std::byte> image) const override {
-    inner_->export_kv(blocks, groups, image);
-  }
-  void import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
-                 std::span<const std::byte> image) override {
-    inner_->import_kv(blocks, groups, image);
   }
 
   void forward(const forward_rows& rows) override {
@@ -119,7 +95,6 @@ private:
     ++poisoned_;
   }
 
-  std::unique_ptr<backend> inner_;
   std::size_t head_dim_;
   std::size_t heads_;
   std::size_t layers_;

@@ -1,0 +1,45 @@
+#pragma once
+
+#include "engine/backend/backend.hpp"
+
+#include <memory>
+#include <utility>
+
+namespace rollcast {
+
+/// A device that does what another does: derive from it to change one thing of it.
+class forwarding_backend : public backend {
+public:
+  explicit forwarding_backend(std::unique_ptr<backend> inner) : inner_(std::move(inner)) {}
+
+  const device_shape& shape() const noexcept override { return inner_->shape(); }
+  const numerics_profile& numerics() const noexcept override { return inner_->numerics(); }
+  content_hash weights_hash() const noexcept override { return inner_->weights_hash(); }
+  std::span<const token_id> eos_token_ids() const noexcept override {
+    return inner_->eos_token_ids();
+  }
+  void forward(const forward_rows& rows) override { inner_->forward(rows); }
+  std::span<const float> logits() override { return inner_->logits(); }
+  std::span<const float> hidden_states() override { return inner_->hidden_states(); }
+  void sample(std::span<const kernels::sample_params> how,
+              std::span<kernels::sampled_token> out) override {
+    inner_->sample(how, out);
+  }
+  void score(std::span<const float> temperatures, std::span<const token_id> tokens,
+             std::span<float> out) override {
+    inner_->score(temperatures, tokens, out);
+  }
+  void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                 std::span<std::byte> image) const override {
+    inner_->export_kv(blocks, groups, image);
+  }
+  void import_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
+                 std::span<const std::byte> image) override {
+    inner_->import_kv(blocks, groups, image);
+  }
+
+protected:
+  std::unique_ptr<backend> inner_;
+};
+
+} // namespace rollcast
