@@ -32,7 +32,7 @@ using nlohmann::ordered_json;
 
 constexpr std::array<std::uint32_t, 4> batches{1, 4, 16, 64};
 /// Rounds of each for one repeat: small batches are short, and say most of the group they run.
-constexpr std::array<std::uint32_t, 4> rounds_of{8, 4, 3, 2};
+constexpr std::array<std::uint32_t, 4> rounds_of{8, 6, 5, 4};
 constexpr std::array<speculation, 4> modes{speculation::off, speculation::self, speculation::group,
                                            speculation::auto_};
 constexpr std::uint32_t group_size = 8;

@@ -8,8 +8,9 @@ namespace rollcast {
 
 namespace {
 
-/// A step's measured time is worth so much of a point's correction.
+/// A step's measured time is worth so much of the correction as a whole, and of a point's.
 constexpr double refresh = 0.05;
+constexpr double point_refresh = 0.005;
 /// The prior weighs as much as so many tries.
 constexpr float prior_tries = 8;
 /// After so many tries the older half is forgotten.
@@ -36,18 +37,28 @@ std::pair<std::size_t, double> step_costs::place(std::uint32_t rows) const {
   return {below, (rows - points_[below].rows) / span};
 }
 
-double step_costs::line(std::uint32_t rows) const {
+double step_costs::line(std::uint32_t rows, const std::vector<double>* corrections) const {
   const auto [below, part] = place(rows);
-  const double here = points_[below].seconds * corrections_[below];
+  const auto at = [&](std::size_t i) {
+    return points_[i].seconds * (corrections == nullptr ? 1.0 : (*corrections)[i]);
+  };
   if (part > 0)
-    return here + part * (points_[below + 1].seconds * corrections_[below + 1] - here);
+    return at(below) + part * (at(below + 1) - at(below));
   // Past the last point a row costs what it cost on the way there.
-  return here * std::max(1.0, static_cast<double>(rows) / points_[below].rows);
+  return at(below) * std::max(1.0, static_cast<double>(rows) / points_[below].rows);
+}
+
+double step_costs::attention(const step_size& step) const {
+  return kv_.first * static_cast<double>(step.kv_tokens)
+         + kv_.drafted * static_cast<double>(step.draft_kv_tokens);
+}
+
+double step_costs::first_seconds(const step_size& step) const {
+  return line(step.rows, nullptr) + attention(step);
 }
 
 double step_costs::seconds(const step_size& step) const {
-  return line(step.rows) + kv_.first * static_cast<double>(step.kv_tokens)
-         + kv_.drafted * static_cast<double>(step.draft_kv_tokens);
+  return overall_ * (line(step.rows, &corrections_) + attention(step));
 }
 
 void step_costs::observe(const step_size& step, double measured) {
@@ -55,11 +66,12 @@ void step_costs::observe(const step_size& step, double measured) {
   if (measured <= 0 || expected <= 0)
     return;
   // A step that was held up by others says nothing of the device.
-  const auto ratio = std::clamp(measured / expected, 0.5, 2.0);
+  const auto excess = std::clamp(measured / expected, 0.5, 2.0) - 1;
+  overall_ *= 1 + refresh * excess;
   const auto [below, part] = place(step.rows);
-  corrections_[below] *= 1 + refresh * (1 - part) * (ratio - 1);
+  corrections_[below] *= 1 + point_refresh * (1 - part) * excess;
   if (part > 0)
-    corrections_[below + 1] *= 1 + refresh * part * (ratio - 1);
+    corrections_[below + 1] *= 1 + point_refresh * part * excess;
 }
 
 std::size_t acceptance::band(float probability) {

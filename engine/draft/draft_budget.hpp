@@ -30,23 +30,30 @@ struct step_size {
 };
 
 /// What a step costs: a line between measured points, and a share of each cached position that a
-/// row attends to. The points are corrected by the steps that really run.
+/// row attends to. Corrected by the steps that really run: above all as a whole, because what slows
+/// one step down slows all, and a little by point. A point corrected alone would make the next one
+/// look cheap, and drafts with it.
 class step_costs {
 public:
   /// @param points  Ascending in rows, at least one, measured without cached positions.
   step_costs(std::vector<step_cost> points, kv_cost kv);
 
   double seconds(const step_size& step) const;
+  /// The same by what was measured at first.
+  double first_seconds(const step_size& step) const;
   void observe(const step_size& step, double seconds);
   const std::vector<step_cost>& points() const noexcept { return points_; }
 
 private:
   /// The point at or below, and how far it is to the next one, 0 to 1.
   std::pair<std::size_t, double> place(std::uint32_t rows) const;
-  double line(std::uint32_t rows) const;
+  /// Without cached positions; `corrections` by point.
+  double line(std::uint32_t rows, const std::vector<double>* corrections) const;
+  double attention(const step_size& step) const;
 
   std::vector<step_cost> points_;
-  std::vector<double> corrections_; ///< By point: measured over expected, a moving mean.
+  double overall_ = 1;              ///< Measured over expected, a moving mean.
+  std::vector<double> corrections_; ///< The same by point, of what `overall_` leaves.
   kv_cost kv_;
 };
 

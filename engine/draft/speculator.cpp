@@ -162,8 +162,9 @@ std::size_t speculator::budget(const step_load& load, std::size_t seats) {
 }
 
 void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
-  if (pause_left_ > 0) {
-    --pause_left_;
+  const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
+  if (held || pause_left_ > 0) {
+    pause_left_ -= pause_left_ > 0 ? 1 : 0;
     ++figures_.skipped;
     return;
   }
@@ -218,11 +219,24 @@ void speculator::learn(const draft_outcome& outcome, acceptance& of_group) {
   }
 }
 
+void speculator::judge(const step_load& load, std::size_t drafted, std::size_t tokens,
+                       std::size_t seats, double seconds) {
+  const auto plain = costs_->first_seconds({load.rows, load.kv_tokens});
+  if (drafted == 0)
+    guard_.plain(load.rows, seconds, plain);
+  else
+    guard_.drafted(load.rows, seconds, plain, tokens, seats);
+  costs_->observe({load.rows + static_cast<std::uint32_t>(drafted), load.kv_tokens,
+                   drafted * load.seat_kv_tokens},
+                  seconds);
+}
+
 void speculator::learn(std::span<const draft_outcome> outcomes, const step_load& load,
                        double seconds) {
-  auto rows = load.rows;
+  std::size_t drafted = 0, tokens = 0;
   for (const auto& o : outcomes) {
-    rows += static_cast<std::uint32_t>(o.draft.size());
+    drafted += o.draft.size();
+    tokens += o.fresh.size();
     const auto it = followed_.find(o.response);
     if (it == followed_.end())
       continue;
@@ -231,10 +245,8 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
     learn(o, g.seen);
     write(g, f.stream, o.fresh);
   }
-  if (costs_) {
-    const std::uint64_t drafted = rows - load.rows;
-    costs_->observe({rows, load.kv_tokens, drafted * load.seat_kv_tokens}, seconds);
-  }
+  if (costs_)
+    judge(load, drafted, tokens, outcomes.size(), seconds);
   expire();
 }
 

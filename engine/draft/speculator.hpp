@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/draft/draft_budget.hpp"
+#include "engine/draft/draft_guard.hpp"
 #include "engine/draft/drafter.hpp"
 #include "engine/draft/suffix_index.hpp"
 
@@ -102,9 +103,12 @@ private:
   std::size_t budget(const step_load& load, std::size_t seats);
   float chance(const group_record& g, std::size_t place, float said) const;
   void learn(const draft_outcome& outcome, acceptance& of_group);
+  void judge(const step_load& load, std::size_t drafted, std::size_t tokens, std::size_t seats,
+             double seconds);
 
   speculation_options options_;
   std::optional<step_costs> costs_;
+  draft_guard guard_;
   acceptance acceptance_;
   std::unordered_map<group_id, group_record> groups_;
   std::list<group_id> uses_; ///< Longest unused first.

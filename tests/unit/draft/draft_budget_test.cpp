@@ -62,9 +62,27 @@ TEST(step_costs, follow_the_steps_that_run) {
   for (int i = 0; i < 200; ++i)
     costs.observe({8, 0}, 3.0);
   EXPECT_NEAR(costs.seconds({8, 0}), 3.0, 0.01);
-  EXPECT_DOUBLE_EQ(costs.seconds({1, 0}), 1.0) << "it said nothing of a step of one row";
-  costs.observe({1, 0}, 1000); // one step that was held up
-  EXPECT_LT(costs.seconds({1, 0}), 1.1);
+  EXPECT_DOUBLE_EQ(costs.first_seconds({8, 0}), 2.0);
+  costs.observe({8, 0}, 3000); // one step that was held up
+  EXPECT_LT(costs.seconds({8, 0}), 3.3);
+}
+
+TEST(step_costs, do_not_make_drafts_look_cheap_where_all_steps_are_slower_than_measured) {
+  step_costs costs{{{8, 8.0}, {16, 16.0}, {32, 32.0}}, {}};
+  for (int i = 0; i < 100; ++i)
+    costs.observe({16, 0}, 24.0); // no drafts: nothing is seen of 32 rows
+  const auto row = (costs.seconds({20, 0}) - costs.seconds({16, 0})) / 4;
+  EXPECT_GT(row, 0.9 * costs.seconds({16, 0}) / 16);
+}
+
+TEST(step_costs, learn_in_time_what_is_true_of_one_size_alone) {
+  step_costs costs{{{1, 1.0}, {8, 2.0}}, {}};
+  for (int i = 0; i < 4000; ++i) {
+    costs.observe({1, 0}, 1.0);
+    costs.observe({8, 0}, 3.0);
+  }
+  EXPECT_NEAR(costs.seconds({1, 0}), 1.0, 0.05);
+  EXPECT_NEAR(costs.seconds({8, 0}), 3.0, 0.15);
 }
 
 TEST(acceptance, believes_the_drafter_first_and_then_what_it_sees) {

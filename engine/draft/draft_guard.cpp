@@ -1,0 +1,60 @@
+#include "engine/draft/draft_guard.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace rollcast {
+
+namespace {
+
+/// What one step without drafts is worth in the mean of its band.
+constexpr double refresh = 1.0 / 16;
+/// A step that took so much longer than the table says was held up by others.
+constexpr double held_up = 4;
+/// A trial that brings less is none that pays: time is not measured any better.
+constexpr double gain_min = 1.02;
+/// A trial that brings less than this has failed before its end.
+constexpr double gain_lost = 0.95;
+
+} // namespace
+
+draft_guard::band& draft_guard::band_of(std::uint32_t rows) {
+  return bands_[std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(rows)), bands - 1)];
+}
+
+bool draft_guard::admits(std::uint32_t rows) {
+  auto& b = band_of(rows);
+  if (b.hold_left == 0)
+    return true;
+  --b.hold_left;
+  return false;
+}
+
+void draft_guard::plain(std::uint32_t rows, double seconds, double plain_seconds) {
+  if (plain_seconds <= 0 || seconds <= 0 || seconds > held_up * plain_seconds)
+    return;
+  auto& b = band_of(rows);
+  b.slowness += refresh * (seconds / plain_seconds - b.slowness);
+}
+
+void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_seconds,
+                          std::size_t tokens, std::size_t seats) {
+  auto& b = band_of(rows);
+  const auto per_token =
+    plain_seconds * b.slowness / static_cast<double>(std::max<std::size_t>(seats, 1));
+  const auto worth = per_token * static_cast<double>(tokens);
+  if (worth <= 0 || seconds <= 0 || seconds > held_up * worth)
+    return;
+  b.worth_s += worth;
+  b.spent_s += seconds;
+  const bool lost = ++b.steps >= trial_steps_min && b.worth_s < gain_lost * b.spent_s;
+  if (b.steps < trial_steps && !lost)
+    return;
+  const bool pays = b.worth_s >= gain_min * b.spent_s;
+  b.hold = pays ? 0 : std::clamp(4 * b.hold, hold_min, hold_max);
+  b.hold_left = b.hold;
+  b.worth_s = b.spent_s = 0;
+  b.steps = 0;
+}
+
+} // namespace rollcast
