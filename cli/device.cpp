@@ -69,7 +69,7 @@ result<std::unique_ptr<backend>> open_device(const device_options& options) {
     return fail(source);
   load_options load;
   load.threads = options.threads != 0 ? options.threads : processors();
-  auto weights = model_weights::load(*config, std::move(*source), profile->arithmetic, load);
+  auto weights = model_weights::load(*config, *source, profile->arithmetic, load);
   if (!weights)
     return fail(weights);
   cpu_backend_options device;

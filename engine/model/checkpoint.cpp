@@ -184,7 +184,7 @@ std::vector<std::string_view> checkpoint::names() const {
   return out;
 }
 
-std::string checkpoint::file_of(std::string_view name) const {
+std::string checkpoint::origin(std::string_view name) const {
   const auto at = tensors_.find(name);
   return (at == tensors_.end() ? directory_ : files_[at->second.file].path()).string();
 }
@@ -206,13 +206,13 @@ result<tensor_view> checkpoint::tensor(std::string_view name) const {
   else if (entry.dtype == "F32")
     out.type = kernels::dtype::f32;
   else
-    return fail(errc::bad_checkpoint, file_of(name) + ": tensor " + printable(name) + " has dtype "
+    return fail(errc::bad_checkpoint, origin(name) + ": tensor " + printable(name) + " has dtype "
                                         + printable(entry.dtype, 20)
                                         + "; accepted: BF16, F16, F32");
   return out;
 }
 
-void checkpoint::release(const tensor_view& tensor) noexcept {
+void checkpoint::release(const tensor_view& tensor) const noexcept {
   // Whole pages inside of the tensor only; its neighbours may still be needed.
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "engine/base/error.hpp"
-#include "kernels/types.hpp"
+#include "engine/model/tensor_source.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -52,19 +52,11 @@ struct tensor_entry {
 result<std::map<std::string, tensor_entry, std::less<>>>
 parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
 
-/// One tensor, in the mapping of its checkpoint.
-struct tensor_view {
-  std::string name;
-  kernels::dtype type = kernels::dtype::f32;
-  std::vector<std::size_t> shape;
-  std::span<const std::byte> bytes; ///< Row-major, little-endian, perhaps not aligned.
-};
-
 /// A Hugging Face checkpoint directory: its tensors by name, mapped and not copied.
 ///
 /// The files must not be shortened while this object lives: reading past the new end of a mapped
 /// file ends the process. `model_weights` keeps no checkpoint once it has loaded.
-class checkpoint {
+class checkpoint final : public tensor_source {
 public:
   /// Opens `model.safetensors` if it is there; else the shards that `model.safetensors.index.json`
   /// names; else every `*.safetensors`.
@@ -73,21 +65,15 @@ public:
   ///          shard outside of the directory, or a tensor that is not in the shard it names.
   static result<checkpoint> open(const std::filesystem::path& directory);
 
-  /// Names of all tensors, ascending.
-  std::vector<std::string_view> names() const;
+  std::vector<std::string_view> names() const override;
+  bool contains(std::string_view name) const override { return tensors_.contains(name); }
+  result<tensor_view> tensor(std::string_view name) const override;
 
-  bool contains(std::string_view name) const { return tensors_.contains(name); }
+  /// The file that holds a tensor; the directory if none does.
+  std::string origin(std::string_view name) const override;
 
-  /// @returns the tensor; `bad_checkpoint` if it is missing or not of type BF16, F16 or F32.
-  result<tensor_view> tensor(std::string_view name) const;
-
-  /// The file that holds a tensor, for errors; the directory if none does.
-  std::string file_of(std::string_view name) const;
-
-  const std::filesystem::path& directory() const noexcept { return directory_; }
-
-  /// Tells the system that a tensor's pages are not needed again.
-  static void release(const tensor_view& tensor) noexcept;
+  /// Gives a tensor's pages back to the system; they are read again if they are needed again.
+  void release(const tensor_view& tensor) const noexcept override;
 
 private:
   struct placed_tensor {

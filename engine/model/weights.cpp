@@ -2,20 +2,16 @@
 
 #include "engine/base/check.hpp"
 #include "engine/model/finite.hpp"
-#include "engine/model/json_reader.hpp"
-#include "engine/model/tensor_info.hpp"
+#include "engine/model/tensor_check.hpp"
 #include "engine/model/tensor_plan.hpp"
 #include "engine/model/tensor_text.hpp"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -54,24 +50,25 @@ result<void> run_jobs(const std::vector<job>& jobs, std::size_t threads) {
   return {};
 }
 
-/// "3 tensors missing: a, b, c" with at most five names.
-std::string listing(const std::vector<std::string_view>& names, std::string_view what) {
-  constexpr std::size_t named_max = 5;
-  std::string out = std::to_string(names.size()) + (names.size() == 1 ? " tensor " : " tensors ")
-                    + std::string(what);
-  for (std::size_t i = 0; i < std::min(named_max, names.size()); ++i)
-    out += (i == 0 ? ": " : ", ") + printable(names[i]);
-  return names.size() > named_max ? out + ", ..." : out;
+/// @pre the weights have a tensor of this name.
+const tensor_info& info_in(const model_weights& weights, std::string_view name) {
+  const auto all = weights.tensors();
+  const auto at =
+    std::lower_bound(all.begin(), all.end(), name,
+                     [](const tensor_info& x, std::string_view y) { return x.name < y; });
+  ROLLCAST_CHECK(at != all.end() && at->name == name);
+  return *at;
 }
 
 } // namespace
 
-/// The steps of `model_weights::load`, with what they share.
+/// The steps of `model_weights::load` and `load_over`, with what they share.
 class weight_loader {
 public:
-  weight_loader(const model_config& config, checkpoint&& source, kernels::arithmetic how,
-                const load_options& options)
-    : source_(std::move(source)), options_(options), plan_(plan_tensors(config)) {
+  /// @param base  Where tensors come from that `source` does not hold; null if it must hold all.
+  weight_loader(const model_config& config, const model_weights* base, const tensor_source& source,
+                kernels::arithmetic how, const load_options& options)
+    : base_(base), source_(source), options_(options), plan_(plan_tensors(config)) {
     out_.config_ = config;
     out_.arithmetic_ = how;
     out_.layers_.resize(config.layers);
@@ -83,20 +80,26 @@ private:
   /// One packed matrix and the tensors that share it, in column order.
   struct fused_matrix {
     kernels::packed_matrix* target;
-    std::vector<std::size_t> parts; ///< In `plan_`.
+    const kernels::packed_matrix* before; ///< The base's; null without a base.
+    std::vector<std::size_t> parts;       ///< In `plan_`.
   };
 
-  result<void> check_names() const;
+  template <class Weights>
+  static auto& vector_of(Weights& weights, const planned_tensor& tensor);
+  template <class Weights>
+  static auto* matrix_of(Weights& weights, const planned_tensor& tensor);
+
   result<void> view_tensors();
+  result<void> view_tensor(const planned_tensor& planned);
   result<void> load_vectors();
   void collect_matrices();
   result<void> lay_out_arena();
   result<void> load_embedding();
+  result<void> load_tied_head();
   result<void> load_matrix(const fused_matrix& matrix);
   result<void> pack(const fused_matrix& matrix, const tensor_view& view, std::size_t column) const;
-  result<void> check_finite(const tensor_view& view, std::size_t begin, std::size_t count) const;
-  void hash_tensor(std::size_t at) { digests_[at] = hash_bytes(views_[at].bytes); }
-  content_hash combined_hash() const;
+  result<void> check_values(const tensor_view& view, std::size_t begin, std::size_t count) const;
+  void copy_packed(const kernels::packed_matrix& from, const kernels::packed_matrix& to) const;
 
   /// The bytes of a placed matrix, to be filled.
   std::byte* place_of(const kernels::packed_matrix& matrix) const {
@@ -104,17 +107,21 @@ private:
   }
 
   model_weights out_;
-  checkpoint source_;
+  const model_weights* base_;
+  const tensor_source& source_;
   load_options options_;
   std::vector<planned_tensor> plan_;
-  std::vector<tensor_view> views_;    ///< As `plan_`.
-  std::vector<content_hash> digests_; ///< As `plan_`.
+  std::vector<tensor_info> infos_;                ///< As `plan_`; hashed when loaded.
+  std::vector<std::optional<tensor_view>> views_; ///< As `plan_`; none for what the base has.
   std::vector<fused_matrix> matrices_;
   std::byte* embedding_bytes_ = nullptr;
 };
 
 result<std::shared_ptr<const model_weights>> weight_loader::load() {
-  if (const auto named = check_names(); !named)
+  const auto names = source_.names();
+  if (const auto named =
+        check_names(out_.config_, plan_, names, base_ == nullptr, source_.origin({}));
+      !named)
     return fail(named);
   if (const auto viewed = view_tensors(); !viewed)
     return fail(viewed);
@@ -129,124 +136,119 @@ result<std::shared_ptr<const model_weights>> weight_loader::load() {
     jobs.emplace_back([this, &matrix] { return load_matrix(matrix); });
   if (const auto done = run_jobs(jobs, options_.threads); !done)
     return fail(done);
-  out_.hash_ = combined_hash();
+  std::sort(infos_.begin(), infos_.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  out_.tensors_ = std::move(infos_);
+  out_.hash_ = epoch_hash_of(out_.tensors_);
   return std::shared_ptr<const model_weights>(new model_weights(std::move(out_)));
 }
 
-// -- checks -------------------------------------------------------------------
-
-result<void> weight_loader::check_names() const {
-  std::vector<std::string_view> missing;
-  std::set<std::string_view> planned;
-  for (const auto& tensor : plan_) {
-    planned.insert(tensor.name);
-    if (!source_.contains(tensor.name))
-      missing.push_back(tensor.name);
-  }
-  std::vector<std::string_view> unknown;
-  for (const auto name : source_.names()) {
-    if (!planned.contains(name) && !is_known_extra(out_.config_, name))
-      unknown.push_back(name);
-  }
-  if (missing.empty() && unknown.empty())
-    return {};
-  std::string detail = source_.directory().string() + ": not a "
-                       + std::string(class_name(out_.config_.family)) + " of this config.json: ";
-  if (!missing.empty())
-    detail += listing(missing, "missing");
-  if (!unknown.empty())
-    detail += (missing.empty() ? "" : "; ") + listing(unknown, "unknown");
-  return fail(errc::bad_checkpoint, detail);
-}
+// -- what there is ------------------------------------------------------------
 
 result<void> weight_loader::view_tensors() {
   for (const auto& planned : plan_) {
-    auto view = source_.tensor(planned.name);
-    if (!view)
-      return fail(view);
-    if (view->shape != planned.shape)
-      return fail(errc::bad_checkpoint, source_.file_of(planned.name) + ": tensor " + planned.name
-                                          + " has shape " + shown(view->shape)
-                                          + ", config.json asks for " + shown(planned.shape));
-    views_.push_back(std::move(*view));
+    if (base_ == nullptr || source_.contains(planned.name)) {
+      if (const auto viewed = view_tensor(planned); !viewed)
+        return viewed;
+    } else {
+      infos_.push_back(info_in(*base_, planned.name));
+      views_.push_back(std::nullopt);
+    }
   }
-  digests_.resize(views_.size());
   return {};
 }
 
-/// Refuses a non-finite value among elements [begin, begin + count).
-result<void> weight_loader::check_finite(const tensor_view& view, std::size_t begin,
+result<void> weight_loader::view_tensor(const planned_tensor& planned) {
+  auto view = source_.tensor(planned.name);
+  if (!view)
+    return fail(view);
+  if (auto shaped = check_shape(planned, view->shape, source_.origin(planned.name)); !shaped)
+    return shaped;
+  if (base_ != nullptr) {
+    // Another dtype could need another layout, and with it the base's source bytes.
+    const auto type = info_in(*base_, planned.name).type;
+    if (view->type != type)
+      return fail(errc::bad_checkpoint,
+                  source_.origin(planned.name) + ": tensor " + planned.name + " is of "
+                    + std::string(name_of(view->type)) + ", the weights that it changes are of "
+                    + std::string(name_of(type)) + "; send every tensor to change dtypes");
+  }
+  infos_.push_back({planned.name, view->type, view->shape, {}});
+  views_.emplace_back(std::move(*view));
+  return {};
+}
+
+result<void> weight_loader::check_values(const tensor_view& view, std::size_t begin,
                                          std::size_t count) const {
   if (options_.allow_non_finite)
     return {};
-  const std::size_t size = kernels::size_of(view.type);
   const bool rounds = out_.arithmetic_ == kernels::arithmetic::bf16 && view.shape.size() == 2;
-  const auto bad =
-    first_non_finite(view.bytes.subspan(begin * size, count * size), view.type, rounds);
-  if (!bad)
-    return {};
-  const std::size_t at = begin + *bad;
-  std::vector<std::size_t> index{at};
-  if (view.shape.size() == 2)
-    index = {at / view.shape[1], at % view.shape[1]};
-  std::array<char, 32> value{};
-  std::snprintf(value.data(), value.size(), "%g",
-                static_cast<double>(element_at(view.bytes, view.type, at)));
-  return fail(errc::bad_checkpoint, source_.file_of(view.name) + ": tensor " + view.name
-                                      + shown(index) + " = " + value.data()
-                                      + "; weights must be finite"
-                                      + (rounds ? " when rounded to bf16" : ""));
+  return check_finite(view, begin, count, rounds, source_);
 }
 
 // -- vectors ------------------------------------------------------------------
+
+template <class Weights>
+auto& weight_loader::vector_of(Weights& weights, const planned_tensor& tensor) {
+  auto& layer = weights.layers_[tensor.layer];
+  switch (tensor.role) {
+    case tensor_role::final_norm: return weights.final_norm_;
+    case tensor_role::input_norm: return layer.input_norm;
+    case tensor_role::post_norm: return layer.post_norm;
+    case tensor_role::q_norm: return layer.q_norm;
+    case tensor_role::k_norm: return layer.k_norm;
+    default: return layer.qkv_bias; // The plan lists q, k and v in this order.
+  }
+}
 
 result<void> weight_loader::load_vectors() {
   for (std::size_t i = 0; i < plan_.size(); ++i) {
     const auto& tensor = plan_[i];
     if (tensor.shape.size() != 1)
       continue;
-    const auto& view = views_[i];
-    if (const auto finite = check_finite(view, 0, tensor.shape[0]); !finite)
+    auto& target = vector_of(out_, tensor);
+    if (!views_[i]) {
+      const auto from = std::span(vector_of(*base_, tensor)).subspan(target.size());
+      target.insert(target.end(), from.begin(), from.begin() + std::ptrdiff_t(tensor.shape[0]));
+      continue;
+    }
+    const auto& view = *views_[i];
+    if (const auto finite = check_values(view, 0, tensor.shape[0]); !finite)
       return fail(finite);
-    auto& layer = out_.layers_[tensor.layer];
-    auto& target = [&]() -> std::vector<float>& {
-      switch (tensor.role) {
-        case tensor_role::final_norm: return out_.final_norm_;
-        case tensor_role::input_norm: return layer.input_norm;
-        case tensor_role::post_norm: return layer.post_norm;
-        case tensor_role::q_norm: return layer.q_norm;
-        case tensor_role::k_norm: return layer.k_norm;
-        default: return layer.qkv_bias; // The plan lists q, k and v in this order.
-      }
-    }();
     for (std::size_t at = 0; at < tensor.shape[0]; ++at)
       target.push_back(element_at(view.bytes, view.type, at));
-    hash_tensor(i);
+    infos_[i].hash = hash_bytes(view.bytes);
   }
   return {};
 }
 
 // -- matrices -----------------------------------------------------------------
 
+template <class Weights>
+auto* weight_loader::matrix_of(Weights& weights, const planned_tensor& tensor) {
+  auto& layer = weights.layers_[tensor.layer];
+  switch (tensor.role) {
+    case tensor_role::q:
+    case tensor_role::k:
+    case tensor_role::v: return &layer.qkv;
+    case tensor_role::o: return &layer.o;
+    case tensor_role::gate:
+    case tensor_role::up: return &layer.gate_up;
+    case tensor_role::down: return &layer.down;
+    case tensor_role::lm_head: return &weights.lm_head_;
+    default: return decltype(&layer.qkv){nullptr};
+  }
+}
+
 void weight_loader::collect_matrices() {
   std::map<const kernels::packed_matrix*, std::size_t> known;
   for (std::size_t i = 0; i < plan_.size(); ++i) {
-    auto& layer = out_.layers_[plan_[i].layer];
-    kernels::packed_matrix* target = nullptr;
-    switch (plan_[i].role) {
-      case tensor_role::q:
-      case tensor_role::k:
-      case tensor_role::v: target = &layer.qkv; break;
-      case tensor_role::o: target = &layer.o; break;
-      case tensor_role::gate:
-      case tensor_role::up: target = &layer.gate_up; break;
-      case tensor_role::down: target = &layer.down; break;
-      case tensor_role::lm_head: target = &out_.lm_head_; break;
-      default: continue;
-    }
+    kernels::packed_matrix* const target = matrix_of(out_, plan_[i]);
+    if (target == nullptr)
+      continue;
     const auto [at, fresh] = known.try_emplace(target, matrices_.size());
     if (fresh)
-      matrices_.push_back({target, {}});
+      matrices_.push_back({target, base_ != nullptr ? matrix_of(*base_, plan_[i]) : nullptr, {}});
     matrices_[at->second].parts.push_back(i);
   }
 }
@@ -255,7 +257,7 @@ void weight_loader::collect_matrices() {
 result<void> weight_loader::lay_out_arena() {
   const auto packed_type = [&](const std::vector<std::size_t>& parts) {
     const bool exact = std::all_of(parts.begin(), parts.end(), [&](std::size_t i) {
-      return views_[i].type == kernels::dtype::bf16;
+      return infos_[i].type == kernels::dtype::bf16;
     });
     return exact || out_.arithmetic_ == kernels::arithmetic::bf16 ? kernels::dtype::bf16
                                                                   : kernels::dtype::f32;
@@ -263,10 +265,10 @@ result<void> weight_loader::lay_out_arena() {
   std::size_t total = 0;
   std::vector<std::pair<kernels::packed_matrix*, std::size_t>> places;
   const auto place = [&](kernels::packed_matrix* matrix, const std::vector<std::size_t>& parts) {
-    matrix->k = views_[parts.front()].shape[1];
+    matrix->k = infos_[parts.front()].shape[1];
     matrix->n = 0;
     for (const std::size_t i : parts)
-      matrix->n += views_[i].shape[0];
+      matrix->n += infos_[i].shape[0];
     matrix->type = packed_type(parts);
     places.emplace_back(matrix, total);
     total += kernels::packed_bytes(matrix->type, matrix->n, matrix->k);
@@ -276,7 +278,7 @@ result<void> weight_loader::lay_out_arena() {
   if (out_.config_.tie_embeddings)
     place(&out_.lm_head_, {0});
   const std::size_t embedding_at = total;
-  total += views_[0].bytes.size();
+  total += bytes_of(infos_[0]);
 
   auto reserved = aligned_buffer::make(total);
   if (!reserved)
@@ -289,47 +291,67 @@ result<void> weight_loader::lay_out_arena() {
   return {};
 }
 
+void weight_loader::copy_packed(const kernels::packed_matrix& from,
+                                const kernels::packed_matrix& to) const {
+  ROLLCAST_CHECK(from.n == to.n && from.k == to.k && from.type == to.type);
+  std::memcpy(place_of(to), from.data, kernels::packed_bytes(to.type, to.n, to.k));
+}
+
 /// Copies the embedding row-major, and packs it as the head where they are tied.
 result<void> weight_loader::load_embedding() {
   ROLLCAST_CHECK(plan_[0].role == tensor_role::embedding);
   const auto& view = views_[0];
-  if (const auto finite = check_finite(view, 0, view.shape[0] * view.shape[1]); !finite)
-    return fail(finite);
-  hash_tensor(0);
-  std::memcpy(embedding_bytes_, view.bytes.data(), view.bytes.size());
-  out_.embedding_ = view;
-  out_.embedding_.bytes = {embedding_bytes_, view.bytes.size()};
-  if (!out_.config_.tie_embeddings) {
-    checkpoint::release(view);
-    return {};
+  const auto bytes = view ? view->bytes : base_->embedding_.bytes;
+  if (view) {
+    if (auto finite = check_values(*view, 0, view->shape[0] * view->shape[1]); !finite)
+      return finite;
+    infos_[0].hash = hash_bytes(bytes);
   }
+  std::memcpy(embedding_bytes_, bytes.data(), bytes.size());
+  out_.embedding_ = {
+    infos_[0].name, infos_[0].type, infos_[0].shape, {embedding_bytes_, bytes.size()}};
+  if (view)
+    source_.release(*view);
+  return out_.config_.tie_embeddings ? load_tied_head() : result<void>{};
+}
+
+result<void> weight_loader::load_tied_head() {
+  const auto& embedding = out_.embedding_;
   if (source_.contains("lm_head.weight")) {
     const auto head = source_.tensor("lm_head.weight");
     if (!head)
       return fail(head);
-    if (head->type != view.type || head->shape != view.shape
-        || std::memcmp(head->bytes.data(), view.bytes.data(), view.bytes.size()) != 0)
+    if (head->type != embedding.type || head->shape != embedding.shape
+        || std::memcmp(head->bytes.data(), embedding.bytes.data(), embedding.bytes.size()) != 0)
       return fail(errc::bad_checkpoint,
-                  source_.file_of(head->name)
+                  source_.origin(head->name)
                     + ": tensor lm_head.weight differs from model.embed_tokens.weight although "
                       "tie_word_embeddings is true; set it false or remove the tensor");
-    checkpoint::release(*head);
+    source_.release(*head);
   }
-  checkpoint::release(view);
   const auto& head = out_.lm_head_;
-  kernels::pack_weights(embedding_bytes_, view.type, head.n, head.k, 0, place_of(head), head.type,
-                        head.n);
+  if (!views_[0])
+    copy_packed(base_->lm_head_, head);
+  else
+    kernels::pack_weights(embedding_bytes_, embedding.type, head.n, head.k, 0, place_of(head),
+                          head.type, head.n);
   return {};
 }
 
 result<void> weight_loader::load_matrix(const fused_matrix& matrix) {
+  const auto kept = [&](std::size_t i) { return !views_[i]; };
+  // Parts that stay are columns among those that do not, so all is copied, and theirs replaced.
+  if (std::any_of(matrix.parts.begin(), matrix.parts.end(), kept))
+    copy_packed(*matrix.before, *matrix.target);
   std::size_t column = 0;
   for (const std::size_t i : matrix.parts) {
-    hash_tensor(i);
-    if (const auto packed = pack(matrix, views_[i], column); !packed)
-      return fail(packed);
-    checkpoint::release(views_[i]);
-    column += views_[i].shape[0];
+    if (views_[i]) {
+      infos_[i].hash = hash_bytes(views_[i]->bytes);
+      if (const auto packed = pack(matrix, *views_[i], column); !packed)
+        return fail(packed);
+      source_.release(*views_[i]);
+    }
+    column += infos_[i].shape[0];
   }
   return {};
 }
@@ -345,7 +367,7 @@ result<void> weight_loader::pack(const fused_matrix& matrix, const tensor_view& 
                           run_bytes / row_bytes / kernels::panel_columns * kernels::panel_columns);
   for (std::size_t row = 0; row < view.shape[0]; row += run) {
     const std::size_t rows = std::min(run, view.shape[0] - row);
-    if (const auto finite = check_finite(view, row * target.k, rows * target.k); !finite)
+    if (const auto finite = check_values(view, row * target.k, rows * target.k); !finite)
       return fail(finite);
     kernels::pack_weights(view.bytes.data() + row * row_bytes, view.type, rows, target.k,
                           column + row, place_of(target), target.type, target.n);
@@ -353,18 +375,17 @@ result<void> weight_loader::pack(const fused_matrix& matrix, const tensor_view& 
   return {};
 }
 
-content_hash weight_loader::combined_hash() const {
-  std::vector<tensor_info> tensors;
-  for (std::size_t i = 0; i < plan_.size(); ++i)
-    tensors.push_back({plan_[i].name, views_[i].type, views_[i].shape, digests_[i]});
-  return epoch_hash_of(tensors);
-}
-
 result<std::shared_ptr<const model_weights>> model_weights::load(const model_config& config,
-                                                                 checkpoint&& source,
+                                                                 const tensor_source& source,
                                                                  kernels::arithmetic how,
                                                                  const load_options& options) {
-  return weight_loader(config, std::move(source), how, options).load();
+  return weight_loader(config, nullptr, source, how, options).load();
+}
+
+result<std::shared_ptr<const model_weights>> model_weights::load_over(const model_weights& base,
+                                                                      const tensor_source& changes,
+                                                                      const load_options& options) {
+  return weight_loader(base.config_, &base, changes, base.arithmetic_, options).load();
 }
 
 } // namespace rollcast

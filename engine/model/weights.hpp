@@ -3,8 +3,9 @@
 #include "engine/base/aligned_buffer.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
-#include "engine/model/checkpoint.hpp"
 #include "engine/model/config.hpp"
+#include "engine/model/tensor_info.hpp"
+#include "engine/model/tensor_source.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/types.hpp"
 
@@ -37,11 +38,10 @@ struct load_options {
 /// The weights of one epoch: immutable, in memory once, shared by whoever computes with them.
 class model_weights {
 public:
-  /// Checks and packs a checkpoint. In the f32 arithmetic bf16 matrices stay bf16 and f16 and f32
-  /// ones become f32; in the bf16 arithmetic all become bf16 (rounded once).
+  /// Checks and packs all tensors of a model. In the f32 arithmetic bf16 matrices stay bf16 and f16
+  /// and f32 ones become f32; in the bf16 arithmetic all become bf16 (rounded once).
   ///
-  /// @param source is consumed: nothing of it stays mapped, so that its files may be replaced,
-  ///               shortened or removed afterwards.
+  /// @param source  Nothing of it is needed afterwards.
   /// @returns `bad_checkpoint` with one line that names: the missing and unknown tensors (up to
   ///          five of each, and how many); a tensor whose shape is not what the config says, or
   ///          whose dtype is not BF16, F16 or F32; the first element that is not finite (or becomes
@@ -49,9 +49,19 @@ public:
   ///          differs from the embedding although the config ties them. as `aligned_buffer::make`
   ///          without memory.
   static result<std::shared_ptr<const model_weights>> load(const model_config& config,
-                                                           checkpoint&& source,
+                                                           const tensor_source& source,
                                                            kernels::arithmetic how,
                                                            const load_options& options = {});
+
+  /// Loads what `changes` holds, and takes every other tensor from `base`, with its config and
+  /// arithmetic. The result is, byte for byte, that of loading all of it anew. Reads `base` only,
+  /// so that a device may compute with it meanwhile.
+  ///
+  /// @returns as `load` for what is in `changes`; `bad_checkpoint` also for a tensor whose dtype is
+  ///          not that of the base's, and for changes without any tensor of the model.
+  static result<std::shared_ptr<const model_weights>> load_over(const model_weights& base,
+                                                                const tensor_source& changes,
+                                                                const load_options& options = {});
 
   const model_config& config() const noexcept { return config_; }
   kernels::arithmetic arithmetic() const noexcept { return arithmetic_; }
@@ -68,9 +78,13 @@ public:
   /// n = vocabulary, k = hidden; packed from the embedding when the config ties them.
   const kernels::packed_matrix& lm_head() const noexcept { return lm_head_; }
 
-  /// Hash of the checkpoint's content: of name, dtype, shape and bytes of every used tensor, in
-  /// name order. The same for any split into files, any arithmetic and any number of threads.
+  /// Hash of the content, `epoch_hash_of(tensors())`: of name, dtype, shape and bytes of every
+  /// used tensor, in name order. The same for any split into files, any arithmetic and any number
+  /// of threads.
   content_hash hash() const noexcept { return hash_; }
+
+  /// Every tensor by content, in name order.
+  std::span<const tensor_info> tensors() const noexcept { return tensors_; }
 
   /// Bytes of packed matrices and embedding.
   std::size_t arena_bytes() const noexcept { return arena_.size(); }
@@ -87,6 +101,7 @@ private:
   std::vector<float> final_norm_;
   kernels::packed_matrix lm_head_;
   tensor_view embedding_;
+  std::vector<tensor_info> tensors_;
   content_hash hash_;
 };
 

@@ -59,7 +59,7 @@ TEST(checkpoint, gives_tensors_by_name_even_when_unaligned) {
   EXPECT_EQ(std::vector<std::size_t>{3}, view->shape);
   EXPECT_EQ(1u, reinterpret_cast<std::uintptr_t>(view->bytes.data()) % 2);
   EXPECT_EQ(0, std::memcmp(view->bytes.data(), "abcdef", 6));
-  EXPECT_EQ((directory / "model.safetensors").string(), opened->file_of("t"));
+  EXPECT_EQ((directory / "model.safetensors").string(), opened->origin("t"));
 }
 
 TEST(checkpoint, refuses_a_missing_tensor_and_a_foreign_dtype_by_name) {

@@ -3,6 +3,7 @@
 // Method: the packed matrices are read back by the layout that kernels/gemm.hpp promises, element
 // by element; one thing is broken in a good checkpoint and the refusal is read.
 
+#include "engine/model/checkpoint.hpp"
 #include "engine/model/finite.hpp"
 #include "engine/model/tensor_plan.hpp"
 #include "engine/model/weights.hpp"
@@ -35,7 +36,7 @@ loaded load(const std::filesystem::path& directory, arithmetic how = arithmetic:
   auto source = checkpoint::open(directory);
   if (!source)
     return fail(source);
-  return model_weights::load(*config, std::move(*source), how, options);
+  return model_weights::load(*config, *source, how, options);
 }
 
 /// Element [n, k] of a packed matrix: panels of 32 columns; bf16 in pairs of k, f32 singly.
