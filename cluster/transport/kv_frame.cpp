@@ -50,6 +50,8 @@ void walk(Walker& f, Frame& x) noexcept {
   f(x.prefix.low);
   f(x.content.high);
   f(x.content.low);
+  f(x.weights.high);
+  f(x.weights.low);
 }
 
 } // namespace

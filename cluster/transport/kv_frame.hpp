@@ -22,7 +22,7 @@ enum class kv_message : std::uint8_t {
   wait = 7,     ///< Holder: you are in line, I am alive.
 };
 
-/// The first frame of every message. On the wire: 84 bytes, little-endian, fixed offsets.
+/// The first frame of every message. On the wire: 100 bytes, little-endian, fixed offsets.
 struct kv_frame {
   kv_message kind{};
   errc code = errc::ok;   ///< In `refused`.
@@ -35,11 +35,12 @@ struct kv_frame {
   std::uint32_t part_bytes = 0; ///< In `manifest`: size of every part but the last.
   content_hash prefix = {};     ///< In `manifest`: of the token ids whose KV it is.
   content_hash content = {};    ///< In `manifest`: of the image.
+  content_hash weights = {};    ///< In `manifest`: that the image was computed with.
   friend bool operator==(const kv_frame&, const kv_frame&) = default;
 };
 
-inline constexpr std::size_t kv_frame_bytes = 84;
-inline constexpr std::uint32_t kv_frame_magic = 0x31564b52; // "RKV1"
+inline constexpr std::size_t kv_frame_bytes = 100;
+inline constexpr std::uint32_t kv_frame_magic = 0x32564b52; // "RKV2"
 
 std::array<std::byte, kv_frame_bytes> encode(const kv_frame& frame) noexcept;
 

@@ -117,6 +117,7 @@ void kv_exchange::loop::on(const answer_command& c) {
   frame.part_bytes = options_.part_bytes;
   frame.prefix = image.manifest.prefix;
   frame.content = image.manifest.content;
+  frame.weights = image.manifest.weights;
   if (!tell_puller(c.ticket.peer, frame))
     return end_offer(c.ticket);
   it->second.image = *c.image;

@@ -148,7 +148,8 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
   if (hash_of(std::span<const token_id>{p.tokens}.first(frame.tokens)) != frame.prefix)
     return give_up(errc::frame_malformed, "it belongs to other tokens than ours (prefix hash of "
                                             + std::to_string(frame.tokens) + " tokens differs)");
-  p.image.manifest = {frame.response, frame.tokens, frame.bytes, frame.prefix, frame.content};
+  p.image.manifest = {frame.response, frame.tokens,  frame.bytes,
+                      frame.prefix,   frame.content, frame.weights};
   p.image.bytes.resize(frame.bytes);
   p.part_bytes = frame.part_bytes;
   p.parts = static_cast<std::uint32_t>(parts);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "engine/backend/device_weights.hpp"
+#include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/numerics/profile.hpp"
@@ -10,10 +12,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 
 namespace rollcast {
+
+class tensor_source;
 
 /// What a device is, once it holds a model and its KV blocks.
 struct device_shape {
@@ -55,9 +60,34 @@ public:
 
   virtual const device_shape& shape() const noexcept = 0;
   virtual const numerics_profile& numerics() const noexcept = 0;
-  virtual content_hash weights_hash() const noexcept = 0;
+  /// Hash of the weights that are used.
+  content_hash weights_hash() const noexcept { return weights()->hash(); }
   /// Token ids that end a response, from the checkpoint's configuration.
   virtual std::span<const token_id> eos_token_ids() const noexcept = 0;
+
+  // -- weights ----------------------------------------------------------------
+
+  /// The weights that are used; never null.
+  virtual std::shared_ptr<const device_weights> weights() const noexcept = 0;
+
+  /// Makes weights of the device's model ready beside those that are used, which it leaves alone.
+  /// The one member that another thread may call while the owner's calls anything else.
+  ///
+  /// @param tensors  All of the model's, or, with `over`, those that differ from it.
+  /// @param over     Made by this device; null if `tensors` is complete. Every tensor that is not
+  ///                 in `tensors` is taken from it.
+  /// @returns what was made: the same, bit for bit, with and without `over`. `bad_checkpoint` with
+  ///          one line if a tensor is missing, unknown, of another shape or (with `over`) dtype, or
+  ///          not finite; `bad_config` without memory.
+  virtual result<std::shared_ptr<const device_weights>>
+  prepare_weights(const tensor_source& tensors, const std::shared_ptr<const device_weights>& over,
+                  const prepare_options& options) const = 0;
+
+  /// Computes with other weights from the next pass on: exchanges a pointer. KV that was written
+  /// before is of the weights before. @pre made by this device; no pass is running.
+  virtual void use_weights(std::shared_ptr<const device_weights> weights) = 0;
+
+  // -- passes -----------------------------------------------------------------
 
   /// Runs the rows through the model, writes their K and V, and keeps logits [logit_rows] for the
   /// calls below until the next pass. @pre every bound of `shape()` holds.

@@ -31,6 +31,26 @@ std::size_t grain_for(double item_ns) noexcept {
   return std::max<std::size_t>(1, static_cast<std::size_t>(run_ns / std::max(item_ns, 0.1)));
 }
 
+/// Packed weights, as the seam passes them on.
+class cpu_weights final : public device_weights {
+public:
+  explicit cpu_weights(std::shared_ptr<const model_weights> packed) : packed_(std::move(packed)) {}
+
+  content_hash hash() const noexcept override { return packed_->hash(); }
+  std::span<const tensor_info> tensors() const noexcept override { return packed_->tensors(); }
+  const std::shared_ptr<const model_weights>& packed() const noexcept { return packed_; }
+
+private:
+  std::shared_ptr<const model_weights> packed_;
+};
+
+/// @pre a CPU device made them.
+const cpu_weights& packed_in(const device_weights& weights) noexcept {
+  const auto* const ours = dynamic_cast<const cpu_weights*>(&weights);
+  ROLLCAST_CHECK(ours != nullptr);
+  return *ours;
+}
+
 /// The transformer, written once over the CPU kernels. Threads share rows, row tiles, output panels
 /// or (sequence, head) items, never a reduction.
 class cpu_backend final : public backend {
@@ -38,17 +58,24 @@ public:
   cpu_backend(std::shared_ptr<const model_weights> weights, const numerics_profile& profile,
               const cpu_backend_options& options, cpu_activations activations,
               aligned_buffer kv_cache, device_shape shape)
-    : weights_(std::move(weights)), config_(weights_->config()), profile_(profile), shape_(shape),
-      pool_(options.threads), act_(std::move(activations)), kv_cache_(std::move(kv_cache)) {
+    : used_(std::make_shared<cpu_weights>(std::move(weights))),
+      weights_(packed_in(*used_).packed().get()), config_(weights_->config()), profile_(profile),
+      shape_(shape), pool_(options.threads), act_(std::move(activations)),
+      kv_cache_(std::move(kv_cache)) {
     rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
   }
 
   const device_shape& shape() const noexcept override { return shape_; }
   const numerics_profile& numerics() const noexcept override { return profile_; }
-  content_hash weights_hash() const noexcept override { return weights_->hash(); }
   std::span<const token_id> eos_token_ids() const noexcept override {
     return config_.eos_token_ids;
   }
+
+  std::shared_ptr<const device_weights> weights() const noexcept override { return used_; }
+  result<std::shared_ptr<const device_weights>>
+  prepare_weights(const tensor_source& tensors, const std::shared_ptr<const device_weights>& over,
+                  const prepare_options& options) const override;
+  void use_weights(std::shared_ptr<const device_weights> weights) override;
 
   void forward(const forward_rows& rows) override;
   std::span<const float> logits() override {
@@ -79,8 +106,9 @@ private:
   void feed_forward(const layer_weights& layer, std::size_t rows);
   void make_logits(std::span<const std::uint32_t> logit_rows);
 
-  std::shared_ptr<const model_weights> weights_;
-  const model_config& config_;
+  std::shared_ptr<const device_weights> used_;
+  const model_weights* weights_; ///< Of `used_`.
+  const model_config config_;
   numerics_profile profile_;
   device_shape shape_;
   thread_pool pool_;
@@ -90,6 +118,30 @@ private:
   double item_ns_ = 0;          ///< Estimated cost of one of them.
   std::size_t logit_count_ = 0; ///< Rows in the logits buffer.
 };
+
+// -- weights ------------------------------------------------------------------
+
+result<std::shared_ptr<const device_weights>>
+cpu_backend::prepare_weights(const tensor_source& tensors,
+                             const std::shared_ptr<const device_weights>& over,
+                             const prepare_options& options) const {
+  // Another thread may be in `use_weights`: only what never changes is read here.
+  const load_options load{options.allow_non_finite, options.threads};
+  auto packed = over ? model_weights::load_over(*packed_in(*over).packed(), tensors, load)
+                     : model_weights::load(config_, tensors, profile_.arithmetic, load);
+  if (!packed)
+    return fail(packed);
+  return std::make_shared<const cpu_weights>(std::move(*packed));
+}
+
+void cpu_backend::use_weights(std::shared_ptr<const device_weights> weights) {
+  const auto* const packed = packed_in(*weights).packed().get();
+  ROLLCAST_CHECK(packed->arithmetic() == profile_.arithmetic
+                 && packed->layers().size() == config_.layers
+                 && packed->embedding().shape == weights_->embedding().shape);
+  used_ = std::move(weights);
+  weights_ = packed;
+}
 
 // -- pieces -------------------------------------------------------------------
 

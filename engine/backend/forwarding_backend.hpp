@@ -14,9 +14,19 @@ public:
 
   const device_shape& shape() const noexcept override { return inner_->shape(); }
   const numerics_profile& numerics() const noexcept override { return inner_->numerics(); }
-  content_hash weights_hash() const noexcept override { return inner_->weights_hash(); }
   std::span<const token_id> eos_token_ids() const noexcept override {
     return inner_->eos_token_ids();
+  }
+  std::shared_ptr<const device_weights> weights() const noexcept override {
+    return inner_->weights();
+  }
+  result<std::shared_ptr<const device_weights>>
+  prepare_weights(const tensor_source& tensors, const std::shared_ptr<const device_weights>& over,
+                  const prepare_options& options) const override {
+    return inner_->prepare_weights(tensors, over, options);
+  }
+  void use_weights(std::shared_ptr<const device_weights> weights) override {
+    inner_->use_weights(std::move(weights));
   }
   void forward(const forward_rows& rows) override { inner_->forward(rows); }
   std::span<const float> logits() override { return inner_->logits(); }

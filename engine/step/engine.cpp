@@ -144,6 +144,18 @@ kv_usage engine::state::kv() const noexcept {
   return usage;
 }
 
+result<void> engine::state::use_weights(std::shared_ptr<const device_weights> weights) {
+  if (!running.empty() || !waiting.empty())
+    return fail(errc::bad_config,
+                "weights " + to_string(weights->hash()) + " are not taken into use while "
+                  + std::to_string(running.size()) + " responses run and "
+                  + std::to_string(waiting.size()) + " wait; end or release them first");
+  while (evict_parked()) {
+  }
+  device->use_weights(std::move(weights));
+  return {};
+}
+
 // -- the public class ---------------------------------------------------------
 
 engine::engine(std::unique_ptr<backend> device, engine_limits limits)
@@ -173,9 +185,19 @@ result<kv_manifest> engine::export_kv(response_id response, std::vector<std::byt
 result<void> engine::import_kv(const kv_manifest& manifest, std::span<const std::byte> image) {
   return state_->import_kv(manifest, image);
 }
+result<void> engine::use_weights(std::shared_ptr<const device_weights> weights) {
+  return state_->use_weights(std::move(weights));
+}
 result<void> engine::score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
-                           float temperature, std::vector<float>& logprobs) {
-  return state_->score(tokens, prompt_tokens, temperature, logprobs);
+                           float temperature, std::vector<float>& logprobs,
+                           const std::shared_ptr<const device_weights>& at) {
+  if (!at)
+    return state_->score(tokens, prompt_tokens, temperature, logprobs);
+  auto used = state_->device->weights();
+  state_->device->use_weights(at);
+  auto scored = state_->score(tokens, prompt_tokens, temperature, logprobs);
+  state_->device->use_weights(std::move(used));
+  return scored;
 }
 bool engine::parked(response_id response) const noexcept {
   return state_->is_parked(response);

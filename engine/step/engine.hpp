@@ -26,10 +26,11 @@ struct engine_limits {
 /// Identifies a KV image: what a target checks before it believes one.
 struct kv_manifest {
   response_id response;
-  std::uint32_t tokens = 0; ///< Positions held.
-  std::uint64_t bytes = 0;  ///< Size of the image.
-  content_hash prefix;      ///< Of the token ids whose KV it is.
-  content_hash content;     ///< Of the image's bytes.
+  std::uint32_t tokens = 0;  ///< Positions held.
+  std::uint64_t bytes = 0;   ///< Size of the image.
+  content_hash prefix;       ///< Of the token ids whose KV it is.
+  content_hash content;      ///< Of the image's bytes.
+  content_hash weights = {}; ///< That it was computed with.
 };
 
 /// Continuous batching on one device: admits chunks, steps them together, keeps the KV of responses
@@ -76,17 +77,27 @@ public:
   /// is not parked here. The engine keeps its copy until `release`.
   result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
 
-  /// Parks an image received from another engine. Fails with `frame_malformed` (size or hash
-  /// differ), or `out_of_kv_blocks`.
+  /// Parks an image received from another engine. Fails with `stale_epoch` (it was computed with
+  /// other weights), `frame_malformed` (size or hash differ), or `out_of_kv_blocks`.
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
+
+  // -- weights ----------------------------------------------------------------
+
+  /// Exchanges the weights, which takes no time: `device().prepare_weights` has made them, on any
+  /// thread. Every parked KV is freed, because it belongs to the weights before. Fails with
+  /// `bad_config`, and changes nothing, while anything is running or waiting.
+  result<void> use_weights(std::shared_ptr<const device_weights> weights);
 
   // -- scoring ----------------------------------------------------------------
 
   /// Teacher-forced log-probabilities of tokens[prompt_tokens ..], by the same forward pass and so
   /// with the same bits as generation. Needs free blocks for the whole sequence and leaves them
   /// free. `logprobs` gets tokens.size() - prompt_tokens values.
+  /// @param at  Weights to score with instead of those that are used, which are used again after;
+  ///            what is admitted or parked stays as it is.
   result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
-                     float temperature, std::vector<float>& logprobs);
+                     float temperature, std::vector<float>& logprobs,
+                     const std::shared_ptr<const device_weights>& at = {});
 
   // -- what an observer may ask ------------------------------------------------
 

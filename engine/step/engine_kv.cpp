@@ -29,8 +29,12 @@ result<kv_manifest> engine::state::export_kv(response_id response,
   const std::uint64_t groups = groups_of(seq.cached);
   image.resize(groups * device->shape().kv_group_bytes);
   device->export_kv(seq.blocks, groups, image);
-  return kv_manifest{response, seq.cached, image.size(), seq.prefix,
-                     hash_bytes(std::span<const std::byte>{image})};
+  return kv_manifest{response,
+                     seq.cached,
+                     image.size(),
+                     seq.prefix,
+                     hash_bytes(std::span<const std::byte>{image}),
+                     device->weights_hash()};
 }
 
 result<void> engine::state::import_kv(const kv_manifest& manifest,
@@ -41,6 +45,12 @@ result<void> engine::state::import_kv(const kv_manifest& manifest,
     return fail(errc::frame_malformed, "KV image of " + std::to_string(image.size()) + " bytes for "
                                          + std::to_string(manifest.tokens) + " tokens, expected "
                                          + std::to_string(bytes));
+  // An image may come late, out of another worker or the spill space, after the weights changed.
+  if (manifest.weights != device->weights_hash())
+    return fail(errc::stale_epoch, "KV image of response " + std::to_string(manifest.response.value)
+                                     + " was computed with weights " + to_string(manifest.weights)
+                                     + ", those used here are "
+                                     + to_string(device->weights_hash()));
   const content_hash found = hash_bytes(image);
   if (found != manifest.content)
     return fail(errc::frame_malformed,

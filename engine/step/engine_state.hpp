@@ -22,6 +22,7 @@ public:
   bool release(response_id response);
   result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
+  result<void> use_weights(std::shared_ptr<const device_weights> weights);
   result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
                      float temperature, std::vector<float>& logprobs);
   kv_usage kv() const noexcept;

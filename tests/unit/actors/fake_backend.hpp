@@ -1,10 +1,18 @@
 #pragma once
 
 #include "engine/backend/backend.hpp"
+#include "engine/base/check.hpp"
+#include "engine/model/finite.hpp"
+#include "engine/model/tensor_source.hpp"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace rollcast::test {
@@ -20,6 +28,29 @@ struct fake_device {
   std::chrono::microseconds step_time{0};
 };
 
+/// The weights of a fake device: two tensors of eight bytes each, F32 [2], whose bits are the seed.
+class fake_weights final : public device_weights {
+public:
+  static constexpr std::array<const char*, 2> names{"fake.a", "fake.b"};
+
+  explicit fake_weights(std::array<std::uint64_t, 2> values) : values_(values) {
+    for (std::size_t i = 0; i < names.size(); ++i)
+      tensors_.push_back(
+        {names[i], kernels::dtype::f32, {2}, hash_of(std::span{values_}.subspan(i, 1))});
+    hash_ = epoch_hash_of(tensors_);
+  }
+
+  content_hash hash() const noexcept override { return hash_; }
+  std::span<const tensor_info> tensors() const noexcept override { return tensors_; }
+  const std::array<std::uint64_t, 2>& values() const noexcept { return values_; }
+  std::uint64_t seed() const noexcept { return values_[0] ^ values_[1]; }
+
+private:
+  std::array<std::uint64_t, 2> values_;
+  std::vector<tensor_info> tensors_;
+  content_hash hash_;
+};
+
 /// A device without a model: the KV of a position is a hash of all tokens up to it, read back from
 /// the cache, and a token is a hash of the last KV, the seed and the position. So a lost, doubled,
 /// foreign or misplaced token or KV block changes every token after it.
@@ -33,13 +64,48 @@ public:
               4'096,
               256,
               kernels::kv_group * sizeof(std::uint64_t)};
+    weights_ = std::make_shared<const fake_weights>(std::array<std::uint64_t, 2>{how.weights, 0});
     kv_.resize(std::size_t{how.kv_blocks} * how.block_tokens);
   }
 
   const device_shape& shape() const noexcept override { return shape_; }
   const numerics_profile& numerics() const noexcept override { return profile_; }
-  content_hash weights_hash() const noexcept override { return {0, how_.weights}; }
   std::span<const token_id> eos_token_ids() const noexcept override { return eos_; }
+
+  std::shared_ptr<const device_weights> weights() const noexcept override { return weights_; }
+
+  result<std::shared_ptr<const device_weights>>
+  prepare_weights(const tensor_source& tensors, const std::shared_ptr<const device_weights>& over,
+                  const prepare_options& options) const override {
+    auto values =
+      over ? dynamic_cast<const fake_weights&>(*over).values() : std::array<std::uint64_t, 2>{};
+    for (const auto name : tensors.names())
+      if (std::find(fake_weights::names.begin(), fake_weights::names.end(), name)
+          == fake_weights::names.end())
+        return fail(errc::bad_checkpoint,
+                    tensors.origin(name) + ": 1 tensor unknown: " + std::string(name));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::string name = fake_weights::names[i];
+      if (over && !tensors.contains(name))
+        continue;
+      const auto view = tensors.tensor(name);
+      if (!view)
+        return fail(view);
+      if (view->type != kernels::dtype::f32 || view->shape != std::vector<std::size_t>{2})
+        return fail(errc::bad_checkpoint,
+                    tensors.origin(name) + ": tensor " + name + " has another shape than F32 [2]");
+      if (!options.allow_non_finite && first_non_finite(view->bytes, view->type, false))
+        return fail(errc::bad_checkpoint,
+                    tensors.origin(name) + ": tensor " + name + "; weights must be finite");
+      std::memcpy(&values[i], view->bytes.data(), sizeof(values[i]));
+    }
+    return std::make_shared<const fake_weights>(values);
+  }
+
+  void use_weights(std::shared_ptr<const device_weights> weights) override {
+    weights_ = std::dynamic_pointer_cast<const fake_weights>(weights);
+    ROLLCAST_CHECK(weights_ != nullptr);
+  }
 
   void forward(const forward_rows& rows) override {
     if (how_.step_time.count() > 0)
@@ -55,7 +121,7 @@ public:
             kv_[std::size_t{copy->from} * how_.block_tokens + at];
       for (std::uint32_t i = 0; i < s.rows; ++i) {
         const auto position = s.position + i;
-        const auto before = position == 0 ? how_.weights : kv_[slot(s.blocks, position - 1)];
+        const auto before = position == 0 ? weights_->seed() : kv_[slot(s.blocks, position - 1)];
         const auto row = s.row_begin + i;
         states[row] = mix(before, static_cast<std::uint64_t>(rows.tokens[row]));
         kv_[slot(s.blocks, position)] = states[row];
@@ -110,6 +176,7 @@ private:
 
   fake_device how_;
   device_shape shape_;
+  std::shared_ptr<const fake_weights> weights_;
   numerics_profile profile_ = *find_profile(default_profile);
   std::vector<token_id> eos_{0};
   std::vector<std::uint64_t> kv_;

@@ -25,6 +25,7 @@ kv_frame random_frame(prng& rng) {
   f.part_bytes = static_cast<std::uint32_t>(rng.next());
   f.prefix = {rng.next(), rng.next()};
   f.content = {rng.next(), rng.next()};
+  f.weights = {rng.next(), rng.next()};
   return f;
 }
 
@@ -42,7 +43,7 @@ TEST(kv_frame, has_fixed_little_endian_bytes) {
   kv_frame frame{.kind = kv_message::want, .pull = 0x0102030405060708u, .part = 5};
   const auto bytes = encode(frame);
   EXPECT_EQ(bytes[0], std::byte{'R'});
-  EXPECT_EQ(bytes[3], std::byte{'1'});
+  EXPECT_EQ(bytes[3], std::byte{'2'});
   EXPECT_EQ(bytes[4], std::byte{3});
   EXPECT_EQ(bytes[8], std::byte{8});
   EXPECT_EQ(bytes[15], std::byte{1});
