@@ -3,7 +3,9 @@
 #include "engine/base/check.hpp"
 #include "engine/model/finite.hpp"
 #include "engine/model/json_reader.hpp"
+#include "engine/model/tensor_info.hpp"
 #include "engine/model/tensor_plan.hpp"
+#include "engine/model/tensor_text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -60,22 +62,6 @@ std::string listing(const std::vector<std::string_view>& names, std::string_view
   for (std::size_t i = 0; i < std::min(named_max, names.size()); ++i)
     out += (i == 0 ? ": " : ", ") + printable(names[i]);
   return names.size() > named_max ? out + ", ..." : out;
-}
-
-std::string shown(const std::vector<std::size_t>& shape) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i)
-    out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return out + "]";
-}
-
-std::string_view name_of(kernels::dtype type) noexcept {
-  switch (type) {
-    case kernels::dtype::f32: return "F32";
-    case kernels::dtype::bf16: return "BF16";
-    case kernels::dtype::f16: return "F16";
-  }
-  return "?";
 }
 
 } // namespace
@@ -368,15 +354,10 @@ result<void> weight_loader::pack(const fused_matrix& matrix, const tensor_view& 
 }
 
 content_hash weight_loader::combined_hash() const {
-  std::map<std::string_view, std::size_t> order;
+  std::vector<tensor_info> tensors;
   for (std::size_t i = 0; i < plan_.size(); ++i)
-    order.emplace(plan_[i].name, i);
-  std::string manifest;
-  for (const auto& [name, i] : order) {
-    manifest += std::string(name) + " " + std::string(name_of(views_[i].type)) + " "
-                + shown(views_[i].shape) + " " + to_string(digests_[i]) + "\n";
-  }
-  return hash_of(std::span<const char>(manifest));
+    tensors.push_back({plan_[i].name, views_[i].type, views_[i].shape, digests_[i]});
+  return epoch_hash_of(tensors);
 }
 
 result<std::shared_ptr<const model_weights>> model_weights::load(const model_config& config,
