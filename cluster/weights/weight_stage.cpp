@@ -129,19 +129,24 @@ result<void> weight_stage::claim(part& p, std::uint64_t begin, std::uint64_t byt
                 said(p, begin, bytes) + ": bytes " + std::to_string(other.first) + " to "
                   + std::to_string(other.second) + " came before; each byte is sent once");
   }
-  if (p.claimed.size() >= limits_.gaps_max)
-    return fail(errc::frame_too_large, said(p, begin, bytes) + " leaves more than "
-                                         + std::to_string(limits_.gaps_max)
-                                         + " gaps; send slices in order");
-  auto at = before != p.claimed.end() && before->second == begin
-              ? before
-              : p.claimed.emplace_hint(next, begin, end);
+  const bool joins_before = before != p.claimed.end() && before->second == begin;
+  const bool joins_next = next != p.claimed.end() && next->first == end;
+  if (!joins_before && !joins_next && p.claimed.size() >= limits_.pieces_max)
+    return fail(errc::frame_too_large,
+                said(p, begin, bytes) + " would be piece " + std::to_string(p.claimed.size() + 1)
+                  + ", at most " + std::to_string(limits_.pieces_max) + "; send slices in order");
+  const auto at = joins_before ? before : p.claimed.emplace_hint(next, begin, end);
   at->second = end;
-  if (next != p.claimed.end() && next->first == end) {
+  if (joins_next) {
     at->second = next->second;
     p.claimed.erase(next);
   }
   return {};
+}
+
+std::uint64_t weight_stage::bytes_here() const {
+  const std::scoped_lock lock{mutex_};
+  return bytes_here_;
 }
 
 void weight_stage::hash_full_ones() {

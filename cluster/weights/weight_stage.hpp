@@ -22,7 +22,7 @@ struct weight_stage_limits {
   std::size_t tensors_max = weight_tensors_max;
   std::size_t name_bytes_max = 512;
   std::size_t rank_max = 8;
-  std::size_t gaps_max = 4'096; ///< Pieces that one tensor may be in before they join.
+  std::size_t pieces_max = 4'096; ///< Pieces that one tensor may be in before they join.
 };
 
 /// Where a part of a tensor belongs, as a controller says it.
