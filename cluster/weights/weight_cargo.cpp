@@ -1,6 +1,5 @@
 #include "cluster/weights/weight_cargo.hpp"
 
-#include "engine/base/aligned_buffer.hpp"
 #include "engine/base/check.hpp"
 
 #include <algorithm>
@@ -8,19 +7,6 @@
 #include <string>
 
 namespace rollcast {
-
-result<std::shared_ptr<std::byte>> make_tensor_memory(std::uint64_t bytes) {
-  // A mapping of its own costs up to 2 MiB of address space, which norms and biases do not need.
-  if (bytes < (1u << 20)) {
-    auto small = std::shared_ptr<std::byte[]>(new std::byte[bytes]);
-    return std::shared_ptr<std::byte>(small, small.get());
-  }
-  auto made = aligned_buffer::make(bytes);
-  if (!made)
-    return fail(made);
-  const auto owner = std::make_shared<aligned_buffer>(std::move(*made));
-  return std::shared_ptr<std::byte>(owner, owner->data());
-}
 
 result<std::shared_ptr<weight_cargo>> weight_cargo::make(std::vector<tensor_info> tensors,
                                                          std::uint32_t slice_bytes,
@@ -68,20 +54,22 @@ result<std::shared_ptr<weight_cargo>> weight_cargo::make(std::vector<tensor_info
 result<std::shared_ptr<weight_cargo>> weight_cargo::expecting(std::vector<tensor_info> tensors,
                                                               std::uint32_t slice_bytes,
                                                               const filter& wanted,
-                                                              std::uint64_t bytes_max) {
+                                                              std::uint64_t bytes_max,
+                                                              const tensor_memory& memory) {
   auto made = make(std::move(tensors), slice_bytes, bytes_max);
   if (!made)
     return made;
   auto& cargo = **made;
+  cargo.memory_ = memory;
   for (std::size_t i = 0; i < cargo.tensors_.size(); ++i) {
     if (wanted && !wanted(cargo.tensors_[i]))
       continue;
     auto& h = cargo.holds_[i];
     const auto bytes = bytes_of(cargo.tensors_[i]);
-    auto memory = make_tensor_memory(bytes);
-    if (!memory)
-      return fail(memory);
-    h.memory = std::move(*memory);
+    auto room = cargo.memory_.make(bytes);
+    if (!room)
+      return fail(room);
+    h.memory = std::move(*room);
     h.content = {h.memory, {h.memory.get(), bytes}};
     cargo.bytes_wanted_ += bytes;
     ++cargo.unproved_;
@@ -208,7 +196,7 @@ result<weight_cargo::outcome> weight_cargo::prove(std::uint32_t tensor) {
 result<void> weight_cargo::forget(hold& whose) {
   // What was handed out may be on its way to a peer still, so that memory is left as it is.
   const auto bytes = whose.content.bytes.size();
-  auto memory = make_tensor_memory(bytes);
+  auto memory = memory_.make(bytes);
   if (!memory)
     return fail(memory);
   const std::scoped_lock lock{mutex_};

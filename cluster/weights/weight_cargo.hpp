@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster/weights/tensor_memory.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/model/tensor_info.hpp"
@@ -24,13 +25,9 @@ struct kept_bytes {
   std::span<const std::byte> bytes;
 };
 
-/// Memory for one tensor, not initialised for the reader: large ones come from huge pages.
-/// @returns as `aligned_buffer::make` without memory.
-result<std::shared_ptr<std::byte>> make_tensor_memory(std::uint64_t bytes);
-
 /// Size that no manifest and no update may pass unless it is told otherwise.
 inline constexpr std::uint64_t weight_bytes_max = std::uint64_t{1} << 40;
-inline constexpr std::uint32_t weight_slice_bytes = 2u << 20;
+inline constexpr std::uint32_t weight_slice_bytes = 1u << 20;
 inline constexpr std::size_t weight_tensors_max = 1u << 16;
 
 /// The tensors of one update in memory, cut into numbered slices: slice after slice through the
@@ -49,13 +46,14 @@ public:
   /// Tells which tensors of a manifest are to be received.
   using filter = std::function<bool(const tensor_info&)>;
 
-  /// To be filled. `wanted` leaves out tensors; empty, it is all of them.
+  /// To be filled, in memory of `memory`. `wanted` leaves out tensors; empty, it is all of them.
   /// @returns `frame_malformed` unless names ascend without repeats and every tensor has bytes,
   ///          `frame_too_large` past `bytes_max` or too many tensors or slices; `bad_config`
   ///          without memory.
   static result<std::shared_ptr<weight_cargo>>
   expecting(std::vector<tensor_info> tensors, std::uint32_t slice_bytes = weight_slice_bytes,
-            const filter& wanted = {}, std::uint64_t bytes_max = weight_bytes_max);
+            const filter& wanted = {}, std::uint64_t bytes_max = weight_bytes_max,
+            const tensor_memory& memory = tensor_memory{});
 
   /// Complete. `content[i]` are the bytes of `tensors[i]`, whose hash is trusted.
   /// @returns as `expecting`; `frame_malformed` for content of another size.
@@ -122,6 +120,7 @@ private:
   content_hash manifest_;
   std::uint32_t slice_bytes_ = 0;
   std::uint64_t bytes_wanted_ = 0;
+  tensor_memory memory_;
   std::vector<std::uint32_t> tensor_of_; ///< By slice.
 
   mutable std::mutex mutex_;

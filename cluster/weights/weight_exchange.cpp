@@ -2,10 +2,23 @@
 
 #include "cluster/weights/weight_exchange_loop.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
 namespace rollcast {
+namespace {
+
+/// ZeroMQ allocates each message that comes. With glibc's defaults most slices would be mapped and
+/// unmapped, and each would cost page faults for all of it.
+void let_malloc_keep(std::uint32_t bytes) {
+  constexpr int mmap_threshold = 32 << 20; // the most that glibc takes
+  ::mallopt(M_MMAP_THRESHOLD, mmap_threshold);
+  ::mallopt(M_TRIM_THRESHOLD, static_cast<int>(std::min<std::uint32_t>(bytes, 1u << 30)));
+}
+
+} // namespace
 
 weight_exchange::loop::loop(weight_exchange_options options) : options_(std::move(options)) {}
 
@@ -107,6 +120,8 @@ weight_exchange::weight_exchange(std::unique_ptr<loop> l) noexcept : loop_(std::
 weight_exchange::~weight_exchange() = default;
 
 result<std::unique_ptr<weight_exchange>> weight_exchange::open(weight_exchange_options options) {
+  if (options.malloc_keeps_bytes != 0)
+    let_malloc_keep(options.malloc_keeps_bytes);
   auto made = std::make_unique<loop>(std::move(options));
   if (auto bound = made->bind(); !bound)
     return fail(bound);

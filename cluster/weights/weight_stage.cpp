@@ -24,8 +24,9 @@ result<void> check_name(std::string_view name, std::size_t bytes_max) {
 
 } // namespace
 
-weight_stage::weight_stage(std::uint64_t update, weight_stage_limits limits)
-  : update_(update), limits_(limits), hasher_([this] { hash_full_ones(); }) {}
+weight_stage::weight_stage(std::uint64_t update, weight_stage_limits limits, tensor_memory memory)
+  : update_(update), limits_(limits), memory_(std::move(memory)),
+    hasher_([this] { hash_full_ones(); }) {}
 
 weight_stage::~weight_stage() {
   {
@@ -98,7 +99,7 @@ result<weight_stage::part*> weight_stage::part_of(const tensor_slice& where, std
                                          + std::to_string(limits_.bytes_max) + " in one update");
   if (const auto inside = check_bounds(fresh, where.offset, bytes); !inside)
     return fail(inside);
-  auto memory = make_tensor_memory(fresh.bytes);
+  auto memory = memory_.make(fresh.bytes);
   if (!memory)
     return fail(memory);
   fresh.memory = std::move(*memory);

@@ -40,7 +40,8 @@ struct tensor_slice {
 /// may call, several at once too.
 class weight_stage {
 public:
-  explicit weight_stage(std::uint64_t update, weight_stage_limits limits = {});
+  explicit weight_stage(std::uint64_t update, weight_stage_limits limits = {},
+                        tensor_memory memory = tensor_memory{});
   ~weight_stage();
   weight_stage(const weight_stage&) = delete;
   weight_stage& operator=(const weight_stage&) = delete;
@@ -80,6 +81,7 @@ private:
 
   const std::uint64_t update_;
   const weight_stage_limits limits_;
+  tensor_memory memory_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, part, std::less<>> parts_; ///< Guarded by `mutex_`, as all below.

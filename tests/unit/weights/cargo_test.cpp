@@ -1,7 +1,7 @@
 // Goal: a cargo gives exactly the bytes of its manifest or says which tensor is wrong; a stage
-// takes every byte of an update once, in any order, and refuses all else in one line. Method:
-// random tensors cut by odd sizes and put in seeded orders; one thing broken at a time; several
-// threads staging at once. Seeds are printed with a failure.
+// takes every byte of an update once, in any order, and refuses all else in one line.
+// Method: random tensors cut by odd sizes and put in seeded orders; one thing broken at a time;
+// several threads staging at once. Seeds are printed with a failure.
 
 #include "cluster/weights/weight_stage.hpp"
 #include "engine/model/checkpoint.hpp"
@@ -172,6 +172,29 @@ TEST(weight_cargo, of_a_directory_has_all_its_tensors) {
   ASSERT_TRUE(norms) << norms.error().detail;
   EXPECT_EQ((*norms)->tensors().size(), 1u);
   EXPECT_FALSE(open_cargo(directory.path() / "nowhere"));
+}
+
+TEST(tensor_memory, keeps_what_was_let_go_for_the_same_size_up_to_its_limit) {
+  constexpr std::uint64_t mib = 1u << 20;
+  tensor_memory memory{5 * mib};
+  auto two = *memory.make(2 * mib);
+  auto three = *memory.make(3 * mib);
+  auto four = *memory.make(4 * mib);
+  const auto place = two.get();
+  two.reset();
+  EXPECT_EQ(memory.kept_bytes(), 2 * mib);
+  EXPECT_NE((*memory.make(3 * mib)).get(), place);
+  EXPECT_EQ(memory.kept_bytes(), 5 * mib);
+  three.reset();
+  four.reset();
+  EXPECT_EQ(memory.kept_bytes(), 5 * mib) << "more does not fit";
+  auto again = *memory.make(2 * mib);
+  EXPECT_EQ(again.get(), place);
+  EXPECT_EQ(memory.kept_bytes(), 3 * mib);
+  memory.release();
+  EXPECT_EQ(memory.kept_bytes(), 0u);
+  memory = tensor_memory{}; // what is out lives on
+  again.get()[2 * mib - 1] = std::byte{1};
 }
 
 TEST(running_hash, equals_the_hash_of_all_pieces_together) {

@@ -318,6 +318,7 @@ TEST(weight_exchange, refuses_another_content_under_the_same_number) {
   EXPECT_EQ(code(other), errc::frame_malformed);
   auto cut = pull(*target, source->endpoint(), one.expected(2'000));
   EXPECT_EQ(code(cut), errc::frame_malformed);
+  EXPECT_EQ(target->counts().slices_in, 0u) << "before anything is sent";
 }
 
 TEST(weight_exchange, tells_who_waits_that_an_update_was_withdrawn) {
