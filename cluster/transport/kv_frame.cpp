@@ -1,5 +1,7 @@
 #include "cluster/transport/kv_frame.hpp"
 
+#include "cluster/transport/frame_bytes.hpp"
+
 #include <string>
 #include <type_traits>
 
@@ -7,36 +9,6 @@ namespace rollcast {
 namespace {
 
 /// Walks the bytes of a frame field by field, in one order for both directions.
-class writer {
-public:
-  explicit writer(std::span<std::byte> out) : out_(out) {}
-  template <class T>
-  void operator()(T value) noexcept {
-    for (std::size_t i = 0; i < sizeof(T); ++i)
-      out_[at_++] = static_cast<std::byte>((static_cast<std::uint64_t>(value) >> (8 * i)) & 0xffu);
-  }
-
-private:
-  std::span<std::byte> out_;
-  std::size_t at_ = 0;
-};
-
-class reader {
-public:
-  explicit reader(std::span<const std::byte> in) : in_(in) {}
-  template <class T>
-  void operator()(T& value) noexcept {
-    std::uint64_t bits = 0;
-    for (std::size_t i = 0; i < sizeof(T); ++i)
-      bits |= static_cast<std::uint64_t>(in_[at_++]) << (8 * i);
-    value = static_cast<T>(bits);
-  }
-
-private:
-  std::span<const std::byte> in_;
-  std::size_t at_ = 0;
-};
-
 template <class Walker, class Frame>
 void walk(Walker& f, Frame& x) noexcept {
   f(x.pull);
@@ -58,7 +30,7 @@ void walk(Walker& f, Frame& x) noexcept {
 
 std::array<std::byte, kv_frame_bytes> encode(const kv_frame& frame) noexcept {
   std::array<std::byte, kv_frame_bytes> bytes{};
-  writer f{bytes};
+  frame_writer f{bytes};
   f(kv_frame_magic);
   f(static_cast<std::uint8_t>(frame.kind));
   f(static_cast<std::uint8_t>(frame.code));
@@ -71,7 +43,7 @@ result<kv_frame> decode_kv_frame(std::span<const std::byte> bytes) {
   if (bytes.size() != kv_frame_bytes)
     return fail(errc::frame_malformed, "KV frame of " + std::to_string(bytes.size())
                                          + " bytes, need " + std::to_string(kv_frame_bytes));
-  reader f{bytes};
+  frame_reader f{bytes};
   std::uint32_t magic = 0;
   std::uint8_t kind = 0;
   std::uint8_t code = 0;

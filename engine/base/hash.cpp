@@ -1,5 +1,7 @@
 #include "engine/base/hash.hpp"
 
+#include "engine/base/check.hpp"
+
 #include <xxhash.h>
 
 #include <array>
@@ -9,6 +11,28 @@ namespace rollcast {
 
 content_hash hash_bytes(std::span<const std::byte> bytes, std::uint64_t seed) noexcept {
   const XXH128_hash_t h = XXH3_128bits_withSeed(bytes.data(), bytes.size(), seed);
+  return {h.high64, h.low64};
+}
+
+void running_hash::free_state::operator()(XXH3_state_s* state) const noexcept {
+  XXH3_freeState(state);
+}
+
+running_hash::running_hash() : state_(XXH3_createState()) {
+  ROLLCAST_CHECK(state_ != nullptr); // half a kilobyte
+  restart();
+}
+
+void running_hash::restart() noexcept {
+  XXH3_128bits_reset(state_.get());
+}
+
+void running_hash::update(std::span<const std::byte> bytes) noexcept {
+  XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+}
+
+content_hash running_hash::digest() const noexcept {
+  const XXH128_hash_t h = XXH3_128bits_digest(state_.get());
   return {h.high64, h.low64};
 }
 

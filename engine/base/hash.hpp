@@ -2,9 +2,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+
+struct XXH3_state_s; // of xxHash
 
 namespace rollcast {
 
@@ -29,6 +32,21 @@ template <class T>
 content_hash hash_of(std::span<T> xs, std::uint64_t seed = 0) noexcept {
   return hash_bytes(std::as_bytes(xs), seed);
 }
+
+/// Hashes bytes that come piece by piece: `digest` equals `hash_bytes` of all of them together.
+class running_hash {
+public:
+  running_hash();
+  void update(std::span<const std::byte> bytes) noexcept;
+  content_hash digest() const noexcept;
+  void restart() noexcept;
+
+private:
+  struct free_state {
+    void operator()(XXH3_state_s* state) const noexcept;
+  };
+  std::unique_ptr<XXH3_state_s, free_state> state_;
+};
 
 /// Returns 32 lower-case hexadecimal digits, high half first.
 std::string to_string(const content_hash& hash);

@@ -162,6 +162,7 @@ std::size_t speculator::budget(const step_load& load, std::size_t seats) {
 }
 
 void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
+  drafting_s_ = 0;
   const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
   if (held || pause_left_ > 0) {
     pause_left_ -= pause_left_ > 0 ? 1 : 0;
@@ -192,7 +193,8 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
     pause_ = chosen > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, pause_max);
     pause_left_ = pause_;
   }
-  figures_.draft_seconds += seconds_since(begin);
+  drafting_s_ = seconds_since(begin);
+  figures_.draft_seconds += drafting_s_;
 }
 
 float speculator::chance(const group_record& g, std::size_t place, float said) const {
@@ -225,7 +227,7 @@ void speculator::judge(const step_load& load, std::size_t drafted, std::size_t t
   if (drafted == 0)
     guard_.plain(load.rows, seconds, plain);
   else
-    guard_.drafted(load.rows, seconds, plain, tokens, seats);
+    guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
   costs_->observe({load.rows + static_cast<std::uint32_t>(drafted), load.kv_tokens,
                    drafted * load.seat_kv_tokens},
                   seconds);

@@ -120,6 +120,7 @@ private:
   std::vector<std::uint32_t> depths_;
   std::uint32_t pause_ = 0; ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
+  double drafting_s_ = 0; ///< Of the step being built.
   speculation_figures figures_;
 };
 
