@@ -225,11 +225,12 @@ bool draft_ledger::flush(time now, const send_function& send) {
       taken = send({.kind = draft_message::unfollow, .group = name});
   if (!taken)
     return false;
+  const auto patience = std::max<std::chrono::microseconds>(
+    limits_.flush_after, limits_.frame_pause * static_cast<std::int64_t>(unsent_.size()));
   for (auto it = unsent_.begin(); it != unsent_.end();) {
     auto& s = groups_.at(it->first).streams.at(it->second);
     const auto left = s.written.size() - std::min<std::size_t>(s.server, s.written.size());
-    const bool due =
-      s.replay || left >= limits_.flush_tokens || now - s.unsent_since >= limits_.flush_after;
+    const bool due = s.replay || left >= limits_.flush_tokens || now - s.unsent_since >= patience;
     if (left > 0 && !due) {
       ++it;
       continue;

@@ -15,8 +15,11 @@ namespace rollcast {
 
 struct draft_ledger_limits {
   std::uint32_t vocabulary = 0;              ///< Tokens at or above it are nobody's; 0: not known.
-  std::uint32_t flush_tokens = 16;           ///< So many of one response are sent at once,
+  std::uint32_t flush_tokens = 64;           ///< So many of one response are sent at once,
   std::chrono::milliseconds flush_after{20}; ///< or what there is when the oldest is so old.
+  /// Beside many others a response waits longer: so long for each that has something to send. So no
+  /// more than one frame in this time is sent on the whole.
+  std::chrono::microseconds frame_pause{1'000};
   std::chrono::milliseconds follow_every{1'000}; ///< What is known is told so often.
   std::chrono::milliseconds idle_max{30'000};    ///< Without a member here, then it is unfollowed.
   std::chrono::milliseconds want_pause{50};      ///< Between two requests for the same gap.

@@ -72,7 +72,8 @@ private:
   zmq::context_t context_;
   zmq::socket_t socket_;
   wake_fd wake_;
-  std::uint64_t rejected_ = 0;        ///< Frames that are none.
+  std::atomic<bool> looks_soon_{false}; ///< The thread turns within milliseconds.
+  std::uint64_t rejected_ = 0;          ///< Frames that are none.
   clock::time_point refused_until_{}; ///< Nothing is sent before: ZeroMQ has just refused a frame.
   std::atomic<bool> stopping_{false};
 
@@ -133,7 +134,9 @@ void draft_link::loop::post(note what, std::span<const token_id> tokens) {
     out_.notes.push_back(what);
     out_.tokens.insert(out_.tokens.end(), tokens.begin(), tokens.end());
   }
-  if (first)
+  // While notes come at every step the thread looks by itself; ringing each time would cost more
+  // than the notes do.
+  if (first && !looks_soon_.load(std::memory_order_acquire))
     wake_.ring();
 }
 
@@ -159,7 +162,9 @@ void draft_link::loop::run() {
     std::vector<zmq::pollitem_t> items{{socket_.handle(), 0, ZMQ_POLLIN, 0},
                                        {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
     const bool refused = clock::now() < refused_until_;
-    const std::chrono::milliseconds pause{ledger_.waiting() && !refused ? 5 : 50};
+    const bool soon = ledger_.waiting() && !refused;
+    looks_soon_.store(soon, std::memory_order_release);
+    const std::chrono::milliseconds pause{soon ? 5 : 50};
     try {
       zmq::poll(items, pause);
     } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again

@@ -63,7 +63,7 @@ draft_frame said(std::uint64_t response, std::uint32_t position, tokens what,
   return frame;
 }
 
-TEST(draft_ledger, sends_16_tokens_at_once_and_fewer_after_20_ms) {
+TEST(draft_ledger, sends_64_tokens_at_once_and_fewer_after_20_ms) {
   worker w;
   w.it.follow(group, name, {1}, tokens{1, 2, 3}, start);
   EXPECT_TRUE(w.flush(start + 19ms).empty());
@@ -72,16 +72,24 @@ TEST(draft_ledger, sends_16_tokens_at_once_and_fewer_after_20_ms) {
   EXPECT_EQ(sent[0].position, 0u);
   EXPECT_EQ(sent[0].tokens, (tokens{1, 2, 3}));
   EXPECT_EQ(sent[0].age_us, 20'000u);
-  w.it.wrote(name, {1}, 3, tokens(15, 9), start + 30ms);
+  w.it.wrote(name, {1}, 3, tokens(63, 9), start + 30ms);
   EXPECT_TRUE(w.flush(start + 31ms).empty());
   EXPECT_TRUE(w.it.waiting());
-  w.it.wrote(name, {1}, 18, tokens(1, 9), start + 32ms);
+  w.it.wrote(name, {1}, 66, tokens(1, 9), start + 32ms);
   sent = w.flush(start + 32ms);
   ASSERT_EQ(sent.size(), 1u);
   EXPECT_EQ(sent[0].position, 3u);
-  EXPECT_EQ(sent[0].tokens.size(), 16u);
+  EXPECT_EQ(sent[0].tokens.size(), 64u);
   EXPECT_EQ(sent[0].age_us, 2'000u);
   EXPECT_FALSE(w.it.waiting());
+}
+
+TEST(draft_ledger, sends_no_more_than_a_frame_a_millisecond_however_many_write) {
+  worker w;
+  for (std::uint64_t id = 1; id <= 100; ++id)
+    w.it.follow(group, name, {id}, tokens{1, 2, 3}, start);
+  EXPECT_TRUE(w.flush(start + 99ms).empty());
+  EXPECT_EQ(w.flush(start + 100ms).size(), 100u);
 }
 
 TEST(draft_ledger, keeps_what_cannot_be_sent_until_it_can) {
