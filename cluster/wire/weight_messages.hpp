@@ -54,7 +54,7 @@ struct commit_weights {
 };
 
 struct abort_weights {
-  std::uint64_t epoch = 0;
+  std::uint64_t epoch = 0; ///< 0: whichever is under way.
   friend bool operator==(const abort_weights&, const abort_weights&) = default;
 };
 
