@@ -142,7 +142,7 @@ def cut(
     items: Iterable[Tuple[str, Any]] = (
         tensors.items() if isinstance(tensors, Mapping) else tensors
     )
-    room_least = max(4, bucket_bytes // 4 * 4)  # whole elements
+    room = max(4, bucket_bytes)
     filling = _Filling(epoch, 1)
     for name, given in items:
         tensor = bytes_of(name, given, dtype)
@@ -151,11 +151,11 @@ def cut(
             raise _refuse(name, f"shape {list(tensor.shape)} has no elements")
         offset = 0
         while offset < total:
-            size = min(total - offset, (room_least - filling.size) // 4 * 4)
+            size = min(total - offset, (room - filling.size) // 4 * 4)  # whole elements
             filling.add(name, tensor, offset, size)
             offset += size
             # Four bytes at least must fit beside what is there.
-            if filling.size > room_least - 4 or filling.slices == SLICES_MAX:
+            if filling.size > room - 4 or filling.slices == SLICES_MAX:
                 yield Bucket(filling.pieces, filling.tensors)
                 filling = _Filling(epoch, filling.number + 1)
         if filling.slices:

@@ -103,8 +103,8 @@ class WeightsTest(unittest.TestCase):
 
     def test_every_byte_arrives_once_whatever_the_bucket_size(self):
         tensors = {
-            "matrix": FakeArray(noise(4 * 6 * 100), (6, 100)),
             "half": FakeTensor(noise(2 * 33), (3, 11), "torch.float16", 2),
+            "matrix": FakeArray(noise(4 * 6 * 100), (6, 100)),
             "bf16": FakeTensor(noise(2 * 501), (501,), "torch.bfloat16", 2),
             "bits": FakeArray(noise(2 * 7), (7,), "<u2", "uint16"),
             "scalar": FakeArray(noise(4), ()),
