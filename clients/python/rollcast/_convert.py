@@ -162,9 +162,7 @@ def served_from_wire(served: wire.WeightsServed) -> WeightsServed:
     )
 
 
-def score_to_wire(
-    sequences: Iterable[AnySequence], weight_version: Optional[int]
-) -> wire.Score:
+def score_to_wire(sequences: Iterable[AnySequence], weight_version: Optional[int]) -> wire.Score:
     try:
         score = wire.Score(weight_version=weight_version)
     except (TypeError, ValueError) as error:

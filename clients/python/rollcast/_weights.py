@@ -139,9 +139,7 @@ def cut(
 ) -> Iterator[Bucket]:
     """Yields full buckets, each to be sent before the next is asked for. A tensor's memory is not
     looked at any more once the one after it was asked for."""
-    items: Iterable[Tuple[str, Any]] = (
-        tensors.items() if isinstance(tensors, Mapping) else tensors
-    )
+    items: Iterable[Tuple[str, Any]] = tensors.items() if isinstance(tensors, Mapping) else tensors
     room = max(4, bucket_bytes)
     filling = _Filling(epoch, 1)
     for name, given in items:

@@ -111,9 +111,7 @@ class WeightsTest(unittest.TestCase):
         }
         for size in [1, 4, 10, 64, 1000, 3416, 1 << 20, 1 << 30]:
             with self.subTest(bucket_bytes=size):
-                served = self.client().update_weights(
-                    tensors, bucket_bytes=size, dtype="bfloat16"
-                )
+                served = self.client().update_weights(tensors, bucket_bytes=size, dtype="bfloat16")
                 self.assertEqual(
                     self.scheduler.served,
                     {
@@ -144,9 +142,7 @@ class WeightsTest(unittest.TestCase):
     def test_many_small_tensors_share_buckets_up_to_the_bound_of_slices(self):
         tensors = [(f"t{i}", floats(i)) for i in range(SLICES_MAX + 1)]
         self.assertEqual(self.client().update_weights(tensors).tensors, SLICES_MAX + 1)
-        self.assertEqual(
-            [len(b.slices) for b in self.sent("weight_bucket")], [SLICES_MAX, 1]
-        )
+        self.assertEqual([len(b.slices) for b in self.sent("weight_bucket")], [SLICES_MAX, 1])
 
     def test_an_iterable_may_reuse_its_memory(self):
         memory = array("f", [0.0] * 100)
@@ -164,8 +160,9 @@ class WeightsTest(unittest.TestCase):
 
     def test_the_options_reach_the_scheduler(self):
         client = self.client()
-        client.update_weights({}, epoch=9, changed_only=True, flip="chunk_edge",
-                              allow_non_finite=True)
+        client.update_weights(
+            {}, epoch=9, changed_only=True, flip="chunk_edge", allow_non_finite=True
+        )
         (begin,) = self.sent("begin_weights")
         self.assertEqual(
             (begin.epoch, begin.changed_only, begin.flip, begin.allow_non_finite),
@@ -391,8 +388,9 @@ class TorchTest(unittest.TestCase):
             got = bytes_of("t", tensor)
             self.assertEqual((got.dtype, got.shape), (dtype, tuple(tensor.shape)))
             flat = tensor.detach().contiguous().reshape(-1).view(bits)
-            self.assertEqual(bytes(got.data), array("i" if dtype == "F32" else "h", flat.tolist())
-                             .tobytes())
+            self.assertEqual(
+                bytes(got.data), array("i" if dtype == "F32" else "h", flat.tolist()).tobytes()
+            )
 
 
 if __name__ == "__main__":
