@@ -55,7 +55,8 @@ def _numpy_bytes(name: str, array: Any, dtype: Optional[str]) -> TensorBytes:
     if kind is None:
         raise _refuse(
             name,
-            f'dtype {array.dtype.name} ({array.dtype.str}), give float32 or float16, or uint16 and dtype="bfloat16"',
+            f"dtype {array.dtype.name} ({array.dtype.str}), give float32 or float16, "
+            'or uint16 and dtype="bfloat16"',
         )
     flat = array.reshape(-1).view("uint8")  # copies only what is not contiguous
     return TensorBytes(kind, tuple(array.shape), memoryview(flat), flat)
