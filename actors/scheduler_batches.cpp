@@ -206,10 +206,11 @@ void take(self_ptr self, const controller_request& from, const wire::get_status&
   answer(self, from, std::move(report));
 }
 
-void take(self_ptr self, const controller_request& from, const wire::unserved_request& u) {
+/// Weight updates, scoring and pausing.
+template <class Request>
+void take(self_ptr self, const controller_request& from, const Request&) {
   self->state.parts.metrics->frames_rejected.unimplemented.add();
-  answer(self, from,
-         error{errc::unimplemented, "this scheduler does not serve '" + u.name + "' yet", {}});
+  answer(self, from, error{errc::unimplemented, "this scheduler does not serve that yet", {}});
 }
 
 } // namespace

@@ -79,6 +79,20 @@ struct status_options {
 /// Prints workers, epochs, queues and live groups.
 int run_status(const status_options& options);
 
+struct weights_options {
+  std::string connect;
+  std::filesystem::path from; ///< Checkpoint directory, which the scheduler reads.
+  bool rollback = false;      ///< In place of `from`.
+  std::uint64_t epoch = 0;    ///< 0: the next.
+  std::string flip = "batch"; ///< Or "chunk".
+  bool allow_non_finite = false;
+  std::uint32_t timeout_s = 600; ///< Until the fleet serves the new epoch.
+  std::chrono::milliseconds contact_timeout{5000};
+};
+
+/// Publishes a new epoch from a checkpoint directory, or goes back to the one before.
+int run_weights(const weights_options& options);
+
 struct discard_options {
   std::string connect;
   std::string batch_key;

@@ -289,6 +289,25 @@ void add_status(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
 }
 
+void add_weights(CLI::App& root, command& chosen) {
+  auto* app = root.add_subcommand("weights", "publish a new epoch, or go back to the last one");
+  auto options = std::make_shared<weights_options>();
+  options->connect = "tcp://127.0.0.1:7450";
+  add_config(*app);
+  add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  add(*app, "--from", options->from,
+      "checkpoint directory; the scheduler reads it, so it must be there under this name");
+  add_flag(*app, "--rollback", options->rollback, "serve the epoch before again");
+  add(*app, "--epoch", options->epoch, "number of the new epoch; 0: the next");
+  add(*app, "--flip", options->flip,
+      "batch: no response has two epochs; chunk: running responses change over at a chunk edge")
+    ->check(CLI::IsMember({"batch", "chunk"}));
+  add_flag(*app, "--allow-non-finite", options->allow_non_finite, "take NaN and infinities");
+  add(*app, "--timeout", options->timeout_s, "seconds until every worker must serve it")
+    ->check(CLI::Range(1u, 1'000'000u));
+  app->callback([options, &chosen] { chosen = [options] { return run_weights(*options); }; });
+}
+
 void add_discard(CLI::App& root, command& chosen) {
   auto* app =
     root.add_subcommand("discard", "end a batch and drop its results, for whoever left it");
@@ -434,6 +453,7 @@ int parse_and_run(int argc, char** argv) {
   add_run(app, chosen);
   add_score(app, chosen);
   add_status(app, chosen);
+  add_weights(app, chosen);
   add_simulate(app, chosen);
   add_discard(app, chosen);
   add_bench(app, chosen);

@@ -14,6 +14,20 @@ namespace rollcast::cli {
 
 namespace {
 
+nlohmann::ordered_json json_of(const wire::weights_status& weights) {
+  auto workers = nlohmann::ordered_json::array();
+  for (const auto& w : weights.workers)
+    workers.push_back({{"worker", w.worker.value}, {"bytes", w.bytes}, {"prepared", w.prepared}});
+  return {{"phase", weights.phase},
+          {"epoch", weights.epoch},
+          {"next_epoch", weights.next_epoch},
+          {"previous_epoch", weights.previous_epoch},
+          {"bytes_total", weights.bytes_total},
+          {"seconds", weights.seconds},
+          {"paused", weights.paused},
+          {"workers", std::move(workers)}};
+}
+
 nlohmann::ordered_json json_of(const wire::status_report& status) {
   auto workers = nlohmann::ordered_json::array();
   for (const auto& w : status.workers)
@@ -46,8 +60,23 @@ nlohmann::ordered_json json_of(const wire::status_report& status) {
           {"weight_version", status.weight_version},
           {"live_groups", status.live_groups},
           {"uptime_s", status.uptime_s},
+          {"weights", json_of(status.weights)},
           {"workers", std::move(workers)},
           {"batches", std::move(batches)}};
+}
+
+void print_weights(const wire::weights_status& weights) {
+  std::printf("weights: epoch %" PRIu64 ", %s", weights.epoch,
+              weights.phase.empty() ? "-" : weights.phase.c_str());
+  if (weights.next_epoch != 0)
+    std::printf(" epoch %" PRIu64 " (%.1f MiB to each worker, %.1f s so far)", weights.next_epoch,
+                static_cast<double>(weights.bytes_total) / 0x1p20, weights.seconds);
+  if (weights.previous_epoch != 0)
+    std::printf(", epoch %" PRIu64 " held for a rollback", weights.previous_epoch);
+  std::printf("%s\n", weights.paused ? ", serving is PAUSED" : "");
+  for (const auto& w : weights.workers)
+    std::printf("  worker %" PRIu64 ": %.1f MiB%s\n", w.worker.value,
+                static_cast<double>(w.bytes) / 0x1p20, w.prepared ? ", prepared" : "");
 }
 
 void print_tables(const wire::status_report& status) {
@@ -56,6 +85,7 @@ void print_tables(const wire::status_report& status) {
               status.model.empty() ? "-" : status.model.c_str(),
               status.numerics_profile.empty() ? "-" : status.numerics_profile.c_str(),
               status.weight_version, status.uptime_s, status.live_groups);
+  print_weights(status.weights);
   std::printf("%-6s %-14s %-9s %8s %6s %8s %8s %19s %10s %12s\n", "worker", "name", "state", "pid",
               "epoch", "running", "waiting", "kv used/parked/all", "spilled", "tokens");
   for (const auto& w : status.workers) {

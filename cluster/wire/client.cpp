@@ -126,8 +126,8 @@ result<controller_client> controller_client::connect(std::string endpoint, milli
   return client;
 }
 
-result<event> controller_client::ask(const request& body) {
-  const auto deadline = clock::now() + socket_->timeout();
+result<event> controller_client::ask(const request& body, milliseconds timeout) {
+  const auto deadline = clock::now() + timeout;
   const auto id = socket_->next_request_id();
   if (const auto sent = socket_->send(id, body); !sent)
     return fail(sent);
@@ -144,12 +144,13 @@ result<event> controller_client::ask(const request& body) {
     if (answered == 0 || std::holds_alternative<request_failed>(answer))
       socket_->pushed.push_back(std::move(answer));
   } while (clock::now() < deadline);
-  return fail(errc::timed_out, socket_->silence(socket_->timeout()));
+  return fail(errc::timed_out, socket_->silence(timeout));
 }
 
 template <class Answer>
-result<Answer> controller_client::ask_for(const request& body) {
-  auto got = ask(body);
+result<Answer> controller_client::ask_for(const request& body,
+                                          std::optional<milliseconds> timeout) {
+  auto got = ask(body, timeout.value_or(socket_->timeout()));
   if (!got)
     return fail(got);
   if (auto* answer = std::get_if<Answer>(&*got))
@@ -159,6 +160,12 @@ result<Answer> controller_client::ask_for(const request& body) {
                                 ? failed->message
                                 : failed->message + " (" + failed->detail + ")");
   return fail(errc::frame_malformed, socket_->endpoint() + " gave an answer of the wrong kind");
+}
+
+result<void> controller_client::ask_done(const request& body) {
+  if (const auto done = ask_for<request_done>(body); !done)
+    return fail(done);
+  return {};
 }
 
 result<batch_accepted> controller_client::submit(const submit_batch& batch) {
@@ -171,13 +178,65 @@ result<batch_accepted> controller_client::resume(std::string_view batch_key,
 }
 
 result<void> controller_client::cancel(std::string_view batch_key) {
-  if (const auto done = ask_for<request_done>(cancel_batch{std::string{batch_key}}); !done)
-    return fail(done);
-  return {};
+  return ask_done(cancel_batch{std::string{batch_key}});
 }
 
 result<status_report> controller_client::status() {
   return ask_for<status_report>(get_status{});
+}
+
+result<weights_begun> controller_client::begin_weights(const wire::begin_weights& how) {
+  return ask_for<weights_begun>(how);
+}
+
+result<void> controller_client::send_bucket(const weight_bucket& bucket) {
+  return ask_done(bucket);
+}
+
+result<weights_served> controller_client::commit_weights(const wire::commit_weights& what,
+                                                         milliseconds timeout) {
+  return ask_for<weights_served>(what, timeout);
+}
+
+result<weights_served> controller_client::load_weights(const wire::load_weights& what,
+                                                       milliseconds timeout) {
+  return ask_for<weights_served>(what, timeout);
+}
+
+result<weights_served> controller_client::rollback_weights(milliseconds timeout) {
+  return ask_for<weights_served>(wire::rollback_weights{}, timeout);
+}
+
+result<void> controller_client::abort_weights(std::uint64_t epoch) {
+  return ask_done(wire::abort_weights{epoch});
+}
+
+result<void> controller_client::pause_serving() {
+  return ask_done(pause{});
+}
+
+result<void> controller_client::resume_serving() {
+  return ask_done(wire::resume{});
+}
+
+result<scored> controller_client::score(const wire::score& what, milliseconds timeout) {
+  auto got = ask_for<scored>(what, timeout);
+  if (!got)
+    return got;
+  if (got->rows.size() != what.sequences.size())
+    return fail(errc::frame_malformed, socket_->endpoint() + " scored "
+                                         + std::to_string(got->rows.size()) + " sequences of "
+                                         + std::to_string(what.sequences.size()));
+  for (std::size_t at = 0; at < got->rows.size(); ++at) {
+    const auto& asked = what.sequences[at];
+    const auto wanted = asked.token_ids.size() - asked.prompt_tokens;
+    if (got->rows[at].logprobs.size() != wanted)
+      return fail(errc::frame_malformed, socket_->endpoint() + " gave "
+                                           + std::to_string(got->rows[at].logprobs.size())
+                                           + " log-probabilities for the " + std::to_string(wanted)
+                                           + " scored tokens of sequence " + std::to_string(at));
+  }
+  return got;
 }
 
 result<void> controller_client::ack(std::string_view batch_key, std::uint64_t sequence) {

@@ -6,13 +6,14 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 namespace rollcast::wire {
 
 /// A controller's end of the wire, for the command line and tests. One thread at a time. Every call
-/// ends within the timeout given to `connect` (`next_event`: within its own).
+/// ends within the timeout given to `connect`, or its own where it takes one.
 ///
 /// Failures of every call: what the scheduler answered (its code, its line); `timed_out` when
 /// nothing was heard in time; `frame_malformed` when the peer does not speak this protocol;
@@ -40,6 +41,23 @@ public:
   result<void> cancel(std::string_view batch_key);
   result<status_report> status();
 
+  /// Begins an update; its epoch and the largest bucket come back.
+  result<weights_begun> begin_weights(const wire::begin_weights& how);
+  /// Sends one bucket and waits until it is staged.
+  result<void> send_bucket(const weight_bucket& bucket);
+  /// Ends the sending. Waits up to `timeout` in place of the client's own, until the fleet has
+  /// flipped; so do the next three.
+  result<weights_served> commit_weights(const wire::commit_weights& what, milliseconds timeout);
+  result<weights_served> load_weights(const wire::load_weights& what, milliseconds timeout);
+  result<weights_served> rollback_weights(milliseconds timeout);
+  /// Returns one row a sequence, of the right length.
+  result<scored> score(const wire::score& what, milliseconds timeout);
+  result<void> abort_weights(std::uint64_t epoch);
+
+  /// Stops and starts placing; `resume` above is of a batch.
+  result<void> pause_serving();
+  result<void> resume_serving();
+
   /// Acknowledges all results up to `sequence`. Does not wait for the answer; should the scheduler
   /// refuse, `next_event` returns that.
   result<void> ack(std::string_view batch_key, std::uint64_t sequence);
@@ -52,9 +70,10 @@ private:
   class socket;
   explicit controller_client(std::unique_ptr<socket> opened);
 
-  result<event> ask(const request& body);
+  result<event> ask(const request& body, milliseconds timeout);
   template <class Answer>
-  result<Answer> ask_for(const request& body);
+  result<Answer> ask_for(const request& body, std::optional<milliseconds> timeout = std::nullopt);
+  result<void> ask_done(const request& body);
 
   std::unique_ptr<socket> socket_;
 };

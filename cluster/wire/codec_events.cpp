@@ -1,4 +1,5 @@
 #include "cluster/wire/codec.hpp"
+#include "cluster/wire/codec_weights.hpp"
 #include "cluster/wire/envelope.hpp"
 #include "engine/base/check.hpp"
 
@@ -71,6 +72,7 @@ void to_wire(const status_report& from, v1::Envelope& envelope) {
     to_wire(batch, to->add_batches());
   to->set_live_groups(from.live_groups);
   to->set_uptime_s(from.uptime_s);
+  wire::to_wire(from.weights, to->mutable_weights());
 }
 
 void to_wire(const response_ready& from, v1::Envelope& envelope) {
@@ -204,7 +206,8 @@ status_report from_wire(const v1::Status& from) {
                        .workers = {},
                        .batches = {},
                        .live_groups = from.live_groups(),
-                       .uptime_s = from.uptime_s()};
+                       .uptime_s = from.uptime_s(),
+                       .weights = wire::from_wire(from.weights())};
   for (const auto& worker : from.workers())
     status.workers.push_back(from_wire(worker));
   for (const auto& batch : from.batches())
@@ -312,6 +315,9 @@ result<event> event_of(const v1::Envelope& envelope) {
     case body::kBatchDone:
       return batch_done{envelope.batch_done().batch_key(), envelope.batch_done().sequence(),
                         from_wire(envelope.batch_done().summary())};
+    case body::kWeightsBegun: return wire::from_wire(envelope.weights_begun());
+    case body::kWeightsServed: return wire::from_wire(envelope.weights_served());
+    case body::kScored: return wire::from_wire(envelope.scored());
     default: break;
   }
   const auto field = static_cast<int>(envelope.body_case());

@@ -1,10 +1,12 @@
 #include "cluster/wire/codec.hpp"
+#include "cluster/wire/codec_weights.hpp"
 #include "cluster/wire/envelope.hpp"
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 
-#include <type_traits>
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace rollcast::wire {
@@ -17,14 +19,33 @@ constexpr std::uint32_t length_delimited(int field) {
   return (static_cast<std::uint32_t>(field) << 3) | WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
 }
 
-/// Counts the groups of one SubmitBatch. @returns false when the bytes are malformed.
-bool count_groups(CodedInputStream& in, std::size_t& groups) {
+/// A part of a request that may take two bytes on the wire and a hundred once parsed, and how many
+/// of it one message may have.
+struct bounded_part {
+  int request;
+  int part;
+  std::size_t most;
+  const char* owner; ///< "the batch has "
+  const char* what;  ///< "groups"
+};
+
+constexpr bounded_part bounded_parts[] = {
+  {v1::Envelope::kSubmitBatchFieldNumber, v1::SubmitBatch::kGroupsFieldNumber, limits.groups,
+   "the batch has ", "groups"},
+  {v1::Envelope::kWeightBucketFieldNumber, v1::WeightBucket::kSlicesFieldNumber, limits.slices,
+   "the bucket has ", "slices"},
+  {v1::Envelope::kScoreFieldNumber, v1::Score::kSequencesFieldNumber, limits.sequences,
+   "the request has ", "sequences"},
+};
+
+/// Counts a part of one request. @returns false when the bytes are malformed.
+bool count_parts(CodedInputStream& in, int part, std::size_t& count) {
   std::uint32_t length = 0;
   if (!in.ReadVarint32(&length) || length > limits.message_bytes)
     return false;
   const auto outer = in.PushLimit(static_cast<int>(length));
   while (const auto tag = in.ReadTag()) {
-    groups += tag == length_delimited(v1::SubmitBatch::kGroupsFieldNumber);
+    count += tag == length_delimited(part);
     if (!WireFormatLite::SkipField(&in, tag))
       return false;
   }
@@ -33,23 +54,27 @@ bool count_groups(CodedInputStream& in, std::size_t& groups) {
   return whole;
 }
 
-/// A group may take two bytes on the wire and a hundred once parsed, so groups are counted before
-/// anything is parsed.
-result<void> bound_groups(std::span<const std::byte> bytes) {
+/// Counts what would grow in memory before anything is parsed.
+result<void> bound_parts(std::span<const std::byte> bytes) {
   CodedInputStream in{reinterpret_cast<const std::uint8_t*>(bytes.data()),
                       static_cast<int>(bytes.size())};
-  std::size_t groups = 0;
+  std::size_t counts[std::size(bounded_parts)] = {};
   while (const auto tag = in.ReadTag()) {
-    const bool read = tag == length_delimited(v1::Envelope::kSubmitBatchFieldNumber)
-                        ? count_groups(in, groups)
+    const auto* bound =
+      std::find_if(std::begin(bounded_parts), std::end(bounded_parts),
+                   [tag](const bounded_part& b) { return tag == length_delimited(b.request); });
+    const bool read = bound != std::end(bounded_parts)
+                        ? count_parts(in, bound->part, counts[bound - bounded_parts])
                         : WireFormatLite::SkipField(&in, tag);
     if (!read)
       return no_envelope(bytes.size());
   }
-  if (groups > limits.groups)
-    return fail(errc::frame_too_large, "the batch has " + std::to_string(groups)
-                                         + " groups, at most " + std::to_string(limits.groups)
-                                         + " are allowed: split it");
+  for (std::size_t i = 0; i < std::size(bounded_parts); ++i)
+    if (counts[i] > bounded_parts[i].most)
+      return fail(errc::frame_too_large, bounded_parts[i].owner + std::to_string(counts[i]) + " "
+                                           + bounded_parts[i].what + ", at most "
+                                           + std::to_string(bounded_parts[i].most)
+                                           + " are allowed: split it");
   return {};
 }
 
@@ -114,7 +139,8 @@ result<request> unknown_request(const v1::Envelope& envelope) {
                                            + " is no request, controllers may not send it");
 }
 
-result<request> request_of(const v1::Envelope& envelope) {
+/// Not const, because the data of a bucket is moved out.
+result<request> request_of(v1::Envelope& envelope) {
   using body = v1::Envelope;
   switch (envelope.body_case()) {
     case body::kSubmitBatch: return from_wire(envelope.submit_batch());
@@ -125,30 +151,33 @@ result<request> request_of(const v1::Envelope& envelope) {
       return resume_results{envelope.resume_results().batch_key(),
                             envelope.resume_results().after_sequence()};
     case body::kGetStatus: return get_status{};
-    case body::kScore: return unserved_request{"score"};
-    case body::kBeginWeights: return unserved_request{"begin_weights"};
-    case body::kWeightBucket: return unserved_request{"weight_bucket"};
-    case body::kCommitWeights: return unserved_request{"commit_weights"};
-    case body::kAbortWeights: return unserved_request{"abort_weights"};
-    case body::kLoadWeights: return unserved_request{"load_weights"};
-    case body::kPause: return unserved_request{"pause"};
-    case body::kResume: return unserved_request{"resume"};
+    case body::kScore: return wire::from_wire(envelope.score());
+    case body::kBeginWeights: return wire::from_wire(envelope.begin_weights());
+    case body::kWeightBucket: return wire::from_wire(*envelope.mutable_weight_bucket());
+    case body::kCommitWeights: return wire::from_wire(envelope.commit_weights());
+    case body::kAbortWeights: return abort_weights{envelope.abort_weights().epoch()};
+    case body::kLoadWeights: return wire::from_wire(envelope.load_weights());
+    case body::kRollbackWeights: return rollback_weights{};
+    case body::kPause: return pause{};
+    case body::kResume: return resume{};
     case body::kBatchAccepted:
     case body::kOk:
     case body::kStatus:
     case body::kError:
     case body::kResult:
     case body::kBatchDone:
+    case body::kWeightsBegun:
+    case body::kWeightsServed:
+    case body::kScored:
     case body::BODY_NOT_SET: break;
   }
   return unknown_request(envelope);
 }
 
-result<void> validate(const request& body) {
+result<void> validate_body(const request& body) {
   return std::visit(
     [](const auto& x) -> result<void> {
-      using type = std::decay_t<decltype(x)>;
-      if constexpr (std::is_same_v<type, submit_batch>)
+      if constexpr (requires { wire::validate(x); })
         return wire::validate(x);
       else if constexpr (requires { x.batch_key; })
         return validate_batch_key(x.batch_key);
@@ -215,16 +244,13 @@ void to_wire(const get_status&, v1::Envelope& envelope) {
   envelope.mutable_get_status();
 }
 
-/// Nothing of ours asks for what nobody serves; an envelope without a body is refused.
-void to_wire(const unserved_request&, v1::Envelope&) {}
-
 } // namespace
 
 result<request_envelope> decode_request(std::span<const std::byte> bytes) {
   if (bytes.size() <= limits.message_bytes)
-    if (const auto ok = bound_groups(bytes); !ok)
+    if (const auto ok = bound_parts(bytes); !ok)
       return fail(ok);
-  const auto envelope = parse_envelope(bytes);
+  auto envelope = parse_envelope(bytes);
   if (!envelope)
     return fail(envelope);
   if (envelope->request_id() == 0)
@@ -232,7 +258,7 @@ result<request_envelope> decode_request(std::span<const std::byte> bytes) {
   auto body = request_of(*envelope);
   if (!body)
     return fail(body);
-  if (const auto ok = validate(*body); !ok)
+  if (const auto ok = validate_body(*body); !ok)
     return fail(ok);
   return request_envelope{envelope->request_id(), std::move(*body)};
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster/wire/weight_messages.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
 
@@ -73,15 +74,9 @@ struct get_status {
   friend bool operator==(const get_status&, const get_status&) = default;
 };
 
-/// A request that has a number in the protocol and no server yet. Answer it with
-/// `errc::unimplemented`.
-struct unserved_request {
-  std::string name; ///< As in rollcast.proto: "load_weights".
-  friend bool operator==(const unserved_request&, const unserved_request&) = default;
-};
-
 using request = std::variant<submit_batch, cancel_batch, ack_results, resume_results, get_status,
-                             unserved_request>;
+                             score, begin_weights, weight_bucket, commit_weights, abort_weights,
+                             load_weights, rollback_weights, pause, resume>;
 
 struct request_envelope {
   std::uint64_t request_id = 0; ///< Never 0.
@@ -99,7 +94,7 @@ struct batch_accepted {
   friend bool operator==(const batch_accepted&, const batch_accepted&) = default;
 };
 
-/// The answer to CancelBatch and AckResults.
+/// The answer to a request that has nothing else to say.
 struct request_done {
   friend bool operator==(const request_done&, const request_done&) = default;
 };
@@ -152,6 +147,7 @@ struct status_report {
   std::vector<batch_status> batches;
   std::uint64_t live_groups = 0;
   double uptime_s = 0;
+  weights_status weights;
   friend bool operator==(const status_report&, const status_report&) = default;
 };
 
@@ -249,7 +245,7 @@ struct batch_done {
 };
 
 using event = std::variant<batch_accepted, request_done, request_failed, status_report,
-                           response_ready, batch_done>;
+                           response_ready, batch_done, weights_begun, weights_served, scored>;
 
 struct event_envelope {
   std::uint64_t request_id = 0; ///< Of the request that it answers; 0 when pushed.

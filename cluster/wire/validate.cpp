@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 namespace rollcast::wire {
 namespace {
@@ -16,24 +17,8 @@ std::string number(float x) {
 std::string name_of(std::size_t at, const prompt_group& group) {
   auto name = "group " + std::to_string(at);
   if (!group.id.empty())
-    name += " (id " + group.id.substr(0, 40) + ")";
+    name += " (id " + clipped(group.id, 40) + ")";
   return name;
-}
-
-bool has_control_character(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7f;
-  });
-}
-
-result<void> validate_tokens(const std::vector<token_id>& tokens, errc code,
-                             const std::string& what) {
-  const auto bad = std::find_if(tokens.begin(), tokens.end(), [](token_id t) { return t < 0; });
-  if (bad == tokens.end())
-    return {};
-  return fail(code, what + ": token id " + std::to_string(*bad) + " at position "
-                      + std::to_string(bad - tokens.begin()) + " is negative");
 }
 
 result<void> validate_group(std::size_t at, const prompt_group& group) {
@@ -59,14 +44,44 @@ result<void> validate_group(std::size_t at, const prompt_group& group) {
 
 } // namespace
 
+bool has_control_character(std::string_view text) noexcept {
+  return std::any_of(text.begin(), text.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7f;
+  });
+}
+
+result<void> validate_tokens(const std::vector<token_id>& tokens, errc code,
+                             const std::string& what) {
+  const auto bad = std::find_if(tokens.begin(), tokens.end(), [](token_id t) { return t < 0; });
+  if (bad == tokens.end())
+    return {};
+  return fail(code, what + ": token id " + std::to_string(*bad) + " at position "
+                      + std::to_string(bad - tokens.begin()) + " is negative");
+}
+
+std::string clipped(std::string_view text, std::size_t most) {
+  if (text.size() <= most)
+    return std::string{text};
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xc0) == 0x80)
+    --most;
+  return std::string{text.substr(0, most)};
+}
+
+std::string wrong_with_temperature(float temperature) {
+  if (!std::isfinite(temperature) || temperature < 0)
+    return "temperature " + number(temperature) + " must be a finite number >= 0";
+  if (temperature > 0 && temperature < 1e-6f)
+    return "temperature " + number(temperature) + " is below 1e-6, use 0 for greedy";
+  return {};
+}
+
 result<void> validate(const sampling_params& s, std::string_view where) {
   const auto refuse = [&](std::string why) -> result<void> {
     return fail(errc::bad_sampling, std::string{where} + ": " + why);
   };
-  if (!std::isfinite(s.temperature) || s.temperature < 0)
-    return refuse("temperature " + number(s.temperature) + " must be a finite number >= 0");
-  if (s.temperature > 0 && s.temperature < 1e-6f)
-    return refuse("temperature " + number(s.temperature) + " is below 1e-6, use 0 for greedy");
+  if (auto wrong = wrong_with_temperature(s.temperature); !wrong.empty())
+    return refuse(std::move(wrong));
   if (!(s.top_p > 0 && s.top_p <= 1))
     return refuse("top_p " + number(s.top_p) + " must be above 0 and at most 1 (1 is off)");
   if (!(s.min_p >= 0 && s.min_p <= 1))

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace rollcast::wire {
 
@@ -21,6 +23,15 @@ struct request_limits {
   std::size_t stop_tokens = 256;
   std::size_t key_bytes = 128; ///< Of batch keys and policy names.
   std::size_t id_bytes = 1'024;
+  /// Data of a weight bucket. Half a message, so that names and shapes always fit beside it.
+  std::size_t bucket_bytes = std::size_t{32} << 20;
+  std::size_t slices = 4'096; ///< Of a bucket.
+  std::size_t tensor_name_bytes = 512;
+  std::size_t tensor_dims = 8;
+  std::uint64_t tensor_bytes = std::uint64_t{1} << 36; ///< Of one tensor, as its shape says.
+  std::size_t directory_bytes = 4'096;
+  std::size_t sequences = 65'536;       ///< Of one Score.
+  std::size_t scored_tokens = 1u << 22; ///< Of all its sequences, so that the answer fits.
 };
 
 inline constexpr request_limits limits{};
@@ -38,5 +49,35 @@ inline constexpr request_limits limits{};
 /// Checks a batch key: 1 to `key_bytes` bytes, none of them a control character. @returns
 /// `bad_config`.
 [[nodiscard]] result<void> validate_batch_key(std::string_view key);
+
+/// Checks what one bucket says of itself: its number, names, shapes, sizes, and that each slice is
+/// whole elements within its tensor. @returns `bad_checkpoint` with the slice and the numbers, or
+/// `frame_too_large` (too much for one bucket).
+[[nodiscard]] result<void> validate(const weight_bucket& bucket);
+
+/// Checks that the directory is a path: 1 to `directory_bytes` bytes without control characters.
+/// @returns `bad_config`.
+[[nodiscard]] result<void> validate(const load_weights& load);
+
+/// Checks the sequences: at least one, none longer or more than the limits, each with a prompt.
+/// @returns `bad_prompt`, `bad_sampling` (temperature) or `frame_too_large`, with the sequence.
+[[nodiscard]] result<void> validate(const score& what);
+
+/// True when there is a byte that must not get into a log line or a file.
+[[nodiscard]] bool has_control_character(std::string_view text) noexcept;
+
+/// Returns at most `most` bytes of UTF-8, cut between characters: a peer cannot read a line with
+/// half a character in it.
+[[nodiscard]] std::string clipped(std::string_view text, std::size_t most);
+
+/// Returns the line about a tensor of so many dimensions.
+[[nodiscard]] std::string too_many_dims(std::size_t dims);
+
+/// Checks a temperature. @returns what is wrong with it, "" for nothing.
+[[nodiscard]] std::string wrong_with_temperature(float temperature);
+
+/// @returns `code` for the first negative id; `what` begins the line: "group 3: prompt".
+[[nodiscard]] result<void> validate_tokens(const std::vector<token_id>& tokens, errc code,
+                                           const std::string& what);
 
 } // namespace rollcast::wire

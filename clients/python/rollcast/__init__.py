@@ -1,18 +1,24 @@
-"""Controller client of Rollcast: submit prompts, iterate responses as they finish."""
+"""Controller client of Rollcast: submit prompts, iterate responses as they finish, send weights."""
 
-from ._client import Batch, Client
+from ._batch import Batch
+from ._client import Client
 from ._types import (
     BatchStatus,
     Prompt,
     Response,
     RollcastError,
     Sampling,
+    Scored,
+    ScoreSequence,
     Status,
     Summary,
     Timeout,
+    WeightsServed,
+    WeightsStatus,
     WeightSpan,
     WorkerStatus,
     WorkerSummary,
+    WorkerWeights,
 )
 
 __all__ = [
@@ -23,10 +29,15 @@ __all__ = [
     "Response",
     "RollcastError",
     "Sampling",
+    "ScoreSequence",
+    "Scored",
     "Status",
     "Summary",
     "Timeout",
     "WeightSpan",
+    "WeightsServed",
+    "WeightsStatus",
     "WorkerStatus",
     "WorkerSummary",
+    "WorkerWeights",
 ]

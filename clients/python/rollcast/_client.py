@@ -1,33 +1,59 @@
-"""The client: one DEALER socket, requests with answers, and a stream of results per batch."""
+"""The client: one DEALER socket, requests with answers; what is pushed goes to its batch."""
 
 from __future__ import annotations
 
 import time
 import uuid
 import weakref
-from collections import deque
+from contextlib import suppress
+from os import PathLike, fspath
 from types import TracebackType
-from typing import Deque, Dict, Iterable, Iterator, Optional, Set, Tuple, Type
+from typing import Dict, Iterable, Optional, Set, Type, Union
 
 import zmq
 from google.protobuf.message import DecodeError
 
 from . import rollcast_pb2 as wire
+from ._batch import Batch
 from ._convert import (
     AnyPrompt,
+    AnySequence,
     batch_to_wire,
+    error_of,
+    flip_to_wire,
     group_to_wire,
-    response_from_wire,
     sampling_to_wire,
+    score_to_wire,
+    scored_from_wire,
+    served_from_wire,
     status_from_wire,
-    summary_from_wire,
 )
-from ._types import Response, RollcastError, Sampling, Status, Summary, Timeout
+from ._types import (
+    RollcastError,
+    Sampling,
+    Scored,
+    Status,
+    Timeout,
+    WeightsServed,
+)
+from ._weights import AnyTensors, Bucket, cut, frame_of
 
 PROTOCOL_VERSION = 1
 MESSAGE_BYTES_MAX = 64 << 20
 _LINGER_MS = 1000  # how long close() waits for the last acknowledgements to leave
 _HEARTBEAT_MS = 2000  # a connection that died silently is noticed and made anew
+_BUCKETS_UNDERWAY = 4  # sent and not answered: the wire stays busy, the scheduler's memory small
+# What answers each request that may succeed.
+_ANSWERS = {
+    "submit_batch": "batch_accepted",
+    "resume_results": "batch_accepted",
+    "get_status": "status",
+    "begin_weights": "weights_begun",
+    "commit_weights": "weights_served",
+    "load_weights": "weights_served",
+    "rollback_weights": "weights_served",
+    "score": "scored",
+}  # all others: ok
 
 
 class Client:
@@ -46,6 +72,8 @@ class Client:
         self._awaited = 0
         self._answer: Optional[wire.Envelope] = None
         self._acks: Dict[int, str] = {}
+        self._buckets: Set[int] = set()  # requests that are not answered yet
+        self._bucket_refused: Optional[RollcastError] = None
         # Weak, so that the results of a batch that nobody holds any more are dropped.
         self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._context = zmq.Context()
@@ -110,6 +138,100 @@ class Client:
         answer = self._call(wire.Envelope(get_status=wire.GetStatus()))
         return status_from_wire(answer.status)
 
+    def score(
+        self,
+        sequences: Iterable[AnySequence],
+        weight_version: Optional[int] = None,
+        timeout: float = 600.0,
+    ) -> Scored:
+        """Returns the log-probabilities of given tokens, the bits that generating them would give.
+
+        A sequence is a `ScoreSequence`, or token ids and how many of them are prompt. By default
+        the weights served now; others only while the workers hold them.
+        """
+        request = score_to_wire(sequences, weight_version)
+        answer = self._call(wire.Envelope(score=request), timeout)
+        return scored_from_wire(request, answer.scored)
+
+    def pause(self) -> None:
+        """Places no more chunks until `resume`."""
+        self._call(wire.Envelope(pause=wire.Pause()))
+
+    def resume(self) -> None:
+        """Ends a `pause`."""
+        self._call(wire.Envelope(resume=wire.Resume()))
+
+    def load_weights(
+        self,
+        directory: Union[str, PathLike[str]],
+        *,
+        epoch: Optional[int] = None,
+        flip: str = "between_batches",
+        allow_non_finite: bool = False,
+        timeout: float = 600.0,
+    ) -> WeightsServed:
+        """Has the fleet serve the checkpoint in `directory`, which the scheduler must be able to
+        read under that name. Returns when every live worker serves it; see `update_weights`."""
+        request = wire.LoadWeights(
+            directory=fspath(directory),
+            epoch=epoch or 0,
+            flip=flip_to_wire(flip),
+            allow_non_finite=allow_non_finite,
+        )
+        answer = self._call(wire.Envelope(load_weights=request), timeout)
+        return served_from_wire(answer.weights_served)
+
+    def update_weights(
+        self,
+        tensors: AnyTensors,
+        *,
+        epoch: Optional[int] = None,
+        changed_only: bool = False,
+        flip: str = "between_batches",
+        allow_non_finite: bool = False,
+        dtype: Optional[str] = None,
+        bucket_bytes: int = 16 << 20,
+        timeout: float = 600.0,
+    ) -> WeightsServed:
+        """Sends new weights and returns when every live worker serves them.
+
+        `tensors` is a mapping, such as a `state_dict`, or an iterable of (name, tensor); tensors
+        are torch's, or numpy arrays (uint16 with `dtype="bfloat16"` holds bfloat16). An iterable
+        may make each when it is asked for and reuse its memory for the next.
+
+        `changed_only`: what is not sent stays as it is. `flip`: "between_batches", so that no
+        response has two epochs, or "chunk_edge". `epoch` is by default the next. `timeout`
+        (seconds) bounds the time from the last bucket until the new epoch is served; each bucket
+        has the client's own. Whatever fails, the update is aborted and the old epoch serves on.
+        """
+        begin = wire.BeginWeights(
+            epoch=epoch or 0,
+            changed_only=changed_only,
+            flip=flip_to_wire(flip),
+            allow_non_finite=allow_non_finite,
+        )
+        begun = self._call(wire.Envelope(begin_weights=begin)).weights_begun
+        try:
+            size = min(bucket_bytes, begun.bucket_bytes_max or bucket_bytes)
+            sent = self._send_buckets(cut(tensors, begun.epoch, size, dtype))
+            commit = wire.CommitWeights(epoch=begun.epoch, tensors=sent)
+            answer = self._call(wire.Envelope(commit_weights=commit), timeout)
+        except BaseException:
+            with suppress(RollcastError, zmq.ZMQError):  # what went wrong first is what counts
+                self.abort_weights(begun.epoch)
+            raise
+        return served_from_wire(answer.weights_served)
+
+    def abort_weights(self, epoch: int = 0) -> None:
+        """Ends the update to `epoch`, by default whichever is under way: for a controller that
+        died in the middle of one. The epoch that is served stays."""
+        self._call(wire.Envelope(abort_weights=wire.AbortWeights(epoch=epoch)))
+
+    def rollback_weights(self, timeout: float = 600.0) -> WeightsServed:
+        """Has the fleet serve the epoch before again, which is held until an update begins."""
+        request = wire.Envelope(rollback_weights=wire.RollbackWeights())
+        return served_from_wire(self._call(request, timeout).weights_served)
+
     def close(self) -> None:
         """Closes the connection; batches go on. May be called twice."""
         self._socket.close()
@@ -137,27 +259,27 @@ class Client:
         ack = wire.AckResults(batch_key=batch_key, sequence=sequence)
         self._acks[self._send(wire.Envelope(ack_results=ack))] = batch_key
 
-    def _call(self, request: wire.Envelope) -> wire.Envelope:
+    def _call(self, request: wire.Envelope, timeout: Optional[float] = None) -> wire.Envelope:
         """Sends a request and returns its answer; what is pushed meanwhile goes to its batch."""
         kind = request.WhichOneof("body")
+        patience = self.timeout if timeout is None else timeout
         self._answer = None
         self._awaited = self._send(request)
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + patience
         try:
             while self._answer is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._pump(left):
                     raise Timeout(
-                        f"no answer to {kind} from {self.endpoint} within {self.timeout:g} s: is a "
+                        f"no answer to {kind} from {self.endpoint} within {patience:g} s: is a "
                         "Rollcast scheduler running there?"
                     )
         finally:
             self._awaited = 0
         answer = self._answer
         if answer.WhichOneof("body") == "error":
-            raise _error_of(answer.error)
-        wanted = {"ack_results": "ok", "cancel_batch": "ok", "get_status": "status"}
-        if answer.WhichOneof("body") != wanted.get(str(kind), "batch_accepted"):
+            raise error_of(answer.error)
+        if answer.WhichOneof("body") != _ANSWERS.get(str(kind), "ok"):
             raise RollcastError(
                 "frame_malformed", f"{self.endpoint} gave an answer to {kind} of the wrong kind"
             )
@@ -188,11 +310,42 @@ class Client:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _send_buckets(self, buckets: Iterable[Bucket]) -> int:
+        """Sends buckets, a few of them ahead of their answers. Returns how many tensors it were."""
+        self._buckets.clear()
+        self._bucket_refused = None
+        tensors = 0
+        for bucket in buckets:
+            self._await_buckets(_BUCKETS_UNDERWAY - 1)
+            self._last_request_id += 1
+            self._send_frame(frame_of(self._last_request_id, PROTOCOL_VERSION, bucket))
+            self._buckets.add(self._last_request_id)
+            tensors += bucket.tensors
+        self._await_buckets(0)
+        return tensors
+
+    def _await_buckets(self, most: int) -> None:
+        """Waits until no more than `most` buckets are unanswered."""
+        while True:
+            while self._socket.poll(0):  # a refusal ends the sending at once
+                self._pump(0)
+            if self._bucket_refused is not None:
+                raise self._bucket_refused
+            if len(self._buckets) <= most:
+                return
+            if not self._pump(self.timeout):
+                raise Timeout(
+                    f"no answer to weight_bucket from {self.endpoint} within {self.timeout:g} s"
+                )
+
     def _send(self, envelope: wire.Envelope) -> int:
         self._last_request_id += 1
         envelope.version = PROTOCOL_VERSION
         envelope.request_id = self._last_request_id
-        data = envelope.SerializeToString()
+        self._send_frame(envelope.SerializeToString())
+        return self._last_request_id
+
+    def _send_frame(self, data: bytes) -> None:
         if len(data) > MESSAGE_BYTES_MAX:
             raise RollcastError(
                 "frame_too_large",
@@ -201,8 +354,7 @@ class Client:
             )
         if not self._socket.poll(int(self.timeout * 1000), zmq.POLLOUT):
             raise Timeout(f"{self.endpoint} took nothing for {self.timeout:g} s")
-        self._socket.send(data)
-        return self._last_request_id
+        self._socket.send(data, copy=False)
 
     def _dispatch(self, envelope: wire.Envelope) -> None:
         kind = envelope.WhichOneof("body")
@@ -210,9 +362,14 @@ class Client:
             if envelope.request_id == self._awaited:
                 self._answer = envelope
                 return
+            if envelope.request_id in self._buckets:
+                self._buckets.remove(envelope.request_id)
+                if kind == "error" and self._bucket_refused is None:
+                    self._bucket_refused = error_of(envelope.error)
+                return
             batch = self._batches.get(self._acks.pop(envelope.request_id, ""))
             if batch is not None and kind == "error":
-                batch._refused_ack(_error_of(envelope.error))
+                batch._refused_ack(error_of(envelope.error))
             return
         if kind == "result":
             batch = self._batches.get(envelope.result.batch_key)
@@ -225,169 +382,5 @@ class Client:
         elif kind == "error":
             batch = self._batches.get(envelope.error.batch_key)
             if batch is None:
-                raise _error_of(envelope.error)
-            batch._take_failure(_error_of(envelope.error))
-
-
-class Batch(Iterator[Response]):
-    """A submitted batch. Iterating it yields each response once, in order of finishing.
-
-    A response is acknowledged when the next one is asked for: what is in the caller's hands when
-    its process dies comes again to `Client.attach`. After a lost connection the stream goes on
-    where it stood; a scheduler that has forgotten the batch is given it again, which changes no
-    response.
-    """
-
-    def __init__(
-        self, client: Client, accepted: wire.BatchAccepted, submitted: Optional[wire.SubmitBatch]
-    ) -> None:
-        self.key: str = accepted.batch_key
-        self.responses: int = accepted.responses
-        self.numerics_profile: str = accepted.numerics_profile
-        self.weight_version: int = accepted.weight_version
-        self.summary: Optional[Summary] = None  # there once iteration has ended
-        self._client = client
-        self._submitted = submitted
-        self._expected: int = accepted.first_sequence
-        self._ready: Deque[wire.Result] = deque()
-        self._seen: Set[Tuple[int, int]] = set()
-        self._done: Optional[wire.BatchDone] = None
-        self._in_hand = 0  # sequence number that the caller works on
-        self._skipped = 0  # sequence number of a repetition, not acknowledged yet
-        self._behind = False  # something is missing from the stream
-        self._failure: Optional[RollcastError] = None
-        self._cancelled = False
-        self._failed = False  # the batch itself, and not the way to it
-        if accepted.first_sequence > accepted.responses + 1:
-            raise RollcastError(
-                "batch_conflict",
-                f"batch {self.key} was collected and acknowledged before: use another batch key "
-                "to run it again",
-            )
-
-    def __iter__(self) -> Batch:
-        return self
-
-    def __next__(self) -> Response:
-        response = self.next()
-        if response is None:
-            raise StopIteration
-        return response
-
-    def next(self, timeout: Optional[float] = None) -> Optional[Response]:
-        """Returns the next response, or None when the batch is done. Raises `Timeout` when none
-        came within `timeout` seconds (default: as long as the scheduler lives)."""
-        if self.summary is not None:
-            return None
-        if self._in_hand:
-            self._client._acknowledge(self.key, self._in_hand)
-            self._in_hand = 0
-        if not self._ready and self._done is None:
-            self._wait(None if timeout is None else time.monotonic() + timeout)
-        if self._ready:
-            result = self._ready.popleft()
-            self._in_hand = result.sequence
-            return response_from_wire(result)
-        assert self._done is not None
-        self._client._acknowledge(self.key, self._done.sequence)
-        self.summary = summary_from_wire(self._done.summary)
-        return None
-
-    def cancel(self) -> None:
-        """Ends what is unfinished; those responses still come, with finish reason "cancelled"."""
-        if self._done is None:
-            self._cancelled = True
-            request = wire.CancelBatch(batch_key=self.key)
-            self._client._call(wire.Envelope(cancel_batch=request))
-
-    # -- used by Client -------------------------------------------------------------------------
-
-    def _take_result(self, result: wire.Result) -> None:
-        if not self._in_turn(result.sequence):
-            return
-        place = (result.group, result.index)
-        if place in self._seen:  # the batch was submitted again
-            self._skipped = result.sequence
-        else:
-            self._seen.add(place)
-            self._ready.append(result)
-
-    def _take_done(self, done: wire.BatchDone) -> None:
-        if self._in_turn(done.sequence):
-            self._done = done
-
-    def _take_failure(self, error: RollcastError) -> None:
-        if self._in_turn(self.responses + 1):  # it stands in the place of BatchDone
-            self._failure = error
-            self._failed = True
-
-    def _refused_ack(self, error: RollcastError) -> None:
-        if error.code in ("unknown_batch", "queue_full"):  # asked again, or covered by the next
-            self._behind = True
-        else:
-            self._failure = error
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _in_turn(self, sequence: int) -> bool:
-        """Whether this is the next item. An earlier one is a repetition; a later one tells that
-        something was lost with a connection."""
-        if sequence > self._expected:
-            self._behind = True
-        if sequence != self._expected:
-            return False
-        self._expected += 1
-        return True
-
-    def _wait(self, deadline: Optional[float]) -> None:
-        """Waits for the next item. The stream may be silent for long while tokens are made, so
-        after each silence of the client's timeout the scheduler is asked to go on from here."""
-        heard = asked = time.monotonic()
-        while not self._ready and self._done is None:
-            if self._skipped:  # or the scheduler would wait for it
-                self._client._acknowledge(self.key, self._skipped)
-                self._skipped = 0
-            now = time.monotonic()
-            if self._failure is not None:
-                if self._failed:  # told; its key may be used again
-                    self._failed = False
-                    self._client._acknowledge(self.key, self.responses + 1)
-                raise self._failure
-            if deadline is not None and now >= deadline:
-                raise Timeout(f"batch {self.key}: no response in the time given")
-            if self._behind or now >= asked + self._client.timeout:
-                try:
-                    self._resume()
-                    heard = time.monotonic()
-                except RollcastError as error:
-                    if error.code not in ("timed_out", "queue_full"):
-                        raise
-                    if time.monotonic() >= heard + self._client.patience:
-                        raise
-                    if error.code == "queue_full":  # it lives, and has much to do
-                        time.sleep(0.05)
-                asked = time.monotonic()
-                continue
-            until = asked + self._client.timeout
-            if self._client._pump((until if deadline is None else min(until, deadline)) - now):
-                heard = asked = time.monotonic()
-
-    def _resume(self) -> None:
-        request = wire.ResumeResults(batch_key=self.key, after_sequence=self._expected - 1)
-        try:
-            answer = self._client._call(wire.Envelope(resume_results=request))
-            # Pushed before the answer, something may have moved us on meanwhile.
-            self._expected = max(self._expected, answer.batch_accepted.first_sequence)
-        except RollcastError as error:
-            if error.code != "unknown_batch" or self._submitted is None:
-                raise
-            answer = self._client._call(wire.Envelope(submit_batch=self._submitted))
-            self._expected = answer.batch_accepted.first_sequence
-            if self._cancelled:
-                self.cancel()
-        self._behind = False
-
-
-def _error_of(error: wire.Error) -> RollcastError:
-    detail = f" ({error.detail})" if error.detail else ""
-    return RollcastError(error.code, error.message + detail)
+                raise error_of(envelope.error)
+            batch._take_failure(error_of(envelope.error))

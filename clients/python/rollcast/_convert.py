@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import fields
 from operator import index
-from typing import Any, Dict, Iterable, List, Optional, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from . import rollcast_pb2 as wire
 from ._types import (
@@ -14,20 +14,38 @@ from ._types import (
     Response,
     RollcastError,
     Sampling,
+    Scored,
+    ScoreSequence,
     Status,
     Summary,
+    WeightsServed,
+    WeightsStatus,
     WeightSpan,
     WorkerStatus,
     WorkerSummary,
+    WorkerWeights,
 )
 
 AnyPrompt = Union[Prompt, Iterable[int]]
+AnySequence = Union[ScoreSequence, Tuple[Iterable[int], int]]  # or (token ids, prompt tokens)
 
 _FINISH_REASONS = {
     wire.FINISH_REASON_STOP: "stop",
     wire.FINISH_REASON_LENGTH: "length",
     wire.FINISH_REASON_CANCELLED: "cancelled",
 }
+
+
+_FLIPS = {
+    "between_batches": wire.WEIGHT_FLIP_BETWEEN_BATCHES,
+    "chunk_edge": wire.WEIGHT_FLIP_CHUNK_EDGE,
+}
+
+
+def flip_to_wire(flip: str) -> wire.WeightFlip:
+    if flip not in _FLIPS:
+        raise RollcastError("bad_config", f"flip {flip!r}: give one of {', '.join(_FLIPS)}")
+    return _FLIPS[flip]
 
 
 def sampling_to_wire(sampling: Sampling, where: str) -> wire.Sampling:
@@ -125,7 +143,57 @@ def summary_from_wire(summary: wire.Summary) -> Summary:
 
 def status_from_wire(status: wire.Status) -> Status:
     return Status(
-        **_same_names(Status, status, but=("workers", "batches")),
+        **_same_names(Status, status, but=("workers", "batches", "weights")),
         workers=tuple(WorkerStatus(**_same_names(WorkerStatus, w)) for w in status.workers),
         batches=tuple(BatchStatus(**_same_names(BatchStatus, b)) for b in status.batches),
+        weights=WeightsStatus(
+            **_same_names(WeightsStatus, status.weights, but=("workers",)),
+            workers=tuple(
+                WorkerWeights(**_same_names(WorkerWeights, w)) for w in status.weights.workers
+            ),
+        ),
     )
+
+
+def served_from_wire(served: wire.WeightsServed) -> WeightsServed:
+    return WeightsServed(
+        **_same_names(WeightsServed, served, but=("phases",)),
+        phases={p.phase: p.seconds for p in served.phases},
+    )
+
+
+def score_to_wire(sequences: Iterable[AnySequence], weight_version: Optional[int]) -> wire.Score:
+    try:
+        score = wire.Score(weight_version=weight_version)
+    except (TypeError, ValueError) as error:
+        raise RollcastError("bad_config", f"weight_version: {error}") from None
+    for number, given in enumerate(sequences):
+        s = given if isinstance(given, ScoreSequence) else ScoreSequence(list(given[0]), given[1])
+        try:
+            score.sequences.add(
+                token_ids=[index(t) for t in s.token_ids],
+                prompt_tokens=s.prompt_tokens,
+                temperature=s.temperature,
+            )
+        except (TypeError, ValueError) as error:
+            raise RollcastError("bad_prompt", f"sequence {number}: {error}") from None
+    return score
+
+
+def scored_from_wire(asked: wire.Score, scored: wire.Scored) -> Scored:
+    wanted = [len(s.token_ids) - s.prompt_tokens for s in asked.sequences]
+    if [len(row.logprobs) for row in scored.rows] != wanted:
+        raise RollcastError(
+            "frame_malformed",
+            f"{len(scored.rows)} rows of scores came that do not fit the {len(wanted)} sequences",
+        )
+    return Scored(
+        rows=tuple(array("f", row.logprobs) for row in scored.rows),
+        weight_version=scored.weight_version,
+        numerics_profile=scored.numerics_profile,
+    )
+
+
+def error_of(error: wire.Error) -> RollcastError:
+    detail = f" ({error.detail})" if error.detail else ""
+    return RollcastError(error.code, error.message + detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 
 class RollcastError(Exception):
@@ -160,6 +160,60 @@ class BatchStatus:
 
 
 @dataclass(frozen=True)
+class WorkerWeights:
+    """How far one worker is with the update under way."""
+
+    worker: int
+    bytes: int  # received
+    prepared: bool
+
+
+@dataclass(frozen=True)
+class WeightsStatus:
+    """The weights that are served, and the update under way."""
+
+    phase: str  # "idle", "receiving", "distributing", "waiting" or "flipping"
+    epoch: int
+    next_epoch: int  # of the update under way; 0: none
+    bytes_total: int  # of the update, to each worker
+    seconds: float  # since it began
+    workers: Tuple[WorkerWeights, ...]
+    previous_epoch: int  # held for a rollback; 0: none
+    paused: bool
+
+
+@dataclass(frozen=True)
+class WeightsServed:
+    """An epoch that every live worker serves, and what it took."""
+
+    epoch: int
+    content_hash: str  # 32 hexadecimal digits
+    tensors: int
+    bytes: int
+    phases: Dict[str, float]  # seconds, in order
+    pause_s: float  # how long serving paused for the flip
+    workers: int
+
+
+@dataclass(frozen=True)
+class ScoreSequence:
+    """Tokens to score: those from `prompt_tokens` on."""
+
+    token_ids: Sequence[int]
+    prompt_tokens: int = 1
+    temperature: float = 1.0  # the one that they were drawn with
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probabilities, one row a sequence."""
+
+    rows: Tuple[array[float], ...]  # array("f"), the very bits that the engine computed
+    weight_version: int
+    numerics_profile: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The cluster, as the scheduler sees it."""
 
@@ -170,3 +224,4 @@ class Status:
     batches: Tuple[BatchStatus, ...]
     live_groups: int
     uptime_s: float
+    weights: WeightsStatus

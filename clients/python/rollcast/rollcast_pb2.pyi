@@ -9,10 +9,14 @@ FINISH_REASON_CANCELLED: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_UNSPECIFIED: FinishReason
+WEIGHT_FLIP_BETWEEN_BATCHES: WeightFlip
+WEIGHT_FLIP_CHUNK_EDGE: WeightFlip
 
 class AbortWeights(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["epoch"]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class AckResults(_message.Message):
     __slots__ = ["batch_key", "sequence"]
@@ -65,8 +69,16 @@ class BatchStatus(_message.Message):
     def __init__(self, batch_key: _Optional[str] = ..., policy: _Optional[str] = ..., responses: _Optional[int] = ..., finished: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
 
 class BeginWeights(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["allow_non_finite", "changed_only", "epoch", "flip"]
+    ALLOW_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FLIP_FIELD_NUMBER: _ClassVar[int]
+    allow_non_finite: bool
+    changed_only: bool
+    epoch: int
+    flip: WeightFlip
+    def __init__(self, epoch: _Optional[int] = ..., changed_only: bool = ..., flip: _Optional[_Union[WeightFlip, str]] = ..., allow_non_finite: bool = ...) -> None: ...
 
 class CancelBatch(_message.Message):
     __slots__ = ["batch_key"]
@@ -75,11 +87,17 @@ class CancelBatch(_message.Message):
     def __init__(self, batch_key: _Optional[str] = ...) -> None: ...
 
 class CommitWeights(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["content_hash", "epoch", "tensors"]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    epoch: int
+    tensors: int
+    def __init__(self, epoch: _Optional[int] = ..., content_hash: _Optional[str] = ..., tensors: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ["abort_weights", "ack_results", "batch_accepted", "batch_done", "begin_weights", "cancel_batch", "commit_weights", "error", "get_status", "load_weights", "ok", "pause", "request_id", "result", "resume", "resume_results", "score", "status", "submit_batch", "version", "weight_bucket"]
+    __slots__ = ["abort_weights", "ack_results", "batch_accepted", "batch_done", "begin_weights", "cancel_batch", "commit_weights", "error", "get_status", "load_weights", "ok", "pause", "request_id", "result", "resume", "resume_results", "rollback_weights", "score", "scored", "status", "submit_batch", "version", "weight_bucket", "weights_begun", "weights_served"]
     ABORT_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     ACK_RESULTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -96,10 +114,14 @@ class Envelope(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     RESUME_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_BATCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BEGUN_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_SERVED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BUCKET_FIELD_NUMBER: _ClassVar[int]
     abort_weights: AbortWeights
     ack_results: AckResults
@@ -117,12 +139,16 @@ class Envelope(_message.Message):
     result: Result
     resume: Resume
     resume_results: ResumeResults
+    rollback_weights: RollbackWeights
     score: Score
+    scored: Scored
     status: Status
     submit_batch: SubmitBatch
     version: int
     weight_bucket: WeightBucket
-    def __init__(self, version: _Optional[int] = ..., request_id: _Optional[int] = ..., submit_batch: _Optional[_Union[SubmitBatch, _Mapping[str, object]]] = ..., cancel_batch: _Optional[_Union[CancelBatch, _Mapping[str, object]]] = ..., ack_results: _Optional[_Union[AckResults, _Mapping[str, object]]] = ..., resume_results: _Optional[_Union[ResumeResults, _Mapping[str, object]]] = ..., get_status: _Optional[_Union[GetStatus, _Mapping[str, object]]] = ..., score: _Optional[_Union[Score, _Mapping[str, object]]] = ..., begin_weights: _Optional[_Union[BeginWeights, _Mapping[str, object]]] = ..., weight_bucket: _Optional[_Union[WeightBucket, _Mapping[str, object]]] = ..., commit_weights: _Optional[_Union[CommitWeights, _Mapping[str, object]]] = ..., abort_weights: _Optional[_Union[AbortWeights, _Mapping[str, object]]] = ..., load_weights: _Optional[_Union[LoadWeights, _Mapping[str, object]]] = ..., pause: _Optional[_Union[Pause, _Mapping[str, object]]] = ..., resume: _Optional[_Union[Resume, _Mapping[str, object]]] = ..., batch_accepted: _Optional[_Union[BatchAccepted, _Mapping[str, object]]] = ..., ok: _Optional[_Union[Ok, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, _Mapping[str, object]]] = ..., error: _Optional[_Union[Error, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., batch_done: _Optional[_Union[BatchDone, _Mapping[str, object]]] = ...) -> None: ...
+    weights_begun: WeightsBegun
+    weights_served: WeightsServed
+    def __init__(self, version: _Optional[int] = ..., request_id: _Optional[int] = ..., submit_batch: _Optional[_Union[SubmitBatch, _Mapping[str, object]]] = ..., cancel_batch: _Optional[_Union[CancelBatch, _Mapping[str, object]]] = ..., ack_results: _Optional[_Union[AckResults, _Mapping[str, object]]] = ..., resume_results: _Optional[_Union[ResumeResults, _Mapping[str, object]]] = ..., get_status: _Optional[_Union[GetStatus, _Mapping[str, object]]] = ..., score: _Optional[_Union[Score, _Mapping[str, object]]] = ..., begin_weights: _Optional[_Union[BeginWeights, _Mapping[str, object]]] = ..., weight_bucket: _Optional[_Union[WeightBucket, _Mapping[str, object]]] = ..., commit_weights: _Optional[_Union[CommitWeights, _Mapping[str, object]]] = ..., abort_weights: _Optional[_Union[AbortWeights, _Mapping[str, object]]] = ..., load_weights: _Optional[_Union[LoadWeights, _Mapping[str, object]]] = ..., pause: _Optional[_Union[Pause, _Mapping[str, object]]] = ..., resume: _Optional[_Union[Resume, _Mapping[str, object]]] = ..., rollback_weights: _Optional[_Union[RollbackWeights, _Mapping[str, object]]] = ..., batch_accepted: _Optional[_Union[BatchAccepted, _Mapping[str, object]]] = ..., ok: _Optional[_Union[Ok, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, _Mapping[str, object]]] = ..., error: _Optional[_Union[Error, _Mapping[str, object]]] = ..., weights_begun: _Optional[_Union[WeightsBegun, _Mapping[str, object]]] = ..., weights_served: _Optional[_Union[WeightsServed, _Mapping[str, object]]] = ..., scored: _Optional[_Union[Scored, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., batch_done: _Optional[_Union[BatchDone, _Mapping[str, object]]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ["batch_key", "code", "detail", "message"]
@@ -155,8 +181,16 @@ class Group(_message.Message):
     def __init__(self, id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., group_size: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping[str, object]]] = ...) -> None: ...
 
 class LoadWeights(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["allow_non_finite", "directory", "epoch", "flip"]
+    ALLOW_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FLIP_FIELD_NUMBER: _ClassVar[int]
+    allow_non_finite: bool
+    directory: str
+    epoch: int
+    flip: WeightFlip
+    def __init__(self, directory: _Optional[str] = ..., epoch: _Optional[int] = ..., flip: _Optional[_Union[WeightFlip, str]] = ..., allow_non_finite: bool = ...) -> None: ...
 
 class Ok(_message.Message):
     __slots__: list[str] = []
@@ -165,6 +199,14 @@ class Ok(_message.Message):
 class Pause(_message.Message):
     __slots__: list[str] = []
     def __init__(self) -> None: ...
+
+class PhaseSeconds(_message.Message):
+    __slots__ = ["phase", "seconds"]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    seconds: float
+    def __init__(self, phase: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ["batch_key", "finish_reason", "group", "id", "index", "kept_mass", "logprobs", "numerics_profile", "prompt_token_ids", "response_seed", "sequence", "token_ids", "weight_versions"]
@@ -208,6 +250,10 @@ class ResumeResults(_message.Message):
     batch_key: str
     def __init__(self, batch_key: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
 
+class RollbackWeights(_message.Message):
+    __slots__: list[str] = []
+    def __init__(self) -> None: ...
+
 class Sampling(_message.Message):
     __slots__ = ["ignore_eos", "max_new_tokens", "min_new_tokens", "min_p", "stop_token_ids", "temperature", "top_k", "top_p"]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
@@ -229,16 +275,47 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Union[TokenIds, _Mapping[str, object]]] = ..., ignore_eos: bool = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["sequences", "weight_version"]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    sequences: _containers.RepeatedCompositeFieldContainer[Sequence]
+    weight_version: int
+    def __init__(self, sequences: _Optional[_Iterable[_Union[Sequence, _Mapping[str, object]]]] = ..., weight_version: _Optional[int] = ...) -> None: ...
+
+class Scored(_message.Message):
+    __slots__ = ["numerics_profile", "rows", "weight_version"]
+    NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    numerics_profile: str
+    rows: _containers.RepeatedCompositeFieldContainer[ScoredRow]
+    weight_version: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[ScoredRow, _Mapping[str, object]]]] = ..., weight_version: _Optional[int] = ..., numerics_profile: _Optional[str] = ...) -> None: ...
+
+class ScoredRow(_message.Message):
+    __slots__ = ["logprobs"]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Sequence(_message.Message):
+    __slots__ = ["prompt_tokens", "temperature", "token_ids"]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    temperature: float
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ["batches", "live_groups", "model", "numerics_profile", "uptime_s", "weight_version", "workers"]
+    __slots__ = ["batches", "live_groups", "model", "numerics_profile", "uptime_s", "weight_version", "weights", "workers"]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     LIVE_GROUPS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[BatchStatus]
@@ -247,8 +324,9 @@ class Status(_message.Message):
     numerics_profile: str
     uptime_s: float
     weight_version: int
+    weights: WeightsStatus
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
-    def __init__(self, numerics_profile: _Optional[str] = ..., weight_version: _Optional[int] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping[str, object]]]] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping[str, object]]]] = ..., live_groups: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, numerics_profile: _Optional[str] = ..., weight_version: _Optional[int] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping[str, object]]]] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping[str, object]]]] = ..., live_groups: _Optional[int] = ..., uptime_s: _Optional[float] = ..., weights: _Optional[_Union[WeightsStatus, _Mapping[str, object]]] = ...) -> None: ...
 
 class SubmitBatch(_message.Message):
     __slots__ = ["batch_key", "chunk_tokens", "echo_prompts", "force_migration", "groups", "policy", "required_weight_version", "sampling", "seed"]
@@ -314,6 +392,20 @@ class Summary(_message.Message):
     workers: _containers.RepeatedCompositeFieldContainer[WorkerSummary]
     def __init__(self, responses: _Optional[int] = ..., tokens: _Optional[int] = ..., wall_s: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., makespan_s: _Optional[float] = ..., tail_s: _Optional[float] = ..., worker_idle_fraction: _Optional[float] = ..., chunks: _Optional[int] = ..., migrations: _Optional[int] = ..., migrated_bytes: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., mean_acceptance_length: _Optional[float] = ..., numerics_profile: _Optional[str] = ..., policy: _Optional[str] = ..., speculate: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerSummary, _Mapping[str, object]]]] = ...) -> None: ...
 
+class TensorSlice(_message.Message):
+    __slots__ = ["data", "dtype", "name", "offset", "shape"]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    dtype: str
+    name: str
+    offset: int
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class TokenIds(_message.Message):
     __slots__ = ["ids"]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -321,8 +413,14 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WeightBucket(_message.Message):
-    __slots__: list[str] = []
-    def __init__(self) -> None: ...
+    __slots__ = ["bucket", "epoch", "slices"]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    bucket: int
+    epoch: int
+    slices: _containers.RepeatedCompositeFieldContainer[TensorSlice]
+    def __init__(self, epoch: _Optional[int] = ..., bucket: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[TensorSlice, _Mapping[str, object]]]] = ...) -> None: ...
 
 class WeightSpan(_message.Message):
     __slots__ = ["end", "start", "version"]
@@ -333,6 +431,52 @@ class WeightSpan(_message.Message):
     start: int
     version: int
     def __init__(self, version: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class WeightsBegun(_message.Message):
+    __slots__ = ["bucket_bytes_max", "epoch"]
+    BUCKET_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    bucket_bytes_max: int
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ..., bucket_bytes_max: _Optional[int] = ...) -> None: ...
+
+class WeightsServed(_message.Message):
+    __slots__ = ["bytes", "content_hash", "epoch", "pause_s", "phases", "tensors", "workers"]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    content_hash: str
+    epoch: int
+    pause_s: float
+    phases: _containers.RepeatedCompositeFieldContainer[PhaseSeconds]
+    tensors: int
+    workers: int
+    def __init__(self, epoch: _Optional[int] = ..., content_hash: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[PhaseSeconds, _Mapping[str, object]]]] = ..., pause_s: _Optional[float] = ..., workers: _Optional[int] = ...) -> None: ...
+
+class WeightsStatus(_message.Message):
+    __slots__ = ["bytes_total", "epoch", "next_epoch", "paused", "phase", "previous_epoch", "seconds", "workers"]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    bytes_total: int
+    epoch: int
+    next_epoch: int
+    paused: bool
+    phase: str
+    previous_epoch: int
+    seconds: float
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerWeights]
+    def __init__(self, phase: _Optional[str] = ..., epoch: _Optional[int] = ..., next_epoch: _Optional[int] = ..., bytes_total: _Optional[int] = ..., seconds: _Optional[float] = ..., workers: _Optional[_Iterable[_Union[WorkerWeights, _Mapping[str, object]]]] = ..., previous_epoch: _Optional[int] = ..., paused: bool = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ["busy_s", "endpoint", "epoch", "generated_tokens", "kv_blocks_parked", "kv_blocks_total", "kv_blocks_used", "kv_tokens_spilled", "name", "pid", "running", "state", "steps", "waiting", "worker"]
@@ -399,6 +543,19 @@ class WorkerSummary(_message.Message):
     tokens_per_s: float
     worker: int
     def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., idle_fraction: _Optional[float] = ..., chunks: _Optional[int] = ..., migrations: _Optional[int] = ..., migrated_bytes: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., mean_acceptance_length: _Optional[float] = ...) -> None: ...
+
+class WorkerWeights(_message.Message):
+    __slots__ = ["bytes", "prepared", "worker"]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    prepared: bool
+    worker: int
+    def __init__(self, worker: _Optional[int] = ..., bytes: _Optional[int] = ..., prepared: bool = ...) -> None: ...
+
+class WeightFlip(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__: list[str] = []
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__: list[str] = []

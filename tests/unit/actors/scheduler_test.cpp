@@ -493,7 +493,7 @@ TEST_F(scheduler_test, answers_every_request_once_under_its_number) {
   ask(wire::ack_results{"b", 1});
   ask(wire::ack_results{"nobody", 1});
   ask(wire::resume_results{"b", 0});
-  ask(wire::unserved_request{"load_weights"});
+  ask(wire::load_weights{.directory = "/d"});
   ask(wire::cancel_batch{"b"});
   std::map<std::uint64_t, int> answers;
   for (const auto& s : link->all)

@@ -3,7 +3,7 @@ does, and fails on request. It makes no tokens; a response is a function of its 
 
 import struct
 import threading
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 import zmq
 
@@ -46,7 +46,13 @@ class FakeScheduler:
     """Context manager. What a test may set: `drop` (does not push what it says true to, once per
     item), `order` (the order of finishing), `window` (how much it pushes beyond what is
     acknowledged), `held` (push nothing by itself), `deaf` (answer nothing), `failing` (batches end
-    with an Error), `busy` (how many requests about results are refused as too many)."""
+    with an Error), `busy` (how many requests about results are refused as too many), `refused` (the
+    Error that answers a kind of request), `unheard` (kinds of request that get no answer),
+    `refused_bucket` (the number of the one that gets an Error), `buckets_held` (answers buckets
+    only when it is false again), `bucket_bytes_max`.
+
+    Of a weight update it keeps the bytes of each tensor by name in `tensors`, and `served` tells
+    their dtypes and shapes once it is committed; nothing is checked as a real one does."""
 
     def __init__(self) -> None:
         self.batches: Dict[str, FakeBatch] = {}
@@ -58,6 +64,15 @@ class FakeScheduler:
         self.deaf = False
         self.failing = False
         self.busy = 0
+        self.refused: Dict[str, wire.Error] = {}
+        self.unheard: Set[str] = set()
+        self.refused_bucket = 0
+        self.buckets_held = False
+        self.bucket_bytes_max = 1 << 20
+        self.tensors: Dict[str, bytearray] = {}
+        self.slices: List[wire.TensorSlice] = []
+        self.served: Dict[str, Tuple[str, List[int], bytes]] = {}
+        self._held_answers: List[Tuple[bytes, int]] = []
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -85,6 +100,8 @@ class FakeScheduler:
 
     def _serve(self) -> None:
         while not self._stop.is_set():
+            while self._held_answers and not self.buckets_held:
+                self._send(*self._held_answers.pop(0), wire.Envelope(ok=wire.Ok()))
             if not self._router.poll(5):
                 continue
             peer, data = self._router.recv_multipart()
@@ -104,6 +121,12 @@ class FakeScheduler:
             self.busy -= 1
             error = wire.Error(code="queue_full", message="ask again later")
             return self._send(peer, request.request_id, wire.Envelope(error=error))
+        if kind in self.refused:
+            return self._send(peer, request.request_id, wire.Envelope(error=self.refused[kind]))
+        if kind in self.unheard:
+            return
+        if kind == "weight_bucket" and self.buckets_held:
+            return self._held_answers.append((peer, request.request_id))
         answer, batch = getattr(self, f"_on_{kind}")(peer, getattr(request, kind))
         self._send(peer, request.request_id, answer)
         if batch:
@@ -121,6 +144,10 @@ class FakeScheduler:
     def _on_get_status(self, peer: bytes, _: wire.GetStatus) -> Answered:
         worker = wire.WorkerStatus(worker=9, name="w", state="ready", kv_blocks_total=64)
         status = wire.Status(model="fake", weight_version=4, workers=[worker])
+        status.weights.CopyFrom(
+            wire.WeightsStatus(phase="distributing", epoch=4, next_epoch=5, bytes_total=100)
+        )
+        status.weights.workers.add(worker=9, bytes=60, prepared=False)
         status.batches.extend(
             wire.BatchStatus(batch_key=key, responses=b.responses)
             for key, b in self.batches.items()
@@ -183,3 +210,66 @@ class FakeScheduler:
 
     def _unknown(self, key: str) -> wire.Envelope:
         return wire.Envelope(error=wire.Error(code="unknown_batch", message=f"no batch {key}"))
+
+    # -- weights and scores ---------------------------------------------------------------------
+
+    def _done(self) -> Answered:
+        return wire.Envelope(ok=wire.Ok()), None
+
+    def _on_begin_weights(self, peer: bytes, begin: wire.BeginWeights) -> Answered:
+        self.tensors.clear()
+        self.slices.clear()
+        begun = wire.WeightsBegun(epoch=begin.epoch or 5, bucket_bytes_max=self.bucket_bytes_max)
+        return wire.Envelope(weights_begun=begun), None
+
+    def _on_weight_bucket(self, peer: bytes, bucket: wire.WeightBucket) -> Answered:
+        if bucket.bucket == self.refused_bucket:
+            error = wire.Error(code="bad_checkpoint", message=f"bucket {bucket.bucket}: NaN in it")
+            return wire.Envelope(error=error), None
+        for part in bucket.slices:
+            data = self.tensors.setdefault(part.name, bytearray())
+            data[part.offset : part.offset + len(part.data)] = part.data
+            self.slices.append(part)
+        return self._done()
+
+    def _on_commit_weights(self, peer: bytes, commit: wire.CommitWeights) -> Answered:
+        self.served = {
+            part.name: (part.dtype, list(part.shape), bytes(self.tensors[part.name]))
+            for part in self.slices
+        }
+        return self._served(commit.epoch)
+
+    def _served(self, epoch: int) -> Answered:
+        served = wire.WeightsServed(
+            epoch=epoch,
+            content_hash="0123456789abcdef" * 2,
+            tensors=len(self.served),
+            bytes=sum(len(data) for data in self.tensors.values()),
+            pause_s=0.25,
+            workers=2,
+        )
+        served.phases.add(phase="distributing", seconds=1.5)
+        served.phases.add(phase="flipping", seconds=0.5)
+        return wire.Envelope(weights_served=served), None
+
+    def _on_load_weights(self, peer: bytes, load: wire.LoadWeights) -> Answered:
+        return self._served(load.epoch or 5)
+
+    def _on_rollback_weights(self, peer: bytes, _: wire.RollbackWeights) -> Answered:
+        return self._served(4)
+
+    def _on_abort_weights(self, peer: bytes, _: wire.AbortWeights) -> Answered:
+        return self._done()
+
+    def _on_pause(self, peer: bytes, _: wire.Pause) -> Answered:
+        return self._done()
+
+    def _on_resume(self, peer: bytes, _: wire.Resume) -> Answered:
+        return self._done()
+
+    def _on_score(self, peer: bytes, score: wire.Score) -> Answered:
+        scored = wire.Scored(weight_version=score.weight_version or 4, numerics_profile="fake-f32")
+        for number, sequence in enumerate(score.sequences):
+            scored_tokens = len(sequence.token_ids) - sequence.prompt_tokens
+            scored.rows.add(logprobs=[float_of(0xBF7FFFFF - number)] * scored_tokens)
+        return wire.Envelope(scored=scored), None

@@ -154,6 +154,75 @@ TEST(controller_client, reports_a_refused_acknowledgement_and_drops_a_granted_on
   EXPECT_EQ(std::get<request_failed>(*got).message, "gone");
 }
 
+TEST(controller_client, publishes_weights_and_scores) {
+  std::vector<std::string> asked;
+  fake_scheduler scheduler{serving([&asked](const request_envelope& got) -> reply {
+    const auto say = [&](const char* kind, const event& answer) -> reply {
+      asked.emplace_back(kind);
+      return {encode(got.request_id, answer)};
+    };
+    const weights_served served{.epoch = 9, .hash = {1, 2}, .phases = {}};
+    if (std::holds_alternative<begin_weights>(got.body))
+      return say("begin", weights_begun{9, 100});
+    if (const auto* bucket = std::get_if<weight_bucket>(&got.body))
+      return say(bucket->slices[0].data.c_str(), request_done{});
+    if (const auto* commit = std::get_if<commit_weights>(&got.body))
+      return say(commit->hash ? "commit" : "commit without hash", served);
+    if (std::holds_alternative<load_weights>(got.body))
+      return say("load", served);
+    if (std::holds_alternative<rollback_weights>(got.body))
+      return say("rollback", served);
+    if (std::holds_alternative<abort_weights>(got.body))
+      return say("abort", request_done{});
+    if (std::holds_alternative<pause>(got.body))
+      return say("pause", request_done{});
+    if (std::holds_alternative<resume>(got.body))
+      return say("resume", request_done{});
+    return say("score",
+               scored{.rows = {{{-1.5f, -2.5f}}}, .weight_version = 9, .numerics_profile = {}});
+  })};
+  auto client = controller_client::connect(scheduler.endpoint(), 2s);
+  ASSERT_TRUE(client) << line_of(client);
+  EXPECT_EQ(client->begin_weights({}).value().bucket_bytes_max, 100u);
+  tensor_slice slice{.name = "w", .shape = {1}, .offset = 0, .data = "data"};
+  EXPECT_TRUE(client->send_bucket({.epoch = 9, .bucket = 1, .slices = {slice}}));
+  EXPECT_EQ(client->commit_weights({.epoch = 9, .hash = content_hash{1, 2}, .tensors = {}}, 2s)
+              .value()
+              .epoch,
+            9u);
+  EXPECT_EQ(client->load_weights({.directory = "/d"}, 2s).value().hash, (content_hash{1, 2}));
+  EXPECT_TRUE(client->rollback_weights(2s));
+  EXPECT_TRUE(client->abort_weights(9));
+  EXPECT_TRUE(client->pause_serving());
+  EXPECT_TRUE(client->resume_serving());
+  const wire::score two_tokens{.sequences = {{.token_ids = {1, 2, 3}}}, .weight_version = {}};
+  const auto rows = client->score(two_tokens, 2s);
+  ASSERT_TRUE(rows) << rows.error().detail;
+  EXPECT_EQ(rows->rows[0].logprobs, (std::vector<float>{-1.5f, -2.5f}));
+  const auto short_row =
+    client->score({.sequences = {{.token_ids = {1, 2}}}, .weight_version = {}}, 2s);
+  ASSERT_FALSE(short_row) << "two log-probabilities for one token";
+  EXPECT_EQ(short_row.error().code, errc::frame_malformed);
+  EXPECT_FALSE(client->score(
+    {.sequences = {{.token_ids = {1}}, {.token_ids = {1}}}, .weight_version = {}}, 2s))
+    << "one row for two sequences";
+  EXPECT_EQ(asked, (std::vector<std::string>{"begin", "data", "commit", "load", "rollback", "abort",
+                                             "pause", "resume", "score", "score", "score"}));
+}
+
+TEST(controller_client, waits_for_a_flip_longer_than_for_an_answer) {
+  fake_scheduler scheduler{serving([](const request_envelope& got) -> reply {
+    std::this_thread::sleep_for(400ms);
+    return {encode(got.request_id, weights_served{.epoch = 9, .hash = {}, .phases = {}})};
+  })};
+  auto client = controller_client::connect(scheduler.endpoint(), 200ms);
+  ASSERT_TRUE(client) << line_of(client);
+  EXPECT_TRUE(client->rollback_weights(20s));
+  const auto late = client->rollback_weights(50ms);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, errc::timed_out);
+}
+
 TEST(controller_client, says_within_its_timeout_that_nobody_answers) {
   zmq::context_t context{1};
   zmq::socket_t silent{context, zmq::socket_type::router};

@@ -115,15 +115,71 @@ TEST(wire_codec, lets_a_group_override_sampling_field_by_field) {
   EXPECT_EQ(decoded.sampling.stop_token_ids, std::vector<token_id>{3});
 }
 
-TEST(wire_codec, names_requests_that_have_no_server_yet) {
+TEST(wire_codec, gives_absent_fields_of_weights_and_scores_their_documented_values) {
   ::rollcast::v1::Envelope envelope;
   envelope.set_version(1);
   envelope.set_request_id(7);
-  envelope.mutable_load_weights();
-  const auto got = decode_request(bytes_of(envelope.SerializeAsString()));
-  ASSERT_TRUE(got) << got.error().detail;
-  EXPECT_TRUE(got->body == request{unserved_request{"load_weights"}});
-  EXPECT_EQ(got->request_id, 7u);
+  const auto decoded = [&] {
+    auto got = decode_request(bytes_of(envelope.SerializeAsString()));
+    EXPECT_TRUE(got) << got.error().detail;
+    return got ? got->body : request{get_status{}};
+  };
+  envelope.mutable_begin_weights();
+  EXPECT_TRUE(decoded() == request{begin_weights{}});
+  envelope.mutable_commit_weights()->set_epoch(3);
+  EXPECT_TRUE(decoded() == (request{commit_weights{.epoch = 3, .hash = {}, .tensors = {}}}));
+  auto* sequence = envelope.mutable_score()->add_sequences();
+  sequence->add_token_ids(5);
+  sequence->set_prompt_tokens(1);
+  EXPECT_TRUE(decoded()
+              == (request{score{.sequences = {{.token_ids = {5}}}, .weight_version = {}}}));
+  sequence->set_temperature(0); // the wire's zero must not be taken for absent
+  EXPECT_EQ(std::get<score>(decoded()).sequences[0].temperature, 0.0f);
+}
+
+TEST(wire_codec, refuses_weights_that_have_no_place_in_our_types) {
+  ::rollcast::v1::Envelope envelope;
+  envelope.set_version(1);
+  envelope.set_request_id(7);
+  const auto refusal = [&] {
+    const auto got = decode_request(bytes_of(envelope.SerializeAsString()));
+    return got ? std::string{"taken"}
+               : std::string{to_string(got.error().code)} + ": " + got.error().detail;
+  };
+  envelope.mutable_begin_weights()->set_flip(static_cast<::rollcast::v1::WeightFlip>(2));
+  EXPECT_EQ(refusal(), "frame_malformed: weight flip 2 is none that we know: 0 is between batches, "
+                       "1 at chunk edges");
+  envelope.mutable_load_weights()->set_directory("/d");
+  envelope.mutable_load_weights()->set_flip(static_cast<::rollcast::v1::WeightFlip>(-1));
+  EXPECT_EQ(refusal().substr(0, 31), "frame_malformed: weight flip -1");
+  for (const auto* hash :
+       {"0123456789abcdef0123456789abcde", "0123456789ABCDEF0123456789ABCDEF",
+        "0123456789abcdef0123456789abcdef0", "+123456789abcdef0123456789abcdef"}) {
+    envelope.mutable_commit_weights()->set_content_hash(hash);
+    EXPECT_EQ(refusal(), "bad_checkpoint: content_hash '" + std::string{hash}
+                           + "' is not 32 lower-case hexadecimal digits");
+  }
+  auto* bucket = envelope.mutable_weight_bucket();
+  bucket->set_bucket(4);
+  auto* slice = bucket->add_slices();
+  slice->set_dtype("I64");
+  EXPECT_EQ(refusal(), "bad_checkpoint: bucket 4, slice 0: dtype 'I64', give F32, BF16 or F16");
+  slice->set_dtype("a\nb");
+  EXPECT_EQ(refusal(), "bad_checkpoint: bucket 4, slice 0: dtype 3 bytes, give F32, BF16 or F16");
+  slice->set_dtype("F32");
+  for (int i = 0; i < 9; ++i)
+    slice->add_shape(1);
+  EXPECT_EQ(refusal(), "bad_checkpoint: bucket 4, slice 0: 9 dimensions, at most 8 are allowed");
+}
+
+TEST(wire_codec, refuses_an_answer_whose_content_hash_is_none) {
+  ::rollcast::v1::Envelope envelope;
+  envelope.set_version(1);
+  envelope.mutable_weights_served()->set_epoch(3);
+  const auto got = decode_event(bytes_of(envelope.SerializeAsString()));
+  ASSERT_FALSE(got);
+  EXPECT_EQ(got.error().code, errc::frame_malformed);
+  EXPECT_EQ(got.error().detail, "epoch 3 is served with a content hash that is none: ''");
 }
 
 TEST(wire_codec, carries_every_error_code_by_name) {

@@ -119,25 +119,55 @@ TEST(hostile_bytes, an_oversized_message_is_refused_unread) {
   EXPECT_EQ(event.error().code, errc::frame_too_large);
 }
 
-TEST(hostile_bytes, a_flood_of_empty_groups_is_refused_before_it_is_parsed) {
+/// A request number 5 of 40 MB that says the two-byte `part` 20 million times, in the field `tag`.
+std::string flood(std::string_view tag, std::string_view part) {
+  std::string parts;
+  for (int i = 0; i < 20'000'000; ++i)
+    parts += part;
+  std::string text{"\x08\x01\x10\x05", 4}; // version 1, request 5
+  text += tag;
+  for (auto size = parts.size(); size > 0; size >>= 7)
+    text += static_cast<char>((size & 0x7f) | (size > 0x7f ? 0x80 : 0));
+  return text + parts;
+}
+
+TEST(hostile_bytes, a_flood_of_empty_parts_is_refused_before_it_is_parsed) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer's shadow counts as memory";
 #endif
-  // Two bytes a group: parsed, these 40 MB would take more than two gigabytes.
-  std::string groups;
-  for (int i = 0; i < 20'000'000; ++i)
-    groups.append("\x12\x00", 2);
-  std::string text{"\x08\x01\x10\x05\x52", 5}; // version 1, request 5, submit_batch
-  for (auto size = groups.size(); size > 0; size >>= 7)
-    text += static_cast<char>((size & 0x7f) | (size > 0x7f ? 0x80 : 0));
-  text += groups;
-  const auto before = peak_mib();
-  const auto got = decode_request(bytes_of(text));
-  EXPECT_LT(peak_mib() - before, 100) << "MiB";
-  ASSERT_FALSE(got);
-  EXPECT_EQ(got.error().code, errc::frame_too_large);
-  EXPECT_NE(got.error().detail.find("20000000 groups"), std::string::npos) << got.error().detail;
-  EXPECT_EQ(request_id_of(bytes_of(text)), 5u);
+  // Two bytes a part: parsed, these 40 MB would take more than two gigabytes.
+  const std::pair<std::string, const char*> floods[] = {
+    {flood("\x52", {"\x12\x00", 2}), "20000000 groups"},     // submit_batch
+    {flood("\x8a\x01", {"\x1a\x00", 2}), "20000000 slices"}, // weight_bucket
+    {flood("\x7a", {"\x0a\x00", 2}), "20000000 sequences"}}; // score
+  for (const auto& [text, says] : floods) {
+    const auto before = peak_mib();
+    const auto got = decode_request(bytes_of(text));
+    EXPECT_LT(peak_mib() - before, 100) << "MiB";
+    ASSERT_FALSE(got) << says;
+    EXPECT_EQ(got.error().code, errc::frame_too_large);
+    EXPECT_NE(got.error().detail.find(says), std::string::npos) << got.error().detail;
+    EXPECT_EQ(request_id_of(bytes_of(text)), 5u);
+  }
+}
+
+TEST(hostile_bytes, a_refusal_can_be_read_by_its_peer) {
+  // Cut at 40 bytes this name would end in half a character, which is no text on the wire.
+  submit_batch batch;
+  batch.batch_key = "k";
+  batch.groups = {{.id = "x" + std::string(),
+                   .prompt_token_ids = {},
+                   .group_size = 1,
+                   .seed = {},
+                   .sampling = {}}};
+  for (int i = 0; i < 30; ++i)
+    batch.groups[0].id += "é";
+  batch.sampling.max_new_tokens = 1;
+  const auto refused = decode_request(bytes_of(encode(5, request{batch})));
+  ASSERT_FALSE(refused);
+  const auto got = decode_event(
+    bytes_of(encode(5, request_failed{errc::bad_prompt, refused.error().detail, {}, {}})));
+  ASSERT_TRUE(got) << got.error().detail;
 }
 
 } // namespace

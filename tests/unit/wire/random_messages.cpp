@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <variant>
 
 namespace rollcast::wire {
 namespace {
@@ -89,9 +90,24 @@ submit_batch random_batch(prng& rng) {
   return batch;
 }
 
+weights_status random_weights_status(prng& rng) {
+  weights_status status{.phase = random_text(rng, 0, 9),
+                        .epoch = random_number(rng),
+                        .next_epoch = random_number(rng),
+                        .bytes_total = random_number(rng),
+                        .seconds = random_double(rng),
+                        .workers = {},
+                        .previous_epoch = random_number(rng),
+                        .paused = rng.chance(50)};
+  for (auto n = rng.below(4); n > 0; --n)
+    status.workers.push_back({worker_id{random_number(rng)}, random_number(rng), rng.chance(50)});
+  return status;
+}
+
 status_report random_status(prng& rng) {
-  status_report status{random_text(rng, 0, 9), random_number(rng), random_text(rng, 0, 9), {}, {},
-                       random_number(rng),     random_double(rng)};
+  status_report status{
+    random_text(rng, 0, 9), random_number(rng), random_text(rng, 0, 9),    {}, {},
+    random_number(rng),     random_double(rng), random_weights_status(rng)};
   for (auto n = rng.below(4); n > 0; --n)
     status.workers.push_back({worker_id{random_number(rng)}, random_text(rng, 0, 9), "ready",
                               random_number(rng), random_text(rng, 0, 9), random_number(rng),
@@ -103,6 +119,75 @@ status_report random_status(prng& rng) {
                               random_number(rng), random_number(rng), random_number(rng),
                               random_number(rng)});
   return status;
+}
+
+weights_served random_served(prng& rng) {
+  weights_served served{.epoch = random_number(rng),
+                        .hash = {rng.next(), random_number(rng)},
+                        .tensors = random_number(rng),
+                        .bytes = random_number(rng),
+                        .phases = {},
+                        .pause_s = random_double(rng),
+                        .workers = random_number(rng)};
+  for (auto n = rng.below(5); n > 0; --n)
+    served.phases.push_back({random_text(rng, 0, 12), random_double(rng)});
+  return served;
+}
+
+scored random_scored(prng& rng) {
+  scored answer{
+    .rows = {}, .weight_version = random_number(rng), .numerics_profile = random_text(rng, 0, 24)};
+  for (auto n = rng.below(5); n > 0; --n)
+    answer.rows.push_back({random_floats(rng, rng.below(40))});
+  return answer;
+}
+
+tensor_slice random_slice(prng& rng) {
+  tensor_slice slice;
+  slice.name = random_text(rng, 1, 30);
+  slice.type = static_cast<kernels::dtype>(rng.below(3));
+  std::uint64_t elements = 1;
+  for (auto dims = rng.below(5); dims > 0; --dims)
+    elements *= slice.shape.emplace_back(1 + rng.below(20));
+  const auto begin = rng.below(elements);
+  slice.offset = begin * kernels::size_of(slice.type);
+  slice.data.resize((1 + rng.below(elements - begin)) * kernels::size_of(slice.type));
+  for (auto& c : slice.data)
+    c = static_cast<char>(rng.next());
+  return slice;
+}
+
+weight_bucket random_bucket(prng& rng) {
+  weight_bucket bucket{.epoch = random_number(rng), .bucket = 1 + rng.next() / 2, .slices = {}};
+  for (auto n = 1 + rng.below(3); n > 0; --n)
+    bucket.slices.push_back(random_slice(rng));
+  return bucket;
+}
+
+commit_weights random_commit(prng& rng) {
+  commit_weights commit{.epoch = random_number(rng), .hash = {}, .tensors = {}};
+  if (rng.chance(50))
+    commit.hash = content_hash{rng.next(), random_number(rng)};
+  if (rng.chance(50))
+    commit.tensors = random_number(rng);
+  return commit;
+}
+
+weight_flip random_flip(prng& rng) {
+  return rng.chance(50) ? weight_flip::between_batches : weight_flip::chunk_edge;
+}
+
+score random_score(prng& rng) {
+  score what;
+  for (auto n = 1 + rng.below(4); n > 0; --n) {
+    auto& sequence = what.sequences.emplace_back();
+    sequence.token_ids = random_tokens(rng, 1, 40);
+    sequence.prompt_tokens = 1 + static_cast<std::uint32_t>(rng.below(sequence.token_ids.size()));
+    sequence.temperature = rng.chance(30) ? 0 : 10 * random_share(rng);
+  }
+  if (rng.chance(50))
+    what.weight_version = random_number(rng);
+  return what;
 }
 
 response_ready random_response(prng& rng) {
@@ -150,17 +235,29 @@ batch_done random_done(prng& rng) {
 } // namespace
 
 request random_request(prng& rng) {
-  switch (rng.below(5)) {
+  switch (rng.below(std::variant_size_v<request>)) {
     case 0: return random_batch(rng);
     case 1: return cancel_batch{random_text(rng, 1, 20)};
     case 2: return ack_results{random_text(rng, 1, 20), random_number(rng)};
     case 3: return resume_results{random_text(rng, 1, 20), random_number(rng)};
+    case 4: return random_score(rng);
+    case 5:
+      return begin_weights{random_number(rng), rng.chance(50), random_flip(rng), rng.chance(50)};
+    case 6: return random_bucket(rng);
+    case 7: return random_commit(rng);
+    case 8: return abort_weights{random_number(rng)};
+    case 9:
+      return load_weights{random_text(rng, 1, 40), random_number(rng), random_flip(rng),
+                          rng.chance(50)};
+    case 10: return rollback_weights{};
+    case 11: return pause{};
+    case 12: return resume{};
     default: return get_status{};
   }
 }
 
 event random_event(prng& rng) {
-  switch (rng.below(6)) {
+  switch (rng.below(std::variant_size_v<event>)) {
     case 0:
       return batch_accepted{random_text(rng, 1, 20), random_number(rng), random_number(rng),
                             random_text(rng, 0, 9), random_number(rng)};
@@ -170,6 +267,9 @@ event random_event(prng& rng) {
                             random_text(rng, 0, 20)};
     case 3: return random_status(rng);
     case 4: return random_response(rng);
+    case 5: return weights_begun{random_number(rng), random_number(rng)};
+    case 6: return random_served(rng);
+    case 7: return random_scored(rng);
     default: return random_done(rng);
   }
 }

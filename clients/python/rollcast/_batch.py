@@ -1,0 +1,173 @@
+"""One batch: the stream of its results, in order and each once, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Deque, Iterator, Optional, Set, Tuple
+
+from . import rollcast_pb2 as wire
+from ._convert import response_from_wire, summary_from_wire
+from ._types import Response, RollcastError, Summary, Timeout
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+
+class Batch(Iterator[Response]):
+    """A submitted batch. Iterating it yields each response once, in order of finishing.
+
+    A response is acknowledged when the next one is asked for: what is in the caller's hands when
+    its process dies comes again to `Client.attach`. After a lost connection the stream goes on
+    where it stood; a scheduler that has forgotten the batch is given it again, which changes no
+    response.
+    """
+
+    def __init__(
+        self, client: Client, accepted: wire.BatchAccepted, submitted: Optional[wire.SubmitBatch]
+    ) -> None:
+        self.key: str = accepted.batch_key
+        self.responses: int = accepted.responses
+        self.numerics_profile: str = accepted.numerics_profile
+        self.weight_version: int = accepted.weight_version
+        self.summary: Optional[Summary] = None  # there once iteration has ended
+        self._client = client
+        self._submitted = submitted
+        self._expected: int = accepted.first_sequence
+        self._ready: Deque[wire.Result] = deque()
+        self._seen: Set[Tuple[int, int]] = set()
+        self._done: Optional[wire.BatchDone] = None
+        self._in_hand = 0  # sequence number that the caller works on
+        self._skipped = 0  # sequence number of a repetition, not acknowledged yet
+        self._behind = False  # something is missing from the stream
+        self._failure: Optional[RollcastError] = None
+        self._cancelled = False
+        self._failed = False  # the batch itself, and not the way to it
+        if accepted.first_sequence > accepted.responses + 1:
+            raise RollcastError(
+                "batch_conflict",
+                f"batch {self.key} was collected and acknowledged before: use another batch key "
+                "to run it again",
+            )
+
+    def __iter__(self) -> Batch:
+        return self
+
+    def __next__(self) -> Response:
+        response = self.next()
+        if response is None:
+            raise StopIteration
+        return response
+
+    def next(self, timeout: Optional[float] = None) -> Optional[Response]:
+        """Returns the next response, or None when the batch is done. Raises `Timeout` when none
+        came within `timeout` seconds (default: as long as the scheduler lives)."""
+        if self.summary is not None:
+            return None
+        if self._in_hand:
+            self._client._acknowledge(self.key, self._in_hand)
+            self._in_hand = 0
+        if not self._ready and self._done is None:
+            self._wait(None if timeout is None else time.monotonic() + timeout)
+        if self._ready:
+            result = self._ready.popleft()
+            self._in_hand = result.sequence
+            return response_from_wire(result)
+        assert self._done is not None
+        self._client._acknowledge(self.key, self._done.sequence)
+        self.summary = summary_from_wire(self._done.summary)
+        return None
+
+    def cancel(self) -> None:
+        """Ends what is unfinished; those responses still come, with finish reason "cancelled"."""
+        if self._done is None:
+            self._cancelled = True
+            request = wire.CancelBatch(batch_key=self.key)
+            self._client._call(wire.Envelope(cancel_batch=request))
+
+    # -- used by Client -------------------------------------------------------------------------
+
+    def _take_result(self, result: wire.Result) -> None:
+        if not self._in_turn(result.sequence):
+            return
+        place = (result.group, result.index)
+        if place in self._seen:  # the batch was submitted again
+            self._skipped = result.sequence
+        else:
+            self._seen.add(place)
+            self._ready.append(result)
+
+    def _take_done(self, done: wire.BatchDone) -> None:
+        if self._in_turn(done.sequence):
+            self._done = done
+
+    def _take_failure(self, error: RollcastError) -> None:
+        if self._in_turn(self.responses + 1):  # it stands in the place of BatchDone
+            self._failure = error
+            self._failed = True
+
+    def _refused_ack(self, error: RollcastError) -> None:
+        if error.code in ("unknown_batch", "queue_full"):  # asked again, or covered by the next
+            self._behind = True
+        else:
+            self._failure = error
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _in_turn(self, sequence: int) -> bool:
+        """Whether this is the next item. An earlier one is a repetition; a later one tells that
+        something was lost with a connection."""
+        if sequence > self._expected:
+            self._behind = True
+        if sequence != self._expected:
+            return False
+        self._expected += 1
+        return True
+
+    def _wait(self, deadline: Optional[float]) -> None:
+        """Waits for the next item. The stream may be silent for long while tokens are made, so
+        after each silence of the client's timeout the scheduler is asked to go on from here."""
+        heard = asked = time.monotonic()
+        while not self._ready and self._done is None:
+            if self._skipped:  # or the scheduler would wait for it
+                self._client._acknowledge(self.key, self._skipped)
+                self._skipped = 0
+            now = time.monotonic()
+            if self._failure is not None:
+                if self._failed:  # told; its key may be used again
+                    self._failed = False
+                    self._client._acknowledge(self.key, self.responses + 1)
+                raise self._failure
+            if deadline is not None and now >= deadline:
+                raise Timeout(f"batch {self.key}: no response in the time given")
+            if self._behind or now >= asked + self._client.timeout:
+                try:
+                    self._resume()
+                    heard = time.monotonic()
+                except RollcastError as error:
+                    if error.code not in ("timed_out", "queue_full"):
+                        raise
+                    if time.monotonic() >= heard + self._client.patience:
+                        raise
+                    if error.code == "queue_full":  # it lives, and has much to do
+                        time.sleep(0.05)
+                asked = time.monotonic()
+                continue
+            until = asked + self._client.timeout
+            if self._client._pump((until if deadline is None else min(until, deadline)) - now):
+                heard = asked = time.monotonic()
+
+    def _resume(self) -> None:
+        request = wire.ResumeResults(batch_key=self.key, after_sequence=self._expected - 1)
+        try:
+            answer = self._client._call(wire.Envelope(resume_results=request))
+            # Pushed before the answer, something may have moved us on meanwhile.
+            self._expected = max(self._expected, answer.batch_accepted.first_sequence)
+        except RollcastError as error:
+            if error.code != "unknown_batch" or self._submitted is None:
+                raise
+            answer = self._client._call(wire.Envelope(submit_batch=self._submitted))
+            self._expected = answer.batch_accepted.first_sequence
+            if self._cancelled:
+                self.cancel()
+        self._behind = False
