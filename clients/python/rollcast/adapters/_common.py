@@ -8,8 +8,8 @@ for, raises. Log-probabilities stay the float32 bits of the engine, in Python's 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import struct
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -108,22 +108,15 @@ def _set(fields: Dict[str, Any], field: str, value: Any) -> None:
 
 def seed_of(*parts: Union[int, str, Sequence[int]]) -> int:
     """A batch seed that differs whenever a part does, the same on every machine."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if isinstance(part, int):
-            data = struct.pack("<q", part) if part < 2**63 else struct.pack("<Q", part)
-        elif isinstance(part, str):
-            data = part.encode()
-        else:
-            data = struct.pack(f"<{len(part)}i", *part)
-        digest.update(struct.pack("<Q", len(data)) + data)
-    return int.from_bytes(digest.digest(), "little")
+    text = json.dumps(parts, separators=(",", ":"))  # different parts, different text
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def encode(tokenizer: Any, prompt: Any, **template: Any) -> List[int]:
-    """Token ids of a prompt: text, a list of messages (the chat template is applied), or ids."""
+def encode(tokenizer: Any, prompt: Any, special: bool = True, **template: Any) -> List[int]:
+    """Token ids of a prompt: text (`special`: with the tokenizer's own special tokens), a list of
+    messages (the chat template is applied), or ids."""
     if isinstance(prompt, str):
-        return list(tokenizer(text=prompt)["input_ids"])
+        return list(tokenizer(text=prompt, add_special_tokens=special)["input_ids"])
     if prompt and isinstance(prompt[0], Mapping):
         ids = tokenizer.apply_chat_template(
             [prompt], add_generation_prompt=True, tokenize=True, return_dict=True, **template

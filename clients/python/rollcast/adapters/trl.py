@@ -55,7 +55,7 @@ class Rollout:
         self._asked = (-1, False, 0)  # step, training, how often
 
     def __call__(self, prompts: List[Any], trainer: Any) -> Dict[str, Any]:
-        if trainer.tools or trainer.environment_factories:
+        if trainer.tools or getattr(trainer, "environment_factories", None):
             raise RollcastError("bad_config", "TRL: tools and environments are not rolled out here")
         given = {name: getattr(trainer.args, name) for name in _SAMPLING}
         given.update(trainer.args.generation_kwargs or {})
