@@ -110,9 +110,12 @@ class Requests:
             if time.monotonic() >= running.heard + self._client.timeout:
                 self._ask_again(running)
             return
-        if response is not None and not running.answer.done():
-            check(response, running.version, cancelled=True)
-            running.answer.set_result(response)
+        if running.answer.done():
+            return  # only the end of its batch was still to come
+        if response is None:
+            raise RollcastError("frame_malformed", f"batch {running.batch.key} ended empty")
+        check(response, running.version, cancelled=True)
+        running.answer.set_result(response)
 
     def _ask_again(self, running: _Running) -> None:
         try:

@@ -8,6 +8,7 @@ import inspect
 import queue
 import threading
 import time
+import weakref
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .._client import Client
@@ -62,6 +63,8 @@ class Rollout:
         sampling, seed = sampling_of(given, "GRPOConfig")
         if self._client is None:  # late: the trainer may fork before
             self._client = connect(self._endpoint)
+            # A client that is collected before it is closed waits for its socket for ever.
+            weakref.finalize(self, self._client.close).atexit = False
         step, training = int(trainer.state.global_step), bool(trainer.model.training)
         version = self._version(trainer, step)
         same = self._asked[:2] == (step, training)
@@ -124,6 +127,7 @@ class WeightTransfer:
         self._client: Optional[Client] = None
         self.may_begin = threading.Event()
         self.version: Optional[int] = None  # of the weights sent last
+        self.updates = 0
 
     def init_weight_transfer(self) -> None:
         self._client = connect(self._endpoint)
@@ -134,6 +138,7 @@ class WeightTransfer:
     def send_weights(self, iterator: Iterator[Tuple[str, Any]]) -> None:
         assert self._client is not None, "init_weight_transfer comes first"
         self.version = publish(self._client, iterator)
+        self.updates += 1
 
     def resume(self) -> None:
         self.may_begin.set()
@@ -177,7 +182,8 @@ class RolloutWorker:
         self._per_batch = prompts_per_batch
         self.rollout_buffer: queue.Queue[Any] = queue.Queue(queue_maxsize)
         self.metrics_queue: queue.Queue[Any] = queue.Queue()
-        self._current: Tuple[Optional[int], int] = (None, 0)  # weight version, TRL's number of it
+        # Weight version, TRL's number of it, and the update that brought it.
+        self._current: Tuple[Optional[int], int, int] = (None, 0, 0)
         self._lock = threading.Lock()
         self._batches = 0
         self._stopped = threading.Event()
@@ -200,7 +206,7 @@ class RolloutWorker:
                 thread.join(timeout=15)
 
     def update_model_version(self, model_version: int) -> None:
-        self._current = (self._weights.version, model_version)
+        self._current = (self._weights.version, model_version, self._weights.updates)
 
     def check_health(self, stale_after_s: float) -> None:
         if self._failure is not None:
@@ -239,9 +245,10 @@ class RolloutWorker:
         groups = [Group(prompt, self._generations) for prompt in ids]
         seed = seed_of("trl-async", self._seed, number)
         while not self._stopped.is_set():
-            version, model_version = self._current
-            if version is None or not self._weights.may_begin.wait(0.05):
-                self._beat(0.0 if version is not None else 0.05)
+            version, model_version, update = self._current
+            open_now = self._weights.may_begin.is_set() and update == self._weights.updates
+            if version is None or not open_now:  # between weights, or their number is not told yet
+                self._beat(0.02)
                 continue
             try:
                 done = rollout(client, groups, self._sampling, seed, version)
