@@ -187,7 +187,8 @@ class GenerateRollout(SlimeTest):
                              {"stop": "completed", "length": "truncated"}[wanted.finish_reason])
         self.assertEqual({s.status.value for s in samples}, {"completed", "truncated"})
         again = adapter.generate_rollout(self.args(), 6, DataSource())
-        self.assertNotEqual([s.tokens for s in again.samples[1]], [s.tokens for s in out.samples[1]])
+        self.assertNotEqual([s.tokens for s in again.samples[1]],
+                            [s.tokens for s in out.samples[1]])
 
     def test_gives_cancelled_groups_back_and_takes_others(self):
         real, calls = adapter.rollout, []

@@ -3,8 +3,8 @@
 Goal: what TRL gets are the bits of the cluster, by weights published before they are used, for the
 trainer's own sampling; the classes have TRL's signatures and work under its trainer.
 Method: a real cluster, and the client used directly to compare with. Without TRL a stand-in trainer
-with the attributes that its documentation names; with it the real GRPOTrainer, RolloutSample and the
-protocols of the asynchronous trainer.
+with the attributes that its documentation names; with it the real GRPOTrainer, RolloutSample and
+the protocols of the asynchronous trainer.
 """
 
 import inspect
@@ -135,7 +135,8 @@ class AsyncProtocols(unittest.TestCase):
             (RolloutWorker, real.RolloutWorkerProtocol),
             (WeightTransfer, real.WeightTransferProtocol),
         ):
-            methods = {n: f for n, f in vars(theirs).items() if inspect.isfunction(f) and n[0] != "_"}
+            methods = {n: f for n, f in vars(theirs).items()
+                       if inspect.isfunction(f) and n[0] != "_"}
             self.assertGreater(len(methods), 3)
             for name, method in methods.items():
                 got, wanted = inspect.signature(getattr(ours, name)), inspect.signature(method)

@@ -3,8 +3,8 @@
 Goal: requests through a replica's server get the bits of the cluster, by the weights published
 last; aborting, resuming and sending weights keep verl's contract.
 Method: a real cluster, and the client used directly to compare with. With verl and ray installed
-their own classes, and a replica launched on ray; without them a stand-in of the documented contract,
-whose actors run in this process.
+their own classes, and a replica launched on ray; without them a stand-in of the documented
+contract, whose actors run in this process.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import types
 import unittest
 import unittest.mock
 
-from adapter_cluster import AdapterTest, Tensor, bits
+from adapter_cluster import ROOT, AdapterTest, Tensor, bits
 
 from rollcast import Batch, RollcastError, Sampling
 from rollcast.adapters._common import seed_of
@@ -78,7 +78,8 @@ class StandInRollout:
 
 
 def install_stand_in():
-    registry = types.SimpleNamespace(register=lambda name, loader: REGISTERED.update({name: loader}))
+    registry = types.SimpleNamespace(
+        register=lambda name, loader: REGISTERED.update({name: loader}))
     base = types.ModuleType("verl.workers.rollout.base")
     vars(base).update(BaseRollout=StandInRollout, _ROLLOUT_REGISTRY={})
     replica = types.ModuleType("verl.workers.rollout.replica")
@@ -272,6 +273,7 @@ class Adapter(VerlTest):
 class Replica(VerlTest):
     def test_launches_a_server_that_generates(self):
         if real_verl:
+            os.environ.setdefault("PYTHONPATH", str(ROOT / "clients" / "python"))
             adapter.ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
             self.addCleanup(adapter.ray.shutdown)
 

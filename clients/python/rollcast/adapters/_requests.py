@@ -1,4 +1,4 @@
-"""Single responses, asked for by many coroutines at once, over one client in a thread of its own."""
+"""Single responses, asked for by many coroutines at once, over one client in its own thread."""
 
 from __future__ import annotations
 

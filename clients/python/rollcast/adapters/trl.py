@@ -119,8 +119,8 @@ def _parameters(trainer: Any) -> Iterator[Tuple[str, Any]]:
 
 
 class WeightTransfer:
-    """TRL's `WeightTransferProtocol`. `pause` keeps the rollout worker from beginning batches; those
-    that run end with the weights they began with, and then the fleet flips."""
+    """TRL's `WeightTransferProtocol`. `pause` keeps the rollout worker from beginning batches;
+    those that run end with the weights they began with, and then the fleet flips."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint

@@ -67,7 +67,7 @@ class RollcastServer:
     ) -> TokenOutput:
         where = f"verl request {request_id}"
         if image_data or video_data or audio_data or any(v for v in kwargs.values()):
-            raise RollcastError("bad_prompt", f"{where}: only token ids and sampling_params are taken")
+            raise RollcastError("bad_prompt", f"{where}: only token ids are taken, no media")
         prompt = [int(t) for t in prompt_ids]
         given = {"max_tokens": self._limit(len(prompt)), **sampling_params}
         if "max_new_tokens" in sampling_params and "max_tokens" not in sampling_params:
