@@ -34,7 +34,7 @@ kernels-library: deps
 # A virtual environment with torch, some GB; TRAIN_PIP_FLAGS may name an index with smaller wheels.
 train-venv: deps
 	@test -x build/train-venv/bin/python || python3 -m venv build/train-venv
-	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train,plot]'
+	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train,plot,trl]'
 
 # Ten iterations of reinforcement learning on the Collatz example.
 train-demo: build train-venv

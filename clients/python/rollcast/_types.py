@@ -19,12 +19,19 @@ class RollcastError(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> Tuple[object, ...]:
+        """Arguments of its own would be lost between processes."""
+        return (RollcastError, (self.code, self.message))
+
 
 class Timeout(RollcastError):
     """The scheduler was not heard of in time. Code `timed_out`."""
 
     def __init__(self, message: str) -> None:
         super().__init__("timed_out", message)
+
+    def __reduce__(self) -> Tuple[object, ...]:
+        return (Timeout, (self.message,))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,4 @@
+"""Adapters that put a Rollcast cluster under other projects' trainers: `trl`, `slime`, `verl`.
+
+Each is imported by itself and needs its project only then.
+"""
