@@ -107,12 +107,6 @@ result<update_id> update_machine::rollback() {
     return fail(errc::stale_epoch,
                 "rollback of weights: no epoch before the one served is held; send it again under "
                 "a new number");
-  for (const auto& [id, w] : workers_)
-    if (w.routable && w.kept != previous_->serves && !previous_->held)
-      return fail(errc::stale_epoch, "rollback of weights: worker " + std::to_string(id.value)
-                                       + " does not hold " + name(previous_->serves.epoch)
-                                       + ", and neither does the scheduler; send it again under a "
-                                         "new number");
   update_.emplace();
   update_->number = {++last_update_};
   update_->rollback = true;
@@ -209,6 +203,7 @@ void update_machine::finish() {
   }
   highest_epoch_ = std::max(highest_epoch_, done.spec.epoch);
   for (auto& [id, w] : workers_) {
+    w.unfit = false;
     if (takes_part(w)) {
       w.doing = task::none;
       if (!std::exchange(w.routable, true))

@@ -82,7 +82,7 @@ private:
   /// An epoch, and what the coordinator can give of it.
   struct epoch_record {
     served_weights serves;
-    bool held = false; ///< The coordinator has its tensors, or those over the first epoch.
+    bool held = false; ///< The coordinator has every tensor that it differs by from the first.
     bool allow_non_finite = false;
   };
 
@@ -91,6 +91,7 @@ private:
     served_weights serves;
     std::optional<served_weights> kept; ///< In its second buffer, as `flip::back` would serve it.
     bool routable = false;
+    bool unfit = false; ///< Feeding it failed; only a complete update can help.
     task doing = task::none;
     update_id update; ///< What it does that for: the fleet's update, or a feeding of its own.
     cargo what = cargo::sent;
@@ -125,10 +126,12 @@ private:
   verdict note(const flipped& e);
   verdict note(const expired& e);
 
+  /// It was fed, and has another hash than wanted.
+  void mismatch(const prepared& e, worker_record& w, const served_weights& wanted, bool held);
+
   bool takes_part(const worker_record& w) const;
   /// The record of a worker that does `doing` for `update`, or null: old news.
   worker_record* find(worker_id id, update_id update, task doing);
-  bool can_feed(const worker_record& w) const;
   /// Whether a worker that does nothing can be part of the update in work.
   bool can_recruit(const worker_record& w) const;
   std::uint32_t count(task doing) const; ///< Of those who take part.

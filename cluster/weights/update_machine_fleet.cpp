@@ -65,16 +65,10 @@ verdict update_machine::note(const prepared& e) {
     return verdict::stale;
   w->silence = {};
   if (!takes_part(*w)) {
-    if (e.hash != w->target.hash)
-      expel_worker(e.worker,
-                   {errc::bad_checkpoint,
-                    name(e.worker) + " was fed " + name(w->target) + " and has " + to_string(e.hash)
-                      + ": its checkpoint is another; restart it with the "
-                        "checkpoint of the others",
-                    {}},
-                   true);
-    else
+    if (e.hash == w->target.hash)
       order_flip(e.worker, *w, w->target.epoch);
+    else
+      mismatch(e, *w, w->target, current_->held);
     return verdict::accepted;
   }
   if (!update_->hash)
@@ -83,15 +77,32 @@ verdict update_machine::note(const prepared& e) {
     w->doing = task::prepared;
     return verdict::accepted;
   }
-  error why{errc::bad_checkpoint,
-            name(e.worker) + " prepared epoch " + std::to_string(update_->spec.epoch) + " and has "
-              + to_string(e.hash) + ", others have " + to_string(*update_->hash),
-            {}};
   if (w->what == cargo::whole)
-    expel_worker(e.worker, std::move(why), true); // The others have served it: it is this one.
+    mismatch(e, *w, {update_->spec.epoch, *update_->hash}, previous_->held);
   else
-    abandon(std::move(why));
+    abandon({errc::bad_checkpoint,
+             name(e.worker) + " prepared epoch " + std::to_string(update_->spec.epoch) + " and has "
+               + to_string(e.hash) + ", the content that was sent or prepared by others has "
+               + to_string(*update_->hash) + "; the transfer or a checkpoint is damaged",
+             {}});
   return verdict::accepted;
+}
+
+void update_machine::mismatch(const prepared& e, worker_record& w, const served_weights& wanted,
+                              bool held) {
+  if (!held && !w.routable) {
+    // It may lack what was sent before we kept account: a complete update can still heal it.
+    decisions_.emplace_back(cancel{e.worker, e.update});
+    w.doing = task::none;
+    w.unfit = true;
+    return;
+  }
+  expel_worker(e.worker,
+               {errc::bad_checkpoint,
+                name(e.worker) + " was fed " + name(wanted) + " and has " + to_string(e.hash)
+                  + ": its checkpoint is another; restart it with the checkpoint of the others",
+                {}},
+               held);
 }
 
 verdict update_machine::note(const refused& e) {
@@ -207,16 +218,11 @@ bool update_machine::serves_current(const worker_record& w) const {
   return current_ && w.serves == current_->serves;
 }
 
-bool update_machine::can_feed(const worker_record& w) const {
-  return current_->held || w.serves.hash == current_->serves.hash;
-}
-
 bool update_machine::can_recruit(const worker_record& w) const {
   if (at() != phase::distributing)
     return false;
-  if (update_->rollback)
-    return serves_current(w) && (w.kept == previous_->serves || previous_->held);
-  return update_->spec.covers == coverage::complete || serves_current(w);
+  const auto any = !update_->rollback && update_->spec.covers == coverage::complete;
+  return any || serves_current(w);
 }
 
 std::uint32_t update_machine::count(task doing) const {
@@ -232,14 +238,11 @@ void update_machine::place_idle_workers() {
   for (auto& [id, w] : workers_) {
     if (w.doing != task::none)
       continue;
-    const auto joins = can_recruit(w);
-    if (at() == phase::distributing && update_->rollback && serves_current(w) && !joins)
-      continue; // It cannot go back with the others; it is fed once they have.
     if (serves_current(w) && !std::exchange(w.routable, true))
       decisions_.emplace_back(admit{id});
-    if (joins)
+    if (can_recruit(w))
       recruit(id, w, update_->tail);
-    else if (!w.routable && can_feed(w))
+    else if (!w.routable && !w.unfit)
       feed(id, w);
   }
 }

@@ -117,10 +117,12 @@ enum class verdict : std::uint8_t {
 
 // -- decisions ------------------------------------------------------------------------------------
 
-/// Which tensors a worker pulls.
+/// Which tensors a worker pulls, and over what.
 enum class cargo : std::uint8_t {
-  sent, ///< Those of the update that the controller sent.
-  whole ///< Of that epoch, every tensor that the coordinator holds.
+  sent, ///< Those of the update that the controller sent, over what the worker serves.
+  /// Every tensor that the coordinator was ever sent up to that epoch, over the checkpoint that the
+  /// worker was started from: what it serves may hold tensors of an epoch that was rolled back.
+  whole,
 };
 
 /// Pull, check and pack into the second buffer, then say `prepared`, `refused` or
