@@ -140,7 +140,7 @@ void update_machine::distribute() {
     if (fed && !update_->rollback && update_->spec.covers == coverage::complete) {
       // What it is being fed is about to be old, and this update asks nothing of its base.
       decisions_.emplace_back(cancel{id, w.update});
-      w.doing = task::none;
+      rest(w);
     }
     if (w.doing == task::none && can_recruit(w))
       members.push_back({id, w.host});
@@ -159,7 +159,8 @@ bool update_machine::advance() {
   };
   const auto none =
     std::ranges::none_of(workers_, [this](const auto& kvp) { return takes_part(kvp.second); });
-  if (update_->at == phase::distributing && none && update_->overdue) {
+  const auto open = update_->at == phase::distributing || update_->at == phase::waiting;
+  if (open && none && update_->overdue) {
     abandon(
       {errc::timed_out, name(update_->spec.epoch) + ": no worker is left that could take it", {}});
     return true;
@@ -205,12 +206,12 @@ void update_machine::finish() {
   for (auto& [id, w] : workers_) {
     w.unfit = false;
     if (takes_part(w)) {
-      w.doing = task::none;
+      rest(w);
       if (!std::exchange(w.routable, true))
         decisions_.emplace_back(admit{id});
     } else if (w.doing == task::preparing) {
       decisions_.emplace_back(cancel{id, w.update}); // Fed with what is old now.
-      w.doing = task::none;
+      rest(w);
     }
   }
   update_.reset();
@@ -230,7 +231,7 @@ void update_machine::abandon(error why) {
       continue;
     if (!w.back) // Who would flip back was told nothing yet.
       decisions_.emplace_back(cancel{id, w.update});
-    w.doing = task::none;
+    rest(w);
   }
   const auto done = *std::exchange(update_, std::nullopt);
   decisions_.emplace_back(

@@ -130,6 +130,7 @@ private:
   void mismatch(const prepared& e, worker_record& w, const served_weights& wanted, bool held);
 
   bool takes_part(const worker_record& w) const;
+  static void rest(worker_record& w);
   /// The record of a worker that does `doing` for `update`, or null: old news.
   worker_record* find(worker_id id, update_id update, task doing);
   /// Whether a worker that does nothing can be part of the update in work.

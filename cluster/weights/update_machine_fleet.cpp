@@ -93,7 +93,7 @@ void update_machine::mismatch(const prepared& e, worker_record& w, const served_
   if (!held && !w.routable) {
     // It may lack what was sent before we kept account: a complete update can still heal it.
     decisions_.emplace_back(cancel{e.worker, e.update});
-    w.doing = task::none;
+    rest(w);
     w.unfit = true;
     return;
   }
@@ -158,8 +158,7 @@ verdict update_machine::note(const flipped& e) {
     w->doing = task::flipped;
   } else {
     w->serves = w->target;
-    w->silence = {};
-    w->doing = task::none;
+    rest(*w);
   }
   return verdict::accepted;
 }
@@ -205,6 +204,11 @@ verdict update_machine::note(const expired& e) {
 
 bool update_machine::takes_part(const worker_record& w) const {
   return update_ && w.doing != task::none && w.update == update_->number;
+}
+
+void update_machine::rest(worker_record& w) {
+  w.doing = task::none;
+  w.silence = {}; // Nothing is awaited of it.
 }
 
 update_machine::worker_record* update_machine::find(worker_id id, update_id update, task doing) {

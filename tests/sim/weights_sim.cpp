@@ -176,8 +176,8 @@ void weights_sim::take(const expel& d) {
   const auto index = incarnations_.at(d.worker);
   auto& p = processes_[index];
   lost(d.worker, false);
-  if (p.known != d.worker)
-    return;
+  if (p.id != d.worker)
+    return; // It died since.
   if (d.for_good) {
     ++counters_.for_good;
     if (p.disk == base_)

@@ -184,6 +184,16 @@ TEST(update_machine, a_silent_worker_is_dropped_and_signs_of_life_put_that_off) 
   EXPECT_EQ(of<hold>(end).size(), 1u) << "the other goes on";
 }
 
+TEST(update_machine, nothing_is_awaited_of_a_worker_whose_update_was_aborted) {
+  fleet_of_workers fleet{1};
+  fleet.begin();
+  const auto silence = fleet.timer(fleet.commit(), deadline::silence);
+  EXPECT_TRUE(fleet.machine.abort(2));
+  fleet.machine.drain().clear();
+  EXPECT_TRUE(fleet.tell(expired{silence}).empty());
+  EXPECT_EQ(fleet.last, verdict::stale);
+}
+
 TEST(update_machine, a_fleet_that_died_is_waited_for_until_the_deadline) {
   fleet_of_workers fleet{1};
   fleet.begin();
@@ -196,6 +206,20 @@ TEST(update_machine, a_fleet_that_died_is_waited_for_until_the_deadline) {
   const auto end = of<ended>(fleet.tell(expired{preparing}));
   ASSERT_EQ(end.size(), 1u);
   EXPECT_EQ(end[0].how, outcome::aborted);
+}
+
+TEST(update_machine, the_time_for_preparing_is_not_given_twice) {
+  fleet_of_workers fleet{1};
+  const auto number = fleet.begin();
+  const auto preparing = fleet.timer(fleet.commit(), deadline::preparing);
+  fleet.tell(prepared{{1}, number, second_hash});
+  fleet.tell(expired{preparing}); // The fleet waits already.
+  fleet.join(2, {1, first_hash});
+  EXPECT_EQ(fleet.machine.at(), phase::waiting);
+  const auto end = fleet.tell(worker_lost{{1}});
+  EXPECT_EQ(of<ended>(end).size(), 1u);
+  EXPECT_TRUE(of<prepare>(end).empty());
+  EXPECT_EQ(of<admit>(end).size(), 1u) << "of the old epoch";
 }
 
 TEST(update_machine, from_the_first_flip_on_it_only_goes_forward) {
