@@ -176,9 +176,7 @@ void weights_sim::take(const expel& d) {
   const auto index = incarnations_.at(d.worker);
   auto& p = processes_[index];
   lost(d.worker, false);
-  if (p.id != d.worker)
-    return; // It died since.
-  if (d.for_good) {
+  if (d.for_good && p.id == d.worker) {
     ++counters_.for_good;
     if (p.disk == base_)
       wrong(name(d.worker) + " is refused for good: " + d.why.detail);
@@ -186,7 +184,8 @@ void weights_sim::take(const expel& d) {
     p.disk = p.serves = base_;
     return;
   }
-  at(now_ + between(1, 30), [this, index, id = d.worker] {
+  // Late enough that it has heard of its id: it may be expelled as soon as it joined.
+  at(now_ + between(8, 30), [this, index, id = d.worker] {
     if (processes_[index].id == id)
       register_again(index);
   });
