@@ -264,6 +264,23 @@ TEST(update_machine, who_comes_back_with_old_weights_is_fed_before_it_is_admitte
   EXPECT_EQ(of<admit>(fleet.tell(flipped{{2}, feeding})).size(), 1u);
 }
 
+TEST(update_machine, what_is_fed_is_cancelled_once_it_is_old) {
+  fleet_of_workers fleet{1};
+  fleet.begin();
+  fleet.commit();
+  fleet.serve(second_hash);
+  const auto number = fleet.begin({.covers = coverage::changed_only});
+  fleet.commit();
+  const auto feeding = of<prepare>(fleet.join(2, {1, first_hash}))[0].update;
+  fleet.tell(prepared{{1}, number, {3, 3}});
+  fleet.tell(quiet{number});
+  const auto end = fleet.tell(flipped{{1}, number});
+  ASSERT_EQ(of<cancel>(end).size(), 1u);
+  EXPECT_EQ(of<cancel>(end)[0].update, feeding);
+  ASSERT_EQ(of<prepare>(end).size(), 1u);
+  EXPECT_EQ(of<prepare>(end)[0].epoch, 3u);
+}
+
 TEST(update_machine, who_was_fed_and_has_another_hash_is_refused_for_good) {
   fleet_of_workers fleet{1};
   fleet.begin();
