@@ -39,6 +39,7 @@ enum class errc : std::uint8_t {
   stale_epoch = 99,
   numerics_mismatch = 100,
   cancelled = 101,
+  update_conflict = 102,
 };
 
 /// Returns the stable lower-case name used in logs, metrics, the wire and tests.
@@ -65,6 +66,7 @@ constexpr std::string_view to_string(errc code) noexcept {
     case errc::stale_epoch: return "stale_epoch";
     case errc::numerics_mismatch: return "numerics_mismatch";
     case errc::cancelled: return "cancelled";
+    case errc::update_conflict: return "update_conflict";
   }
   return "unknown";
 }
