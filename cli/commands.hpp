@@ -69,6 +69,16 @@ struct bench_speculation_options {
 /// engine` replaying recorded streams.
 int run_bench_speculation(const bench_speculation_options& options);
 
+struct bench_weights_options {
+  std::string numerics{default_profile};
+  std::uint32_t workers = 2;
+  std::uint32_t repeats = 6; ///< Updates.
+  std::filesystem::path out;
+};
+
+/// Weight updates of a running cluster, on the model of `bench engine`, beside ZeroMQ alone.
+int run_bench_weights(const bench_weights_options& options);
+
 struct status_options {
   std::string connect;
   bool watch = false;

@@ -391,6 +391,17 @@ void add_bench_draft(CLI::App& bench, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_bench_draft(*options); }; });
 }
 
+void add_bench_weights(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("weights", "weight updates of a cluster beside ZeroMQ alone");
+  auto options = std::make_shared<bench_weights_options>();
+  add_config(*app);
+  add(*app, "--numerics", options->numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  add(*app, "--workers", options->workers, "worker processes")->check(at_least_1);
+  add(*app, "--repeats", options->repeats, "updates; the median counts")->check(at_least_1);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback([options, &chosen] { chosen = [options] { return run_bench_weights(*options); }; });
+}
+
 void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
@@ -398,6 +409,7 @@ void add_bench(CLI::App& root, command& chosen) {
   add_bench_speculation(*bench, chosen);
   add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);
+  add_bench_weights(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();
   add_config(*app);
