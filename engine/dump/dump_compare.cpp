@@ -80,9 +80,8 @@ result<std::vector<operation>> shared_operations(const dump& a, const dump& b,
 
 void add_notes(const dump& a, const dump& b, std::vector<std::string>& notes) {
   const auto note = [&](const std::string& what, const std::string& in_a, const std::string& in_b) {
-    if (in_a != in_b)
-      notes.push_back(what + ": " + (in_a.empty() ? "unknown" : in_a) + " and "
-                      + (in_b.empty() ? "unknown" : in_b));
+    if (in_a != in_b && !in_a.empty() && !in_b.empty()) // a dump need not know
+      notes.push_back(what + ": " + in_a + " and " + in_b);
   };
   note("weights", a.header.weights_hash, b.header.weights_hash);
   note("numerics profile", a.header.numerics_profile, b.header.numerics_profile);
