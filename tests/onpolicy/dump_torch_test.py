@@ -1,7 +1,7 @@
 """Dumps of the trainer's forward pass against the engine's.
 
-Goal: `rollcast compare` finds them equal, and names the layer and operation where a trainer computes
-something else.
+Goal: `rollcast compare` finds them equal, and names the layer and operation where a trainer
+computes something else.
 Method: responses are scored by the rollcast binary with a dump and by the module with another; then
 again after one weight of the module was changed.
 """
