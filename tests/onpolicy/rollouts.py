@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -29,13 +30,18 @@ def rollout(model, prompts, **flags):
     return [json.loads(line) for line in lines]
 
 
-def score_exit_code(model, responses):
-    """What `rollcast score` says of these responses: 0 if every log-probability has its bits."""
+def score(model, responses):
+    """The largest difference to the log-probabilities of these responses that `rollcast score`
+    finds; its exit code must agree."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "responses.jsonl"
         file.write_text("".join(json.dumps(r) + "\n" for r in responses))
         command = [BINARY, "score", "--model", str(model), "--responses", str(file)]
-        return subprocess.run(command, capture_output=True, timeout=100).returncode
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    found = re.search("max abs difference ([^,]+),", done.stdout)
+    if found is None or done.returncode != (float(found[1]) != 0):
+        raise AssertionError(f"rollcast score: {done.returncode}: {done.stdout} {done.stderr}")
+    return float(found[1])
 
 
 def bits(values):
