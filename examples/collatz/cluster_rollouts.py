@@ -111,7 +111,9 @@ class ClusterRollouts:
 
     def _kill_a_worker(self, when):
         """SIGKILL to the process with the most to do."""
-        ready = [w for w in self._client.status().workers if w.state == "ready"]
+        ready = [w for w in self._client.status().workers if w.state == "ready" and w.pid > 0]
+        if not ready:
+            raise Stop(2, f"there is no worker to kill, at {when}")
         victim = max(ready, key=lambda worker: worker.running)
         print(f"killing {victim.name}, process {victim.pid}, at {when}", file=sys.stderr)
         os.kill(victim.pid, signal.SIGKILL)
