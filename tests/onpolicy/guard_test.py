@@ -2,7 +2,8 @@
 
 Goal: with speculation, chunks and two workers the difference is exactly 0; and it is not 0 when the
 scorer sums in another order, when log-probabilities lose bits on the way, or when one worker serves
-the weights of the epoch before.
+the weights of the epoch before. It stays 0 on one live cluster that is sent weights again and again
+while its workers are killed.
 Method: real rollouts of the Collatz model and of neighbours of it, made by changing bytes of its
 file: one with the inner units of a layer in another order, which is the same function in exact
 arithmetic, and one with the last bit of a tensor's elements flipped, as after a small step.
@@ -11,11 +12,15 @@ arithmetic, and one with the last bit of a tensor's elements flipped, as after a
 import json
 import shutil
 import struct
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-from rollouts import COLLATZ, rollout, score
+from rollouts import BINARY, COLLATZ, ROOT, parameters, rollout, score
+
+sys.path[:0] = [str(ROOT / "examples" / "collatz"), str(ROOT / "clients" / "python")]
+from cluster_rollouts import Cluster, ClusterRollouts  # noqa: E402
 
 STARTS = [[ord(c) for c in start + ":"] for start in ("27", "97", "871", "12")]
 HOW = {"workers": 2, "speculate": "auto", "chunk-tokens": 64, "max-new-tokens": 200}
@@ -116,6 +121,30 @@ class Guard(unittest.TestCase):
         self.assertEqual(score(newer, fresh), 0.0)
         stale = [old if i % 2 else new for i, (old, new) in enumerate(zip(self.responses, fresh))]
         self.not_zero(newer, stale, 1.0)
+
+
+class OnALiveCluster(unittest.TestCase):
+    def test_exactly_zero_by_each_epoch_with_a_worker_killed(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            newer = one_step_on(Path(scratch) / "newer")
+            cluster = Cluster(BINARY, COLLATZ, 2, "auto", Path(scratch) / "log")
+            with ClusterRollouts(cluster.endpoint, cluster, chunk_tokens=64) as rollouts:
+                made = []
+                for model, kill in ((newer, False), (COLLATZ, True), (newer, True)):
+                    epoch = rollouts.publish(parameters(model=model)).epoch
+                    self.assertEqual(epoch, rollouts.version)
+                    made.append(self.roll_out(rollouts, kill))
+                    self.assertEqual(score(model, made[-1]), 0.0)
+            # The same weights give the same responses, whatever was served in between.
+            self.assertEqual(made[0], made[2])
+            self.assertNotEqual(made[0], made[1])
+            self.assertGreater(score(COLLATZ, made[2]), 0.0)
+
+    def roll_out(self, rollouts, kill):
+        responses = rollouts.generate([27, 97, 871, 12], 6, 7, 300, kill_worker=kill)
+        names = ("group", "index", "prompt_token_ids", "token_ids", "logprobs", "finish_reason")
+        lines = [{name: getattr(r, name) for name in names} for r in responses]
+        return [{**line, "logprobs": list(line["logprobs"])} for line in lines]
 
 
 if __name__ == "__main__":

@@ -39,8 +39,17 @@ from rollcast import RollcastError, WeightSpan  # noqa: E402
 TRAIN = ROOT / "examples" / "collatz" / "train.py"
 KEYS = ["iteration", "reward", "exact", "response_length", "train_rollout_logprob_abs_diff"]
 TIMES = ["rollout_s", "train_s", "update_s", "update_phases", "flip_pause_s"]
-FLAGS = {"prompts": 6, "group-size": 4, "max-new-tokens": 240, "evaluate-every": 9, "lr": 1e-3,
-         "chunk-tokens": 64, "workers": 2, "speculate": "auto", "rollcast": BINARY}
+FLAGS = {
+    "prompts": 6,
+    "group-size": 4,
+    "max-new-tokens": 240,
+    "evaluate-every": 9,
+    "lr": 1e-3,
+    "chunk-tokens": 64,
+    "workers": 2,
+    "speculate": "auto",
+    "rollcast": BINARY,
+}
 
 
 def arguments(out, iterations, **more):

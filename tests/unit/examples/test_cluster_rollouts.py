@@ -19,9 +19,7 @@ class Rollouts(unittest.TestCase):
     def setUp(self):
         self.scheduler = self.enterContext(FakeScheduler())
         self.scheduler.order = lambda numbers: numbers[::-1]
-        self.rollouts = self.enterContext(
-            ClusterRollouts(self.scheduler.endpoint, chunk_tokens=64)
-        )
+        self.rollouts = self.enterContext(ClusterRollouts(self.scheduler.endpoint, chunk_tokens=64))
 
     def test_responses_come_by_prompt_with_their_prompts(self):
         self.rollouts.version = 4
@@ -52,7 +50,9 @@ class Rollouts(unittest.TestCase):
     def test_a_cluster_that_does_not_come_up_is_one_line(self):
         with self.assertRaises(Stop) as caught:
             Cluster("/bin/false", "model", 2, "off", os.devnull)
-        self.assertEqual(caught.exception.args, (2, f"/bin/false up did not come up, see {os.devnull}"))
+        self.assertEqual(
+            caught.exception.args, (2, f"/bin/false up did not come up, see {os.devnull}")
+        )
 
 
 if __name__ == "__main__":

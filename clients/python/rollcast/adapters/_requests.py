@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Tuple, Union
 
-from .._client import Batch, Client
+from .._batch import Batch
+from .._client import Client
 from .._types import Prompt, Response, RollcastError, Sampling, Timeout
 from ._common import check
 
