@@ -1,6 +1,5 @@
-#include "actors/decode_worker.hpp"
-
 #include "actors/bytes.hpp"
+#include "actors/decode_worker_shell.hpp"
 #include "actors/error_bridge.hpp"
 
 #include <spdlog/spdlog.h>
@@ -9,9 +8,8 @@
 #include <utility>
 
 namespace rollcast {
+namespace worker_shell {
 namespace {
-
-using self_ptr = decode_worker_actor::stateful_pointer<decode_worker_state>;
 
 void note_idle(self_ptr self) {
   self->state.parts.pulse->idle.store(self->state.responses.empty(), std::memory_order_relaxed);
@@ -24,6 +22,8 @@ void keep_stepping(self_ptr self) {
   st.stepping = true;
   self->send(self, atom::step_v);
 }
+
+} // namespace
 
 // -- chunks -------------------------------------------------------------------
 
@@ -41,6 +41,8 @@ void drop(self_ptr self, response_id response, std::uint32_t attempt) {
   st.responses.erase(it);
   note_idle(self);
 }
+
+namespace {
 
 result<void> admit(self_ptr self, chunk_assignment a) {
   chunk_request request;
@@ -254,6 +256,8 @@ void lose_scheduler(self_ptr self, error why) {
     drop(self, st.responses.begin()->first, UINT32_MAX);
   if (st.parts.drafts)
     st.parts.drafts->forget_all();
+  forget_preparation(self);
+  st.parts.pulse->current = false;
   spdlog::warn("lost the scheduler: {}", why.detail);
   st.parts.pulse->set_link(link_state::down, std::move(why));
 }
@@ -279,6 +283,8 @@ void register_with(self_ptr self, const registry_actor& scheduler) {
   self->monitor(scheduler);
   auto hello = st.options.hello;
   hello.stats = st.parts.device->stats();
+  hello.weight_epoch = st.epoch;
+  hello.weights_hash = st.parts.device->device().weights_hash();
   self->request(scheduler, st.options.request_timeout, atom::hello_v, std::move(hello))
     .then(
       [self, scheduler](worker_id id) {
@@ -343,6 +349,7 @@ void beat(self_ptr self) {
   if (!st.scheduler || st.id == worker_id{} || st.beat_pending)
     return;
   st.beat_pending = true;
+  tell_progress(self);
   const auto& device = *st.parts.device;
   self
     ->request(
@@ -356,9 +363,15 @@ void beat(self_ptr self) {
 }
 
 } // namespace
+} // namespace worker_shell
 
-decode_worker_actor::behavior_type decode_worker(self_ptr self, decode_worker_parts parts,
-                                                 decode_worker_options options) {
+decode_worker_actor::behavior_type
+decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
+              decode_worker_parts parts, decode_worker_options options) {
+  using namespace worker_shell;
+  self->state.epoch = options.hello.weight_epoch;
+  self->state.base = parts.device->device().weights();
+  self->state.weight_memory = tensor_memory{options.weight_memory_kept};
   self->state.parts = std::move(parts);
   self->state.options = std::move(options);
   self->set_down_handler([self](const caf::down_msg& down) {
@@ -384,6 +397,30 @@ decode_worker_actor::behavior_type decode_worker(self_ptr self, decode_worker_pa
     },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
+    [self](atom::admit, worker_id worker) {
+      if (worker == self->state.id)
+        self->state.parts.pulse->current = true;
+    },
+    [self](atom::prepare, const weight_order& order) {
+      if (order.worker == self->state.id)
+        prepare(self, order);
+    },
+    [self](atom::redirect, worker_id worker, std::uint64_t update, const std::string& upstream) {
+      if (worker == self->state.id)
+        redirect(self, update, upstream);
+    },
+    [self](atom::cancel, worker_id worker, std::uint64_t update) {
+      const auto& p = self->state.preparing;
+      if (worker == self->state.id && p && p->order.update == update)
+        forget_preparation(self);
+    },
+    [self](atom::flip, worker_id worker, std::uint64_t update, std::uint64_t epoch, bool back) {
+      if (worker == self->state.id)
+        flip(self, update, epoch, back);
+    },
+    [self](atom::score, const score_order& order) { return score(self, order); },
+    [self](const weights_pulled& outcome) { end_weight_pull(self, outcome); },
+    [self](const weights_packed& outcome) { end_packing(self, outcome); },
     [self](atom::step) { step(self); },
     [self](caf::tick_atom) { beat(self); },
     [self](const export_query& query) { offer_kv(self, query); },

@@ -6,6 +6,7 @@
 #include "cluster/drafts/shared_drafter.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
+#include "cluster/weights/weight_exchange.hpp"
 #include "engine/cache/spill_store.hpp"
 #include "engine/draft/speculator.hpp"
 #include "engine/step/engine.hpp"
@@ -14,6 +15,9 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
 
 namespace rollcast {
 
@@ -21,6 +25,8 @@ struct decode_worker_options {
   worker_hello hello; ///< Sent at registration; counters are filled in then.
   caf::timespan beat_interval = std::chrono::milliseconds{200};
   caf::timespan request_timeout = std::chrono::seconds{5}; ///< For the scheduler to answer.
+  std::size_t weight_threads = 1;       ///< That pack new weights while the others serve.
+  std::uint64_t weight_memory_kept = 0; ///< Bytes of an update kept for the next one.
 };
 
 /// What the DECODE WORKER works with. The exchange and the engine outlive the actor.
@@ -32,6 +38,7 @@ struct decode_worker_parts {
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;
   std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
+  weight_exchange* weights = nullptr;
 };
 
 /// State of the DECODE WORKER actor.
@@ -45,8 +52,28 @@ struct decode_worker_state {
     chunk_assignment waiting; ///< What to run once the pull has ended.
   };
 
+  /// Weights on their way into the second buffer.
+  struct preparation {
+    weight_order order;
+    std::shared_ptr<weight_cargo> cargo;        ///< Null if nothing differs from `over`.
+    std::shared_ptr<const device_weights> over; ///< Gives what is not pulled; null if all is.
+    std::shared_ptr<const device_weights> ready;
+    bool pulling = false;
+  };
+  /// The weights of an epoch that is not served.
+  struct kept_epoch {
+    std::uint64_t epoch = 0;
+    std::shared_ptr<const device_weights> weights;
+  };
+
   decode_worker_parts parts;
   decode_worker_options options;
+  std::uint64_t epoch = 0;
+  std::shared_ptr<const device_weights> base; ///< Started from; null once nothing needs it.
+  std::optional<preparation> preparing;
+  std::optional<kept_epoch> previous; ///< Until the next order.
+  tensor_memory weight_memory;
+  std::vector<std::jthread> packers;
   registry_actor scheduler; ///< Null while the link is down.
   worker_id id;             ///< 0 until registered.
   std::map<response_id, held> responses;

@@ -3,6 +3,7 @@
 #include "actors/frontend.hpp"
 #include "actors/scheduler.hpp"
 #include "cluster/transport/kv_exchange.hpp"
+#include "cluster/weights/weight_exchange.hpp"
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
 #include "engine/cache/spill_store.hpp"
@@ -34,6 +35,8 @@ struct scheduler_node_options {
   std::optional<std::uint16_t> metrics_port = 7452; ///< None: no HTTP; 0 takes any free port.
   liveness_options liveness;
   scheduler_options scheduler;
+  weight_exchange_options weights; ///< Where workers pull new weights from.
+  std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
 };
 
 /// What a scheduler has bound.
@@ -65,6 +68,9 @@ struct worker_node_options {
     draft_server; ///< Its endpoint, for group and auto; "": siblings elsewhere stay unheard.
   std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
   std::uint64_t weight_epoch = 0;
+  weight_exchange_options weights; ///< Where other workers pull new weights from.
+  std::size_t weight_threads = 1;  ///< That pack new weights while the device serves.
+  std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
   std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.
   std::chrono::milliseconds drain_ms_max{30'000}; ///< For running chunks to end after `stop`.
 };

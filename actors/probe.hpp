@@ -37,6 +37,7 @@ class worker_pulse {
 public:
   std::atomic<std::uint64_t> beat_ns{0}; ///< When its event loop last turned.
   std::atomic<bool> idle{true};          ///< Holds no response in any state.
+  std::atomic<bool> current{false};      ///< Serves the cluster's epoch, so chunks may come.
   std::atomic<bool> drained{false};      ///< The scheduler has promised to send no new chunks.
 
   void set_link(link_state to, std::optional<error> why = {}) {

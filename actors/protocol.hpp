@@ -1,8 +1,10 @@
 #pragma once
 
+#include "actors/weight_messages.hpp"
 #include "cluster/policy/view.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/wire/messages.hpp"
+#include "engine/backend/device_weights.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/step/request.hpp"
@@ -23,7 +25,8 @@ struct worker_hello {
   std::string name;
   std::string host;
   std::uint64_t pid = 0;
-  std::string data_endpoint; ///< Where peers pull KV from it.
+  std::string data_endpoint;    ///< Where peers pull KV from it.
+  std::string weights_endpoint; ///< Where peers pull weights from it.
   std::string model;
   std::string numerics;
   content_hash numerics_hash = {};
@@ -124,10 +127,10 @@ typename Inspector::result_type inspect(Inspector& f, sampling_params& x) {
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
-  return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint, x.model,
-           x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch, x.kv_blocks, x.block_tokens,
-           x.slots, x.kv_bytes_per_token, x.spill_tokens, x.spill_page_tokens, x.context_max,
-           x.vocabulary, x.eos_token_ids, x.speculate, x.stats);
+  return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint,
+           x.weights_endpoint, x.model, x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch,
+           x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
+           x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate, x.stats);
 }
 
 template <class Inspector>
@@ -170,8 +173,29 @@ struct pull_outcome {
   std::shared_ptr<result<kv_image>> image;
 };
 
+/// A pull of weights has ended, from the weight exchange's thread.
+struct weights_pulled {
+  std::uint64_t update = 0;
+  std::shared_ptr<result<void>> how;
+};
+
+/// Weights were packed into the second buffer, or not, from a thread of their own.
+struct weights_packed {
+  std::uint64_t update = 0;
+  std::shared_ptr<result<std::shared_ptr<const device_weights>>> weights;
+};
+
+/// A checkpoint directory was read for an update, or not, from a thread of its own.
+struct weights_read {
+  std::uint64_t update = 0;
+  std::shared_ptr<result<void>> how;
+};
+
 } // namespace rollcast
 
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_pulled)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_packed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_read)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::controller_request)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::export_query)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::pull_outcome)
@@ -182,25 +206,36 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_outcome))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::group_id))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::response_id))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::score_order))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::weight_news))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::weight_order))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_beat))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_hello))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::worker_id))
 
+  CAF_ADD_ATOM(rollcast, rollcast::atom, admit, "admit")
   CAF_ADD_ATOM(rollcast, rollcast::atom, again, "again")
   CAF_ADD_ATOM(rollcast, rollcast::atom, beat, "beat")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, cancel, "cancel")
   CAF_ADD_ATOM(rollcast, rollcast::atom, decode, "decode")
   CAF_ADD_ATOM(rollcast, rollcast::atom, drain, "drain")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, due, "due")
   CAF_ADD_ATOM(rollcast, rollcast::atom, failed, "failed")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, flip, "flip")
   CAF_ADD_ATOM(rollcast, rollcast::atom, gone, "gone")
   CAF_ADD_ATOM(rollcast, rollcast::atom, hello, "hello")
   CAF_ADD_ATOM(rollcast, rollcast::atom, join, "linkup")
   CAF_ADD_ATOM(rollcast, rollcast::atom, lost, "lost")
   CAF_ADD_ATOM(rollcast, rollcast::atom, moved, "moved")
   CAF_ADD_ATOM(rollcast, rollcast::atom, plan, "plan")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, prepare, "prepare")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, redirect, "redirect")
   CAF_ADD_ATOM(rollcast, rollcast::atom, release, "release")
   CAF_ADD_ATOM(rollcast, rollcast::atom, report, "report")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, score, "score")
   CAF_ADD_ATOM(rollcast, rollcast::atom, spill, "spill")
   CAF_ADD_ATOM(rollcast, rollcast::atom, step, "step")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, weights, "weights")
 
 CAF_END_TYPE_ID_BLOCK(rollcast)
 
@@ -211,8 +246,8 @@ namespace rollcast {
 /// What a worker may say to the scheduler. Published on the network.
 using registry_actor = caf::typed_actor<
   // Registers the sender as a worker and monitors it. Answers the id of this incarnation; fails
-  // with `numerics_mismatch` (profile, weights or context differ from the cluster's) or
-  // `queue_full`.
+  // with `numerics_mismatch` (profile, context, or weights of the same epoch differ from the
+  // cluster's). It gets chunks once it is told `admit`.
   caf::replies_to<atom::hello, worker_hello>::with<worker_id>,
   // A chunk has ended. Believed only from the chunk's holder, at the edge that the scheduler knows.
   caf::reacts_to<atom::report, chunk_outcome>,
@@ -224,6 +259,8 @@ using registry_actor = caf::typed_actor<
   caf::reacts_to<atom::failed, worker_id, response_id, std::uint32_t, std::string>,
   // Sign of life. Fails with `peer_lost` if the incarnation is not registered: register anew.
   caf::replies_to<atom::beat, worker_beat>::with<caf::ok_atom>,
+  // How it is getting on with a `weight_order` or a flip.
+  caf::reacts_to<atom::weights, weight_news>,
   // The worker wants no new chunks; none is sent after the answer. Fails like `beat`.
   caf::replies_to<atom::drain, worker_id>::with<caf::ok_atom>>;
 
@@ -237,6 +274,12 @@ using scheduler_actor = registry_actor::extend<
   caf::reacts_to<atom::plan>,
   // INTERNAL: a chunk that a worker did not start has waited long enough to be placed again.
   caf::reacts_to<atom::again, worker_id, response_id, std::uint32_t>,
+  // INTERNAL: a timer of the weight update has run out.
+  caf::reacts_to<atom::due, std::uint64_t>,
+  // INTERNAL: sequences wait to be scored (the job).
+  caf::reacts_to<atom::score, std::uint64_t>,
+  // INTERNAL: a directory of weights was read.
+  caf::reacts_to<weights_read>,
   // INTERNAL: figures and health.
   caf::reacts_to<caf::tick_atom>>;
 
@@ -256,6 +299,23 @@ using decode_worker_actor = caf::typed_actor<
   caf::reacts_to<atom::join, registry_actor>,
   // Takes no new work; tells the scheduler. The node watches `worker_pulse` for the end.
   caf::reacts_to<atom::drain>,
+  // It serves the cluster's weights now, so chunks will come.
+  caf::reacts_to<atom::admit, worker_id>,
+  // Makes weights ready beside those that are served; `weights` tells how it goes. A later order
+  // takes the place of an earlier one.
+  caf::reacts_to<atom::prepare, weight_order>,
+  // Goes on pulling them from another endpoint.
+  caf::reacts_to<atom::redirect, worker_id, std::uint64_t, std::string>,
+  // Forgets what that order made.
+  caf::reacts_to<atom::cancel, worker_id, std::uint64_t>,
+  // Serves what that order made, as this epoch; or, if it says `back`, what was served before. All
+  // KV is dropped, each loss told by `lost`.
+  caf::reacts_to<atom::flip, worker_id, std::uint64_t, std::uint64_t, bool>,
+  // Log-probabilities (float32) of the tokens behind the prompt. Fails with `stale_epoch` (not
+  // held), or as `engine::score`.
+  caf::replies_to<atom::score, score_order>::with<std::string>,
+  // INTERNAL: a pull of weights has ended; weights were packed.
+  caf::reacts_to<weights_pulled>, caf::reacts_to<weights_packed>,
   // INTERNAL: runs one step of the engine and asks for the next.
   caf::reacts_to<atom::step>,
   // INTERNAL: sends the beat.

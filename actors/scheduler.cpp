@@ -31,9 +31,13 @@ void count_workers(self_ptr self) {
   const auto& st = self->state;
   const auto draining = std::count_if(st.workers.begin(), st.workers.end(),
                                       [](const auto& entry) { return entry.second.draining; });
-  const auto ready = st.workers.size() - static_cast<std::size_t>(draining);
+  const auto stale = std::count_if(st.workers.begin(), st.workers.end(), [](const auto& entry) {
+    return !entry.second.routable && !entry.second.draining;
+  });
+  const auto ready = st.workers.size() - static_cast<std::size_t>(draining + stale);
   st.parts.metrics->workers.ready.set(static_cast<double>(ready));
   st.parts.metrics->workers.draining.set(static_cast<double>(draining));
+  st.parts.metrics->workers.stale.set(static_cast<double>(stale));
   st.parts.pulse->ready_workers.store(static_cast<std::uint32_t>(ready));
 }
 
@@ -59,7 +63,8 @@ result<void> check_member(const scheduler_state& st, const worker_hello& hello) 
   if (hello.numerics_hash != ours.numerics_hash)
     return differs("numerics profile", hello.numerics + " " + to_string(hello.numerics_hash),
                    ours.model.numerics_profile + " " + to_string(ours.numerics_hash));
-  if (hello.weights_hash != ours.weights_hash || hello.weight_epoch != ours.model.weight_version)
+  // Another epoch can be helped: it is fed. Another content of the same one is another checkpoint.
+  if (hello.weights_hash != ours.weights_hash && hello.weight_epoch == ours.model.weight_version)
     return differs(
       "weights", to_string(hello.weights_hash) + " at epoch " + std::to_string(hello.weight_epoch),
       to_string(ours.weights_hash) + " at epoch " + std::to_string(ours.model.weight_version));
@@ -98,21 +103,13 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
       lose_worker(self, id, "it registers anew");
       break;
     }
+  if (const auto it = st.banned.find(process_of(hello)); it != st.banned.end())
+    return to_caf(it->second);
   if (auto ok = check_member(st, hello); !ok) {
     spdlog::warn("refused a worker: {}", ok.error().detail);
     return to_caf(ok.error());
   }
   const worker_id id{st.next_worker++};
-  const policy::worker_joined joined{id,
-                                     hello.kv_blocks,
-                                     hello.block_tokens,
-                                     hello.slots,
-                                     hello.kv_bytes_per_token,
-                                     hello.spill_tokens,
-                                     hello.spill_page_tokens};
-  if (st.policy->on(joined) != policy::verdict::accepted)
-    return to_caf(errc::queue_full, "the scheduler takes no more than "
-                                      + std::to_string(st.workers.size()) + " workers");
   adopt_identity(st, hello);
   auto& w = st.workers[id];
   w.handle = caf::actor_cast<decode_worker_actor>(sender);
@@ -120,15 +117,17 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
   w.last.stats = hello.stats;
   w.last.kv.total = hello.kv_blocks;
   self->monitor(w.handle);
-  for (auto& [key, batch] : st.book->batches())
-    if (batch.phase == batch_phase::running)
-      batch.tally.join(id, hello.name, hello.stats, now_ns(self));
-  spdlog::info("worker {} '{}' joined: pid {} on {}, {} KV blocks of {} tokens, {} slots", id.value,
-               hello.name, hello.pid, hello.host, hello.kv_blocks, hello.block_tokens, hello.slots);
+  spdlog::info("worker {} '{}' joined: pid {} on {}, {} KV blocks of {} tokens, {} slots, epoch {}",
+               id.value, hello.name, hello.pid, hello.host, hello.kv_blocks, hello.block_tokens,
+               hello.slots, hello.weight_epoch);
+  // Its number must be there before any order to it.
+  auto promise = self->make_response_promise<worker_id>();
+  promise.deliver(id);
   count_workers(self);
+  tell_machine(self,
+               weights::worker_joined{id, hello.host, {hello.weight_epoch, hello.weights_hash}});
   activate(self);
-  plan_soon(self);
-  return id;
+  return promise;
 }
 
 caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
@@ -138,7 +137,7 @@ caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
     return to_caf(errc::peer_lost,
                   "worker " + std::to_string(beat.worker.value) + " is not registered");
   take_stats(self, beat.worker, beat.stats);
-  if (st.options.measured_prices && beat.prices != it->second.last.prices)
+  if (st.options.measured_prices && it->second.routable && beat.prices != it->second.last.prices)
     (void)st.policy->on(policy::worker_priced{beat.worker, beat.prices});
   it->second.last = beat;
   return caf::ok_atom_v;
@@ -175,6 +174,42 @@ void tick(self_ptr self) {
 
 } // namespace
 
+std::string process_of(const worker_hello& hello) {
+  return hello.host + ":" + std::to_string(hello.pid) + " '" + hello.name + "'";
+}
+
+void admit_worker(self_ptr self, worker_id id) {
+  auto& st = self->state;
+  const auto it = st.workers.find(id);
+  if (it == st.workers.end())
+    return;
+  auto& w = it->second;
+  const auto& hello = w.hello;
+  const policy::worker_joined joined{id,
+                                     hello.kv_blocks,
+                                     hello.block_tokens,
+                                     hello.slots,
+                                     hello.kv_bytes_per_token,
+                                     hello.spill_tokens,
+                                     hello.spill_page_tokens};
+  if (st.policy->on(joined) != policy::verdict::accepted) {
+    st.banned[process_of(hello)] = {errc::queue_full,
+                                    "the scheduler takes no more than "
+                                      + std::to_string(st.workers.size() - 1) + " workers",
+                                    {}};
+    return lose_worker(self, id, st.banned[process_of(hello)].detail);
+  }
+  w.routable = true;
+  if (w.draining)
+    (void)st.policy->on(policy::worker_draining{id});
+  self->send(w.handle, atom::admit_v, id);
+  for (auto& [key, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      batch.tally.join(id, hello.name, w.last.stats, now_ns(self));
+  count_workers(self);
+  plan_soon(self);
+}
+
 void lose_worker(self_ptr self, worker_id id, const std::string& why) {
   auto& st = self->state;
   const auto it = st.workers.find(id);
@@ -199,6 +234,7 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
   for (const auto response : dropped)
     note_loss(self, response, why);
   count_workers(self);
+  tell_machine(self, weights::worker_lost{id});
   activate(self);
   plan_soon(self);
 }
@@ -229,6 +265,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
   st.parts = std::move(parts);
   st.options = std::move(options);
   st.policy.emplace(st.options.policy);
+  st.machine.emplace();
   st.book.emplace(st.options.batches);
   st.book->default_policy = st.options.default_policy;
   st.started_ns = shell::now_ns(self);
@@ -262,6 +299,12 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
     [self](atom::again, worker_id worker, response_id response, std::uint32_t attempt) {
       shell::place_again(self, worker, response, attempt);
     },
+    [self](atom::weights, const weight_news& news) { shell::take_weight_news(self, news); },
+    [self](atom::due, std::uint64_t timer) {
+      shell::tell_machine(self, weights::expired{{timer}});
+    },
+    [self](atom::score, std::uint64_t job) { shell::score_on(self, job); },
+    [self](const weights_read& outcome) { shell::take_weights_read(self, outcome); },
     [self](caf::tick_atom) { shell::tick(self); },
   };
 }

@@ -3,10 +3,12 @@
 #include "actors/controller_link.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
+#include "actors/weight_store.hpp"
 #include "cluster/batch/admission.hpp"
 #include "cluster/batch/batch_book.hpp"
 #include "cluster/policy/scheduler_policy.hpp"
 #include "cluster/telemetry/metrics.hpp"
+#include "cluster/weights/update_machine.hpp"
 
 #include <caf/all.hpp>
 
@@ -35,6 +37,15 @@ struct scheduler_options {
   /// before.
   caf::timespan request_timeout = std::chrono::minutes{10};
   caf::timespan tick_interval = std::chrono::milliseconds{200};
+  /// How long each step of a weight update may take. `waiting` is long, because between batches it
+  /// lasts as long as the longest open batch.
+  struct {
+    caf::timespan receiving = std::chrono::minutes{1};
+    caf::timespan preparing = std::chrono::minutes{15};
+    caf::timespan silence = std::chrono::seconds{30};
+    caf::timespan waiting = std::chrono::hours{6};
+    caf::timespan flipping = std::chrono::seconds{30};
+  } weight_deadlines;
 };
 
 /// What the SCHEDULER talks through.
@@ -42,6 +53,7 @@ struct scheduler_parts {
   std::shared_ptr<controller_link> link;
   std::shared_ptr<scheduler_metrics> metrics;
   std::shared_ptr<scheduler_pulse> pulse;
+  std::shared_ptr<weight_store> weights = {}; ///< Null: weights are never updated.
 };
 
 /// State of the SCHEDULER actor: the policy decides, the book remembers, the maps say how to reach
@@ -52,6 +64,8 @@ struct scheduler_state {
     worker_hello hello;
     worker_beat last; ///< Its latest figures.
     bool draining = false;
+    bool routable = false;     ///< Serves the cluster's epoch: the policy knows it.
+    std::uint32_t scoring = 0; ///< Sequences that it scores now.
   };
   /// What the first worker brought and every other must match.
   struct cluster {
@@ -79,6 +93,41 @@ struct scheduler_state {
   std::uint64_t started_ns = 0;
   bool plan_pending = false; ///< A `plan` message is on its way.
   std::size_t stranded = 0;  ///< As last said in the log.
+  bool paused = false;       ///< By a controller: nothing is placed.
+
+  /// What a controller and the figures are to be told of the update in work.
+  struct weight_update {
+    weights::update_id number;
+    std::uint64_t epoch = 0;
+    std::optional<controller_request> from; ///< Who waits for its end.
+    bool reading = false;                   ///< A directory is read for it.
+    std::uint64_t tensors = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t began_ns = 0;
+    weights::phase at = weights::phase::receiving;
+    std::uint64_t phase_ns = 0; ///< When `at` began.
+    std::vector<wire::phase_seconds> phases;
+  };
+  std::optional<weights::update_machine> machine;
+  std::optional<weight_update> update;
+  std::optional<weights::hold> held; ///< Work must come to an end.
+  bool quiet = false;                ///< It has, and nothing is placed.
+  std::uint64_t quiet_ns = 0;        ///< Since then.
+  bool settling = false;             ///< Decisions of `machine` are being carried out.
+  /// Workers that must not come back by themselves, by process, and why.
+  std::map<std::string, error> banned;
+
+  /// A request for log-probabilities.
+  struct score_job {
+    controller_request from;
+    std::uint64_t epoch = 0;
+    std::vector<std::uint32_t> waiting; ///< Sequences that nobody has, the next one last.
+    std::uint32_t running = 0;
+    std::uint32_t failures = 0;
+    std::vector<wire::scored_row> rows;
+  };
+  std::map<std::uint64_t, score_job> scores;
+  std::uint64_t last_score = 0;
 
   static inline const char* name = "scheduler";
 };

@@ -8,15 +8,6 @@
 namespace rollcast::shell {
 namespace {
 
-void answer(self_ptr self, const controller_request& to, wire::event body) {
-  self->state.parts.link->send(to.peer, {to.envelope->request_id, std::move(body)});
-}
-
-void answer(self_ptr self, const controller_request& to, const error& why,
-            const std::string& key = {}) {
-  answer(self, to, wire::request_failed{why.code, why.detail, {}, key});
-}
-
 const std::string& policy_of(const scheduler_state& st, const batch_record& batch) {
   return batch.spec.policy.empty() ? st.options.default_policy : batch.spec.policy;
 }
@@ -60,12 +51,16 @@ void note_cancelled(self_ptr self, const batch_record& batch,
   note_end(self, batch);
 }
 
-/// An empty cluster that owes nobody a response may become another one. Until it does, nothing
-/// queued is promised a profile.
+/// An empty cluster that owes nobody a response may become another one, unless it was given
+/// weights: its workers come back with older ones. Until it does, nothing queued is promised a
+/// profile.
 void leave_identity(scheduler_state& st) {
   for (const auto& [id, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       return;
+  if (st.update || (st.parts.weights && st.parts.weights->has_served()))
+    return;
+  st.machine.emplace();
   st.identity.reset();
   st.book->numerics_profile.clear();
   st.book->weight_version = 0;
@@ -159,7 +154,7 @@ wire::worker_status status_of(const scheduler_state& st, const worker_id id,
   wire::worker_status s;
   s.worker = id;
   s.name = w.hello.name;
-  s.state = w.draining ? "draining" : "ready";
+  s.state = w.draining ? "draining" : w.routable ? "ready" : "stale";
   s.pid = w.hello.pid;
   s.endpoint = w.hello.data_endpoint;
   s.running = w.last.running;
@@ -202,18 +197,33 @@ void take(self_ptr self, const controller_request& from, const wire::get_status&
     report.batches.push_back(status_of(st, batch));
     report.live_groups += batch.live_groups;
   }
+  report.weights = weights_status_of(self);
   report.uptime_s = static_cast<double>(now_ns(self) - st.started_ns) * 1e-9;
   answer(self, from, std::move(report));
 }
 
-/// Weight updates, scoring and pausing.
-template <class Request>
-void take(self_ptr self, const controller_request& from, const Request&) {
-  self->state.parts.metrics->frames_rejected.unimplemented.add();
-  answer(self, from, error{errc::unimplemented, "this scheduler does not serve that yet", {}});
+void take(self_ptr self, const controller_request& from, const wire::pause&) {
+  self->state.paused = true;
+  spdlog::info("paused: no chunk is placed until a controller says resume");
+  answer(self, from, wire::request_done{});
+}
+
+void take(self_ptr self, const controller_request& from, const wire::resume&) {
+  self->state.paused = false;
+  spdlog::info("resumed");
+  answer(self, from, wire::request_done{});
+  plan_soon(self);
 }
 
 } // namespace
+
+void answer(self_ptr self, const controller_request& to, wire::event body) {
+  self->state.parts.link->send(to.peer, {to.envelope->request_id, std::move(body)});
+}
+
+void answer(self_ptr self, const controller_request& to, const error& why, const std::string& key) {
+  answer(self, to, wire::request_failed{why.code, why.detail, {}, key});
+}
 
 void serve(self_ptr self, const controller_request& request) {
   std::visit([&](const auto& body) { take(self, request, body); }, request.envelope->body);
@@ -231,6 +241,8 @@ void activate(self_ptr self) {
     else if (batch.phase == batch_phase::queued)
       queued.push_back(id);
   }
+  if (!may_begin(st))
+    return;
   for (const auto id : queued) {
     auto& batch = st.book->batches().at(id);
     // A static batch takes KV blocks as it grows, so it cannot share workers with reservations.
@@ -246,7 +258,8 @@ void activate(self_ptr self) {
       continue;
     }
     for (const auto& [worker, w] : st.workers)
-      batch.tally.join(worker, w.hello.name, w.last.stats, now_ns(self));
+      if (w.routable)
+        batch.tally.join(worker, w.hello.name, w.last.stats, now_ns(self));
     running = rules_of(st, batch).how;
     spdlog::info("batch '{}' started: {} groups, {} responses, policy {}", batch.spec.batch_key,
                  batch.spec.groups.size(), batch.responses.size(), policy_of(st, batch));

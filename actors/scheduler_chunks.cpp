@@ -105,6 +105,8 @@ void give_up_on(self_ptr self, response_id response, errc code, const std::strin
 void place(self_ptr self) {
   auto& st = self->state;
   st.plan_pending = false;
+  if (!may_place(self))
+    return;
   const auto begin = steady_ns();
   const auto decisions = st.policy->plan();
   if (decisions.empty())

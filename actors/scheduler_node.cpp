@@ -51,9 +51,14 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   auto door = frontend::open(options.frontend, metrics);
   if (!door)
     return fail(door);
+  auto store = weight_store::open(options.weights, options.weight_memory_kept);
+  if (!store)
+    return fail(store);
   node_system node{options.liveness};
-  const auto actor =
-    node.get().spawn(scheduler, scheduler_parts{*door, metrics, pulse}, options.scheduler);
+  const auto actor = node.get().spawn(
+    scheduler,
+    scheduler_parts{*door, metrics, pulse, std::shared_ptr<weight_store>{std::move(*store)}},
+    options.scheduler);
   node.keep(actor);
   const auto port = publish(node.get(), actor, options);
   if (!port)

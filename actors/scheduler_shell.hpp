@@ -4,9 +4,10 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in three files: scheduler.cpp (the table of messages, workers
-/// coming and going), scheduler_chunks.cpp (chunks out, chunks back) and scheduler_batches.cpp
-/// (what controllers ask for). Private to them.
+/// Inside of the scheduler actor, in five files: scheduler.cpp (the table of messages, workers
+/// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
+/// controllers ask for), scheduler_weights.cpp (updates of the weights) and scheduler_scores.cpp
+/// (log-probabilities of given tokens). Private to them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -19,8 +20,12 @@ void plan_soon(self_ptr self);
 
 // -- workers, scheduler.cpp ---------------------------------------------------
 
+/// Names the process of a worker, across its incarnations.
+std::string process_of(const worker_hello& hello);
 /// Forgets a worker; its chunks wait again at their last edge.
 void lose_worker(self_ptr self, worker_id id, const std::string& why);
+/// Gives a worker chunks from now on.
+void admit_worker(self_ptr self, worker_id id);
 /// Takes newer counters of a worker.
 void take_stats(self_ptr self, worker_id id, const engine_stats& stats);
 
@@ -48,5 +53,35 @@ void deliver(self_ptr self, batch_record& batch);
 void finish_response(self_ptr self, batch_book::place at, wire::finish_reason reason);
 /// Ends a batch that cannot go on. What is finished stays deliverable, and so does `why`.
 void fail_batch(self_ptr self, batch_record& batch, const error& why);
+
+void answer(self_ptr self, const controller_request& to, wire::event body);
+void answer(self_ptr self, const controller_request& to, const error& why,
+            const std::string& key = {});
+
+// -- weights, scheduler_weights.cpp -------------------------------------------
+
+/// Tells the update machine, and does what it decides.
+void tell_machine(self_ptr self, const weights::news& what);
+void take_weight_news(self_ptr self, const weight_news& news);
+void take_weights_read(self_ptr self, const weights_read& outcome);
+void take(self_ptr self, const controller_request& from, const wire::begin_weights& r);
+void take(self_ptr self, const controller_request& from, const wire::weight_bucket& r);
+void take(self_ptr self, const controller_request& from, const wire::commit_weights& r);
+void take(self_ptr self, const controller_request& from, const wire::abort_weights& r);
+void take(self_ptr self, const controller_request& from, const wire::load_weights& r);
+void take(self_ptr self, const controller_request& from, const wire::rollback_weights& r);
+/// Whether a batch may begin; if not, `release` asks again.
+inline bool may_begin(const scheduler_state& st) {
+  return !st.held;
+}
+/// Whether chunks may be placed now. Tells the machine when the last has ended that it waits for.
+bool may_place(self_ptr self);
+wire::weights_status weights_status_of(self_ptr self);
+
+// -- scores, scheduler_scores.cpp ---------------------------------------------
+
+void take(self_ptr self, const controller_request& from, const wire::score& r);
+/// Gives sequences of the job to workers that have time.
+void score_on(self_ptr self, std::uint64_t job);
 
 } // namespace rollcast::shell

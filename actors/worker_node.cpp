@@ -48,15 +48,18 @@ http_routes routes_of(std::shared_ptr<worker_metrics> metrics, std::shared_ptr<w
   routes.readyz = [pulse, stop]() -> health {
     if (stop.stop_requested())
       return {false, "draining"};
-    if (pulse->link() == link_state::up)
+    if (pulse->link() == link_state::up && pulse->current)
       return {true, "registered"};
+    if (pulse->link() == link_state::up)
+      return {false, "registered, not at the cluster's weight epoch"};
     return {false, "not registered with a scheduler"};
   };
   return routes;
 }
 
 worker_hello hello_of(const worker_node_options& options, const engine& device,
-                      const spill_store& spilled, const std::string& data_endpoint) {
+                      const spill_store& spilled, const std::string& data_endpoint,
+                      const std::string& weights_endpoint) {
   const auto& shape = device.device().shape();
   const auto& numerics = device.device().numerics();
   const auto batch = device.limits().batch_max;
@@ -67,6 +70,7 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   hello.host = host.data();
   hello.pid = static_cast<std::uint64_t>(::getpid());
   hello.data_endpoint = data_endpoint;
+  hello.weights_endpoint = weights_endpoint;
   hello.model = options.model;
   hello.numerics = std::string{numerics.name};
   hello.numerics_hash = numerics.hash();
@@ -85,6 +89,15 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   hello.vocabulary = shape.vocabulary;
   hello.eos_token_ids = to_bytes(device.device().eos_token_ids());
   return hello;
+}
+
+/// What drafts from what is written here; null if nothing is drafted.
+std::shared_ptr<speculator> make_drafts(const speculation_options& options, backend& device) {
+  if (options.how == speculation::off)
+    return nullptr;
+  if (options.how == speculation::auto_)
+    return std::make_shared<speculator>(options, measure_steps(device));
+  return std::make_shared<speculator>(options);
 }
 
 /// What drafts also from what siblings write on other workers; null if nothing is shared.
@@ -196,11 +209,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   if (!spill)
     return fail(spill);
   const std::shared_ptr<spill_store> spilled = std::move(*spill);
-  std::shared_ptr<speculator> drafts;
-  if (options.speculation.how == speculation::auto_)
-    drafts = std::make_shared<speculator>(options.speculation, measure_steps(*device));
-  else if (options.speculation.how != speculation::off)
-    drafts = std::make_shared<speculator>(options.speculation);
+  const auto drafts = make_drafts(options.speculation, *device);
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
   const auto metrics = std::make_shared<worker_metrics>(
     ROLLCAST_VERSION, std::string{runner->device().numerics().name});
@@ -227,16 +236,22 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   });
   if (!exchange)
     return fail(exchange);
+  auto weights = weight_exchange::open(options.weights);
+  if (!weights)
+    return fail(weights);
   auto http =
     serve_http(options.metrics_address, options.metrics_port, routes_of(metrics, pulse, stop));
   if (!http)
     return fail(http);
   decode_worker_options worker_options;
-  worker_options.hello = hello_of(options, *runner, *spilled, (*exchange)->endpoint());
-  auto actor = node.get().spawn(
-    decode_worker,
-    decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse, *shared},
-    worker_options);
+  worker_options.hello =
+    hello_of(options, *runner, *spilled, (*exchange)->endpoint(), (*weights)->endpoint());
+  worker_options.weight_threads = options.weight_threads;
+  worker_options.weight_memory_kept = options.weight_memory_kept;
+  auto actor = node.get().spawn(decode_worker,
+                                decode_worker_parts{runner, spilled, drafts, exchange->get(),
+                                                    metrics, pulse, *shared, weights->get()},
+                                worker_options);
   node.keep(actor);
   slot.set(actor);
   spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,

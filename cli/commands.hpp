@@ -108,6 +108,8 @@ struct scheduler_options {
   std::string listen = "tcp://127.0.0.1:7450"; ///< For controllers (ZeroMQ).
   std::string control_address = "127.0.0.1";   ///< For workers (CAF).
   std::uint16_t control_port = 7451;
+  std::string weights_advertise; ///< Host that workers dial for weights; "": `control_address`.
+  std::uint16_t weights_port = 0;
   std::string metrics_address = "127.0.0.1";
   std::uint16_t metrics_port = 7452;
   bool no_metrics = false;
@@ -141,6 +143,8 @@ struct worker_options {
   std::string data_address = "127.0.0.1"; ///< Bound for peers that fetch KV.
   std::string data_advertise;             ///< What they dial; "": `data_address`.
   std::uint16_t data_port = 0;
+  std::uint16_t weights_port = 0; ///< For peers that pull new weights.
+  std::uint32_t weight_threads = 1;
   std::string metrics_address = "127.0.0.1";
   std::uint16_t metrics_port = 0;
   bool no_metrics = false;

@@ -112,6 +112,10 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--listen", options.listen, "ZeroMQ endpoint for controllers");
   add(app, "--control-address", options.control_address, "address that workers dial");
   add(app, "--control-port", options.control_port, "port that workers dial; 0: any");
+  add(app, "--weights-advertise", options.weights_advertise,
+      "host that they dial for new weights; empty: the control address, or the host's name if that "
+      "is every address");
+  add(app, "--weights-port", options.weights_port, "its port; 0: any");
   add(app, "--metrics-address", options.metrics_address, "address of /metrics");
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
   add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");
@@ -196,6 +200,11 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add(*app, "--data-advertise", options->data_advertise,
       "host that they dial; empty: the data address");
   add(*app, "--data-port", options->data_port, "its port; 0: any");
+  add(*app, "--weights-port", options->weights_port,
+      "port for peers that pull new weights, on the data address; 0: any");
+  add(*app, "--weight-threads", options->weight_threads,
+      "threads that pack new weights while the device serves")
+    ->check(at_least_1);
   add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
   add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
   add_flag(*app, "--no-metrics", options->no_metrics, "serve no metrics");

@@ -6,8 +6,10 @@
 #include "cli/stop_signal.hpp"
 
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <utility>
 
@@ -25,12 +27,27 @@ bool is_wildcard(std::string_view address) noexcept {
          || address == "[::]";
 }
 
+std::string endpoint_at(const std::string& address, std::uint16_t port) {
+  return "tcp://" + (is_wildcard(address) ? "*" : address) + ":"
+         + (port == 0 ? "*" : std::to_string(port));
+}
+
 int fail_start(const error& e, int announce_fd) {
   if (announce_fd < 0)
     return refuse(e);
   announce(announce_fd, announcement_of(e)); // the parent tells the user, in one line
   return exit_code_of(e);
 }
+
+namespace {
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+} // namespace
 
 int run_scheduler(const scheduler_options& options) {
   catch_stop_signals();
@@ -39,6 +56,11 @@ int run_scheduler(const scheduler_options& options) {
   node.frontend.bind = options.listen;
   node.cluster_address = options.control_address;
   node.cluster_port = options.control_port;
+  node.weights.bind = endpoint_at(options.control_address, options.weights_port);
+  node.weights.advertise_host = options.weights_advertise;
+  if (options.weights_advertise.empty() && is_wildcard(options.control_address))
+    node.weights.advertise_host = host_name();
+  node.weights.offers_max = 64; // workers that come back at the same time
   node.metrics_address = options.metrics_address;
   node.metrics_port.reset();
   if (!options.no_metrics)

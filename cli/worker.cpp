@@ -32,9 +32,11 @@ int run_worker(const worker_options& options) {
   node.model = std::filesystem::absolute(options.device.model).filename().string();
   node.scheduler_host = options.scheduler_host;
   node.scheduler_port = options.scheduler_port;
-  node.kv.bind = "tcp://" + options.data_address + ":"
-                 + (options.data_port == 0 ? "*" : std::to_string(options.data_port));
+  node.kv.bind = endpoint_at(options.data_address, options.data_port);
   node.kv.advertise_host = options.data_advertise;
+  node.weights.bind = endpoint_at(options.data_address, options.weights_port);
+  node.weights.advertise_host = options.data_advertise;
+  node.weight_threads = options.weight_threads;
   node.metrics_address = options.metrics_address;
   if (!options.no_metrics)
     node.metrics_port = options.metrics_port;

@@ -170,6 +170,8 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   if (r.sequence != 0 || r.tokens.size() != position || logprobs.size() != tokens.size()
       || kept_masses.size() != tokens.size())
     return false;
+  if (!tokens.empty() && (r.versions.empty() || r.versions.back().version != weight_version))
+    r.versions.push_back({weight_version, position});
   r.tokens.insert(r.tokens.end(), tokens.begin(), tokens.end());
   r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
@@ -269,8 +271,11 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
   if (filtered)
     out.kept_mass = r.kept_masses;
   out.reason = r.reason;
-  if (!r.tokens.empty())
-    out.weight_versions = {{batch.weight_version, 0, static_cast<std::uint32_t>(r.tokens.size())}};
+  for (std::size_t i = 0; i < r.versions.size(); ++i)
+    out.weight_versions.push_back({r.versions[i].version, r.versions[i].start,
+                                   i + 1 < r.versions.size()
+                                     ? r.versions[i + 1].start
+                                     : static_cast<std::uint32_t>(r.tokens.size())});
   out.response_seed = r.seed;
   out.numerics_profile = batch.numerics_profile;
   return out;

@@ -40,7 +40,13 @@ struct response_record {
   std::vector<token_id> tokens;   ///< Generated so far.
   std::vector<float> logprobs;    ///< One a token.
   std::vector<float> kept_masses; ///< One a token.
-  std::uint64_t sequence = 0;     ///< Its number as a result, from 1; 0 while unfinished.
+  /// From which token on which weight version made them; empty while none was made.
+  struct version_start {
+    std::uint64_t version = 0;
+    std::uint32_t start = 0;
+  };
+  std::vector<version_start> versions;
+  std::uint64_t sequence = 0; ///< Its number as a result, from 1; 0 while unfinished.
   wire::finish_reason reason = wire::finish_reason::stop;
 };
 

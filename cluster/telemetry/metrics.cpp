@@ -127,11 +127,13 @@ metric_gauge metrics_registry::gauge(const std::string& name, const std::string&
 }
 
 metric_histogram metrics_registry::histogram(const std::string& name, const std::string& help,
-                                             const std::vector<double>& bounds) {
+                                             const std::vector<double>& bounds,
+                                             const std::string& label, const std::string& value) {
   ROLLCAST_CHECK(name.starts_with("rollcast_"));
-  ROLLCAST_CHECK(state_->made.emplace(name, "").second);
+  ROLLCAST_CHECK(state_->made.emplace(name, value).second);
   auto& family = prometheus::BuildHistogram().Name(name).Help(help).Register(state_->series);
-  return metric_histogram{&state_->histograms.emplace_back(&family.Add({}, bounds))};
+  return metric_histogram{
+    &state_->histograms.emplace_back(&family.Add(labels_of(label, value), bounds))};
 }
 
 void metrics_registry::describe(const std::string& version, const std::string& numerics_profile) {
@@ -164,8 +166,16 @@ const std::vector<double> decision_bounds{1e-6,   2.5e-6, 5e-6, 1e-5,   2.5e-5, 
 // From a demo's seconds to the hour of a reasoning model's longest answers.
 const std::vector<double> batch_bounds{0.1, 0.25, 0.5, 1,   2.5,  5,    10,  25,
                                        50,  100,  250, 500, 1000, 2500, 5000};
+// From the exchange of a pointer to the longest batch that had to end first.
+const std::vector<double> update_bounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                        0.5,   1,      2.5,   10,   60,    600,  3600};
 const std::vector<double> token_bounds{0,    16,   32,   64,   128,   256,   512,
                                        1024, 2048, 4096, 8192, 16384, 32768, 65536};
+
+metric_histogram update_phase(metrics_registry& registry, const std::string& phase) {
+  return registry.histogram("rollcast_weight_update_seconds", "Time of a weight update's phases",
+                            update_bounds, "phase", phase);
+}
 
 } // namespace
 
@@ -199,7 +209,8 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
       registry.counter("rollcast_responses_total", "Finished responses", "finish_reason",
                        "cancelled")},
     workers{registry.gauge("rollcast_workers", "Registered workers", "state", "ready"),
-            registry.gauge("rollcast_workers", "Registered workers", "state", "draining")},
+            registry.gauge("rollcast_workers", "Registered workers", "state", "draining"),
+            registry.gauge("rollcast_workers", "Registered workers", "state", "stale")},
     worker_lost(registry.counter("rollcast_worker_lost_total", "Workers declared lost")),
     migrations{registry.counter("rollcast_migrations_total",
                                 "Responses whose KV moved to another worker", "path", "zmq")},
@@ -215,7 +226,19 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
       "rollcast_batch_tail_seconds", "Time with at most 10 % of a batch unfinished", batch_bounds)),
     length_estimate_error_tokens(registry.histogram(
       "rollcast_length_estimate_error_tokens",
-      "Absolute difference of a finished response's length and its estimate", token_bounds)) {}
+      "Absolute difference of a finished response's length and its estimate", token_bounds)),
+    weight_updates{
+      registry.counter("rollcast_weight_updates_total", "Weight updates", "result", "committed"),
+      registry.counter("rollcast_weight_updates_total", "Weight updates", "result", "aborted"),
+      registry.counter("rollcast_weight_updates_total", "Weight updates", "result", "rolled_back")},
+    weight_update_seconds{update_phase(registry, "receiving"),
+                          update_phase(registry, "distributing"), update_phase(registry, "waiting"),
+                          update_phase(registry, "flipping")},
+    weight_pause_seconds(registry.histogram("rollcast_weight_pause_seconds",
+                                            "Time that nothing was placed for a change of weights",
+                                            update_bounds)),
+    scored_tokens(registry.counter("rollcast_scored_tokens_total",
+                                   "Tokens whose log-probability a controller asked for")) {}
 
 worker_metrics::worker_metrics(const std::string& version, const std::string& numerics_profile)
   : process_metrics(version, numerics_profile),

@@ -76,7 +76,8 @@ public:
                      const std::string& label = {}, const std::string& value = {});
   /// `bounds` are the upper bounds of the buckets, strictly ascending; +Inf is added.
   metric_histogram histogram(const std::string& name, const std::string& help,
-                             const std::vector<double>& bounds);
+                             const std::vector<double>& bounds, const std::string& label = {},
+                             const std::string& value = {});
 
   /// Sets rollcast_build_info{version, numerics_profile} = 1 and drops the series it had before: a
   /// scheduler knows the profile only when its first worker registers. Any thread; cold.
@@ -125,6 +126,7 @@ struct scheduler_metrics : process_metrics {
   struct {
     metric_gauge ready;
     metric_gauge draining;
+    metric_gauge stale;
   } workers;
   metric_counter worker_lost;
   /// Responses whose KV moved between workers and was confirmed, by transport.
@@ -136,6 +138,21 @@ struct scheduler_metrics : process_metrics {
   metric_histogram batch_makespan_seconds;
   metric_histogram batch_tail_seconds;
   metric_histogram length_estimate_error_tokens;
+  /// Weight updates that ended, by how.
+  struct {
+    metric_counter committed;
+    metric_counter aborted;
+    metric_counter rolled_back;
+  } weight_updates;
+  /// What each took, by phase.
+  struct {
+    metric_histogram receiving;
+    metric_histogram distributing;
+    metric_histogram waiting;
+    metric_histogram flipping;
+  } weight_update_seconds;
+  metric_histogram weight_pause_seconds;
+  metric_counter scored_tokens;
 };
 
 /// The series of `rollcast worker`. Meanings: dashboards/metrics.md.

@@ -18,6 +18,7 @@ namespace {
 using namespace std::chrono_literals;
 
 struct scheduler_log {
+  std::vector<weight_news> weight_news_heard;
   std::uint64_t hellos = 0;
   std::vector<chunk_outcome> outcomes;
   std::vector<std::uint64_t> moved_bytes;
@@ -51,6 +52,7 @@ registry_actor::behavior_type recording_scheduler(registry_actor::pointer, sched
         return to_caf(errc::peer_lost, "not registered");
       return caf::ok_atom_v;
     },
+    [log](atom::weights, const weight_news& news) { log->weight_news_heard.push_back(news); },
     [](atom::drain, worker_id) { return caf::ok_atom_v; },
   };
 }

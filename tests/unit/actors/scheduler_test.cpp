@@ -38,6 +38,9 @@ struct recording_link final : controller_link {
 
 /// What a recording worker was told.
 struct worker_log {
+  bool admitted = false;
+  std::vector<weight_order> orders;
+  std::vector<std::uint64_t> flips;
   worker_id id;
   errc refused = errc::ok;
   errc answer = errc::ok; ///< To chunks.
@@ -87,6 +90,16 @@ decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer self, w
               [log](const caf::error& why) { log->refused = code_of(why); });
     },
     [](atom::drain) {},
+    [log](atom::admit, worker_id) { log->admitted = true; },
+    [log](atom::prepare, const weight_order& order) { log->orders.push_back(order); },
+    [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},
+    [](atom::cancel, worker_id, std::uint64_t) {},
+    [log](atom::flip, worker_id, std::uint64_t, std::uint64_t epoch, bool) {
+      log->flips.push_back(epoch);
+    },
+    [](atom::score, const score_order&) { return std::string{}; },
+    [](const weights_pulled&) {},
+    [](const weights_packed&) {},
     [](atom::step) {},
     [](caf::tick_atom) {},
     [](const export_query&) {},

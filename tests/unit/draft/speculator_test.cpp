@@ -127,8 +127,8 @@ TEST(speculator, auto_gives_a_branch_no_row_once_it_has_proved_wrong) {
   EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24, 31, 32, 33, 34}));
   by.follow({5}, {7}, false, tokens{51});
   const draft_token verified[] = {{21, -1, 2.0f / 3}, {31, -1, 1.0f / 3}};
-  const tokens first{21};
-  const draft_outcome outcome{{5}, verified, 1, first};
+  const tokens fresh{21, 99};
+  const draft_outcome outcome{{5}, verified, 1, fresh};
   for (int step = 0; step < 60; ++step)
     by.learn({&outcome, 1}, {1, 10, 3}, costs.seconds({3, 3}));
   EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24}));

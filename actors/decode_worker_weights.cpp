@@ -1,0 +1,237 @@
+#include "actors/bytes.hpp"
+#include "actors/decode_worker_shell.hpp"
+#include "actors/error_bridge.hpp"
+#include "engine/model/tensor_source.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <utility>
+
+namespace rollcast::worker_shell {
+namespace {
+
+using preparation = decode_worker_state::preparation;
+
+/// Threads that pack, those included whose work nobody waits for any more.
+constexpr std::size_t packers_max = 4;
+
+void tell(self_ptr self, std::uint64_t update, weight_news_kind kind, weight_news news = {}) {
+  auto& st = self->state;
+  if (!st.scheduler || st.id == worker_id{})
+    return;
+  news.worker = st.id;
+  news.update = update;
+  news.kind = static_cast<std::uint8_t>(kind);
+  self->send(st.scheduler, atom::weights_v, std::move(news));
+}
+
+void refuse(self_ptr self, const error& why) {
+  const auto update = self->state.preparing->order.update;
+  spdlog::warn("weights of epoch {} are refused: {}", self->state.preparing->order.epoch,
+               why.detail);
+  forget_preparation(self);
+  weight_news news;
+  news.code = static_cast<std::uint8_t>(why.code);
+  news.why = why.detail;
+  tell(self, update, weight_news_kind::refused, std::move(news));
+}
+
+void tell_prepared(self_ptr self) {
+  const auto& p = *self->state.preparing;
+  weight_news news;
+  news.hash = p.ready->hash();
+  news.bytes = p.cargo ? p.cargo->bytes_wanted() : 0;
+  spdlog::info("weights of epoch {} are prepared: {} bytes pulled, hash {}", p.order.epoch,
+               news.bytes, to_string(news.hash));
+  tell(self, p.order.update, weight_news_kind::prepared, std::move(news));
+}
+
+/// What the tensors of an order go over: null if they are all that is needed, or cannot be laid
+/// over what is served because a type or shape changes.
+std::shared_ptr<const device_weights> base_of(const decode_worker_state& st,
+                                              const weight_order& order) {
+  auto served = st.parts.device->device().weights();
+  if (!order.complete)
+    return order.whole && st.base ? st.base : served;
+  std::map<std::string_view, const tensor_info*> sent;
+  for (const auto& t : order.tensors)
+    sent.emplace(t.name, &t);
+  const auto ours = served->tensors();
+  const bool alike = std::all_of(ours.begin(), ours.end(), [&](const tensor_info& t) {
+    const auto it = sent.find(t.name);
+    return it != sent.end() && it->second->type == t.type && it->second->shape == t.shape;
+  });
+  return alike ? served : nullptr;
+}
+
+void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
+  p.pulling = true;
+  const auto me = caf::actor_cast<decode_worker_actor>(self);
+  self->state.parts.weights->pull(
+    p.order.update, upstream, p.cargo, {}, [me, update = p.order.update](result<void> how) {
+      caf::anon_send(me, weights_pulled{update, std::make_shared<result<void>>(std::move(how))});
+    });
+}
+
+/// Makes the cargo that lacks what differs from `p.over`.
+result<void> start_cargo(decode_worker_state& st, preparation& p) {
+  std::map<std::string_view, content_hash> known;
+  if (p.over)
+    for (const auto& t : p.over->tensors())
+      known.emplace(t.name, t.hash);
+  const auto wanted = [&](const tensor_info& t) {
+    const auto it = known.find(t.name);
+    return it == known.end() || it->second != t.hash;
+  };
+  if (p.over && std::none_of(p.order.tensors.begin(), p.order.tensors.end(), wanted)) {
+    p.ready = p.over;
+    return {};
+  }
+  auto cargo = weight_cargo::expecting(p.order.tensors, p.order.slice_bytes, wanted,
+                                       weight_bytes_max, st.weight_memory);
+  if (!cargo)
+    return fail(cargo);
+  p.cargo = std::move(*cargo);
+  return {};
+}
+
+/// Checks and packs what was pulled.
+result<std::shared_ptr<const device_weights>>
+pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
+     const std::shared_ptr<const device_weights>& over, std::size_t threads) {
+  tensor_set tensors{"update to epoch " + std::to_string(order.epoch)};
+  for (const auto& t : cargo.tensors()) {
+    auto content = cargo.tensor(t.name);
+    if (!content)
+      continue; // it was never wanted: what is served has it
+    if (auto added = tensors.add({t.name, t.type, t.shape, content->bytes}, content->owner); !added)
+      return fail(added);
+  }
+  return device.device().prepare_weights(tensors, over, {threads, order.allow_non_finite});
+}
+
+} // namespace
+
+void forget_preparation(self_ptr self) {
+  auto& st = self->state;
+  if (!st.preparing)
+    return;
+  if (st.preparing->cargo) {
+    st.parts.weights->cancel(st.preparing->order.update);
+    st.parts.weights->withdraw(st.preparing->order.update);
+  }
+  st.preparing.reset();
+}
+
+void prepare(self_ptr self, const weight_order& order) {
+  auto& st = self->state;
+  forget_preparation(self);
+  st.previous.reset();
+  auto& p = st.preparing.emplace();
+  p.order = order;
+  p.over = base_of(st, order);
+  if (auto started = start_cargo(st, p); !started)
+    return refuse(self, started.error());
+  if (p.ready)
+    return tell_prepared(self);
+  start_pull(self, p, order.upstream);
+}
+
+void redirect(self_ptr self, std::uint64_t update, const std::string& upstream) {
+  auto& st = self->state;
+  if (!st.preparing || st.preparing->order.update != update || st.preparing->ready)
+    return;
+  if (st.preparing->pulling)
+    st.parts.weights->redirect(update, upstream);
+  else if (!st.preparing->cargo->complete())
+    start_pull(self, *st.preparing, upstream);
+}
+
+void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
+  auto& st = self->state;
+  if (!st.preparing || st.preparing->order.update != outcome.update || !st.preparing->pulling)
+    return; // forgotten meanwhile
+  auto& p = *st.preparing;
+  p.pulling = false;
+  if (!*outcome.how) {
+    spdlog::warn("weights of epoch {} do not come: {}", p.order.epoch, outcome.how->error().detail);
+    return tell(self, outcome.update, weight_news_kind::upstream_failed);
+  }
+  const auto me = caf::actor_cast<decode_worker_actor>(self);
+  if (st.packers.size() == packers_max)
+    st.packers.erase(st.packers.begin()); // ended long ago, or is waited for
+  st.packers.emplace_back([me, device = st.parts.device, cargo = p.cargo, order = p.order,
+                           over = p.over, threads = st.options.weight_threads] {
+    auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
+      pack(*device, *cargo, order, over, threads));
+    caf::anon_send(me, weights_packed{order.update, std::move(packed)});
+  });
+}
+
+void end_packing(self_ptr self, const weights_packed& outcome) {
+  auto& st = self->state;
+  if (!st.preparing || st.preparing->order.update != outcome.update)
+    return;
+  if (!*outcome.weights)
+    return refuse(self, outcome.weights->error());
+  st.preparing->ready = **outcome.weights;
+  tell_prepared(self);
+}
+
+void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
+  auto& st = self->state;
+  const bool held = back ? st.previous && st.previous->epoch == epoch
+                         : st.preparing && st.preparing->order.update == update
+                             && st.preparing->order.epoch == epoch && st.preparing->ready;
+  if (!held)
+    return spdlog::error("told to serve epoch {}, which is not held here", epoch);
+  // No chunk runs anywhere; what is parked was computed by other weights.
+  while (!st.responses.empty()) {
+    const auto [response, h] = *st.responses.begin();
+    drop(self, response, UINT32_MAX);
+    self->send(st.scheduler, atom::lost_v, st.id, response, h.attempt);
+  }
+  auto next = back ? st.previous->weights : st.preparing->ready;
+  auto now = st.parts.device->device().weights();
+  if (auto used = st.parts.device->use_weights(std::move(next)); !used)
+    return spdlog::error("epoch {} cannot be served: {}", epoch, used.error().detail);
+  if (!back && st.preparing->order.complete)
+    st.base.reset();
+  st.previous = {st.epoch, std::move(now)};
+  st.epoch = epoch;
+  forget_preparation(self);
+  st.parts.metrics->weight_epoch.set(static_cast<double>(epoch));
+  spdlog::info("serving epoch {}", epoch);
+  tell(self, update, weight_news_kind::flipped);
+}
+
+caf::result<std::string> score(self_ptr self, const score_order& order) {
+  auto& st = self->state;
+  std::shared_ptr<const device_weights> at;
+  if (order.epoch != st.epoch && st.previous && st.previous->epoch == order.epoch)
+    at = st.previous->weights;
+  if (order.worker != st.id || (order.epoch != st.epoch && !at))
+    return to_caf(errc::stale_epoch, "epoch " + std::to_string(order.epoch) + " is not held, epoch "
+                                       + std::to_string(st.epoch) + " is served");
+  std::vector<float> logprobs;
+  const auto scored =
+    st.parts.device->score(from_bytes<token_id>(order.tokens), order.prompt_tokens,
+                           std::bit_cast<float>(order.temperature_bits), logprobs, at);
+  if (!scored)
+    return to_caf(scored.error());
+  return to_bytes(std::span<const float>{logprobs});
+}
+
+void tell_progress(self_ptr self) {
+  const auto& p = self->state.preparing;
+  if (!p || p->ready)
+    return;
+  weight_news news;
+  news.bytes = p->cargo ? p->cargo->bytes_here() : 0;
+  tell(self, p->order.update, weight_news_kind::progressed, std::move(news));
+}
+
+} // namespace rollcast::worker_shell

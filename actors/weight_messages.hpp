@@ -1,0 +1,89 @@
+#pragma once
+
+#include "engine/base/hash.hpp"
+#include "engine/base/ids.hpp"
+#include "engine/model/tensor_info.hpp"
+
+#include <caf/all.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+/// What scheduler and workers tell each other about weights; tensors never ride in these.
+namespace rollcast {
+
+/// Make weights ready in the second buffer.
+struct weight_order {
+  worker_id worker;         ///< The incarnation it is meant for.
+  std::uint64_t update = 0; ///< Number of the attempt; never reused.
+  std::uint64_t epoch = 0;
+  bool complete = false; ///< `tensors` are all of the model's.
+  bool whole = false; ///< If not complete: they go over the checkpoint that the worker was started
+                      ///< from, not over what it serves.
+  bool allow_non_finite = false;
+  std::string upstream; ///< Endpoint of the weight exchange to pull from.
+  std::uint32_t slice_bytes = 0;
+  std::vector<tensor_info> tensors;
+};
+
+enum class weight_news_kind : std::uint8_t {
+  progressed,
+  prepared,
+  refused,
+  upstream_failed,
+  flipped,
+};
+
+/// How a worker is getting on with an order.
+struct weight_news {
+  worker_id worker;
+  std::uint64_t update = 0;
+  std::uint8_t kind = 0;   ///< A `weight_news_kind`.
+  std::uint64_t bytes = 0; ///< Held of what it pulls.
+  content_hash hash = {};  ///< Of the epoch, once it is prepared.
+  std::uint8_t code = 0;   ///< An `errc`, when refused.
+  std::string why;
+};
+
+/// Log-probabilities of given tokens are wanted.
+struct score_order {
+  worker_id worker;
+  std::uint64_t epoch = 0;
+  std::string tokens; ///< int32, little-endian.
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t temperature_bits = 0; ///< float32.
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, tensor_info& x) {
+  auto type = static_cast<std::uint8_t>(x.type);
+  auto load = [&]() -> caf::error {
+    if (type > static_cast<std::uint8_t>(kernels::dtype::f16))
+      return caf::sec::invalid_argument;
+    x.type = static_cast<kernels::dtype>(type);
+    return caf::none;
+  };
+  return f(caf::meta::type_name("tensor_info"), x.name, type, x.shape, x.hash,
+           caf::meta::load_callback(load));
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, weight_order& x) {
+  return f(caf::meta::type_name("weight_order"), x.worker, x.update, x.epoch, x.complete, x.whole,
+           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, weight_news& x) {
+  return f(caf::meta::type_name("weight_news"), x.worker, x.update, x.kind, x.bytes, x.hash, x.code,
+           x.why);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, score_order& x) {
+  return f(caf::meta::type_name("score_order"), x.worker, x.epoch, x.tokens, x.prompt_tokens,
+           x.temperature_bits);
+}
+
+} // namespace rollcast

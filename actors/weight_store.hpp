@@ -1,0 +1,95 @@
+#pragma once
+
+#include "cluster/weights/weight_exchange.hpp"
+#include "cluster/weights/weight_stage.hpp"
+#include "cluster/wire/weight_messages.hpp"
+#include "engine/base/error.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace rollcast {
+
+/// What workers are to be given of an epoch.
+struct weight_parcel {
+  std::shared_ptr<const weight_cargo> cargo;
+  bool complete = false; ///< All tensors of the model.
+};
+
+/// The scheduler's tensors: those of the update that a controller sends, and all that was sent up
+/// to the epoch served and the one before, for workers that come back. Workers pull them through
+/// its exchange. Not thread-safe, but for what `read` does.
+class weight_store {
+public:
+  /// Bytes of tensors in one bucket.
+  static constexpr std::uint64_t bucket_bytes_max = std::uint64_t{32} << 20;
+
+  /// @param memory_kept  Bytes of one update kept for the next.
+  static result<std::unique_ptr<weight_store>> open(weight_exchange_options options,
+                                                    std::uint64_t memory_kept);
+
+  const std::string& endpoint() const noexcept { return exchange_->endpoint(); }
+
+  /// Opens the stage of an update. The one before is forgotten.
+  void begin(std::uint64_t update, bool complete);
+  /// Takes a bucket. Fails with `batch_conflict` for a number that came before, and as
+  /// `weight_stage::add_slice`; the slices before the one that is refused stay.
+  result<void> add(const wire::weight_bucket& bucket);
+  /// Takes every tensor of a checkpoint directory, on a thread of its own; `done` is called there.
+  /// Nothing of the directory stays in use afterwards.
+  void read(const std::filesystem::path& directory, std::function<void(result<void>)> done);
+  /// Hands out what was staged, from now on under this number. Fails as `weight_stage::finish`.
+  result<weight_parcel> finish(std::uint64_t update);
+
+  /// The tensors of the update in work, under that number.
+  const weight_parcel* staged(std::uint64_t update) const;
+  /// All that was ever sent up to `epoch`, under the number of whoever asks. Null if nothing was
+  /// sent, or the epoch is neither the one served nor the one before.
+  std::shared_ptr<const weight_parcel> whole(std::uint64_t update, std::uint64_t epoch);
+
+  /// The update is what the fleet serves.
+  void commit(std::uint64_t update, std::uint64_t epoch);
+  /// The fleet serves `epoch` again, the one before.
+  void go_back(std::uint64_t epoch);
+  /// The update is over without being served.
+  void drop(std::uint64_t update);
+  /// Nobody pulls under that number any more.
+  void withdraw(std::uint64_t update) { exchange_->withdraw(update); }
+
+  /// True if tensors were ever served from here.
+  bool has_served() const noexcept { return !sent_.empty(); }
+
+private:
+  struct held_tensor {
+    tensor_info info;
+    kept_bytes content;
+  };
+  /// All that was sent up to an epoch.
+  struct sent_epoch {
+    std::uint64_t epoch = 0;
+    bool complete = false;
+    std::map<std::string, held_tensor> tensors;
+  };
+
+  weight_store(std::unique_ptr<weight_exchange> exchange, std::uint64_t memory_kept)
+    : memory_(memory_kept), exchange_(std::move(exchange)) {}
+
+  tensor_memory memory_;
+  std::uint64_t update_ = 0;
+  bool complete_ = false;
+  std::shared_ptr<weight_stage> stage_; ///< Shared with the thread that reads.
+  std::set<std::uint64_t> buckets_;
+  weight_parcel parcel_;         ///< Of `update_`, once it is finished.
+  std::vector<sent_epoch> sent_; ///< The one served comes last, before it the one before.
+  std::unique_ptr<weight_exchange> exchange_;
+  std::jthread reader_;
+};
+
+} // namespace rollcast
