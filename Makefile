@@ -36,12 +36,12 @@ train-venv: deps
 	@test -x build/train-venv/bin/python || python3 -m venv build/train-venv
 	@build/train-venv/bin/pip install -q $(TRAIN_PIP_FLAGS) -e 'clients/python[train,plot,trl]'
 
-# Ten iterations of reinforcement learning on the Collatz example.
+# Ten iterations of reinforcement learning on the Collatz example, with a live cluster.
 train-demo: build train-venv
 	@build/train-venv/bin/python examples/collatz/train.py --iterations 10 --prompts 16 \
 	  --evaluate-every 5 --out build/train-demo
 
-# What `test` skips: PyTorch and a rollout agree bit for bit.
+# What `test` skips: PyTorch and a rollout agree bit for bit, and it is noticed when they do not.
 train-test: build train-venv
 	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast ROLLCAST_KERNELS=$(CURDIR)/build/librollcast_kernels.so \
 	  build/train-venv/bin/python -B -m unittest discover -v -s tests/onpolicy -p '*_test.py'

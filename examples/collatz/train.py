@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Reinforcement learning on the Collatz task: GRPO, with rollouts from Rollcast, on the CPU.
 
-Each iteration rolls out G answers to each of some prompts, judges them, scores them with
-rollcast.qwen3 (whose log-probabilities must equal the rollout's, bit for bit), takes one AdamW step
-and hands the new weights to the next rollout. Needs `pip install 'clients/python[train]'`, and
-matplotlib for the plot. Exit code 0; 1 if a log-probability differed; 2 for bad input.
+Each iteration rolls out G answers to each of some prompts on a live cluster, judges them, scores
+them with rollcast.qwen3 (whose log-probabilities must equal the rollout's, bit for bit), takes one
+AdamW step and sends the new weights to the cluster. Needs `pip install 'clients/python[train]'`,
+and matplotlib for the plot. Exit code 0; 1 if a log-probability differed or other weights made a
+token; 2 for bad input; 3 if the cluster refused or was lost.
 """
 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,9 +20,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from rollcast import RollcastError
 from rollcast.torch_ops import KernelError
 from rollcast.qwen3 import Qwen3ForRollout
 
+from cluster_rollouts import Cluster, ClusterRollouts, Stop
 from collatz import judge, start_of, text_of, trajectory
 from make_prompts import SplitMix64
 
@@ -30,45 +32,12 @@ HERE = Path(__file__).resolve().parent
 ROWS_AT_ONCE = 6000  # Tokens of one forward and backward; more costs page faults.
 
 
-class Stop(Exception):
-    """The run ends; code and one line for the user."""
-
-
-# -- rollouts -----------------------------------------------------------------
-
-
-class CommandRollouts:
-    """Rollouts by `rollcast run`, a private cluster each time, and weights through a directory."""
-
-    def __init__(self, binary, out, flags):
-        self.binary, self.flags = binary, flags
-        self.weights = out / "weights"
-        self.scratch = out / "rollout"
-        self.scratch.mkdir(exist_ok=True)
-
-    def publish(self, model):
-        model.save(self.weights)
-
-    def generate(self, starts, group_size, seed, max_new_tokens):
-        """The responses to "start:", ordered by prompt, `group_size` of each."""
-        prompts = self.scratch / "prompts.jsonl"
-        prompts.write_text("".join(json.dumps({"prompt": f"{n}:"}) + "\n" for n in starts))
-        command = [self.binary, "run", "--model", self.weights, "--prompts", prompts]
-        command += ["--out", self.scratch, "--group-size", group_size, "--seed", seed]
-        command += ["--max-new-tokens", max_new_tokens, *self.flags]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Stop(2, f"rollcast run returned {done.returncode}: {done.stderr.strip()}")
-        lines = (self.scratch / "responses.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-
 def judged(response):
     """(reward, exactly correct). The reward is the share of correct steps, of those that should
     be there or of those that are, whichever are more, so that neither stopping early nor going on
     pays."""
-    start = start_of(text_of(response["prompt_token_ids"]))
-    text, stopped = text_of(response["token_ids"]), response["finish_reason"] == "stop"
+    start = start_of(text_of(response.prompt_token_ids))
+    text, stopped = text_of(response.token_ids), response.finish_reason == "stop"
     correct, steps, right = judge(start, text, stopped)
     return right / max(steps, len(trajectory(start)), 1), correct
 
@@ -85,7 +54,7 @@ def advantages(rewards, group_size):
 
 def parts_of(responses):
     """Index lists of responses of alike length, some ROWS_AT_ONCE tokens each."""
-    lengths = [len(r["prompt_token_ids"]) + len(r["token_ids"]) for r in responses]
+    lengths = [len(r.prompt_token_ids) + len(r.token_ids) for r in responses]
     part, rows = [], 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         if part and rows + lengths[i] > ROWS_AT_ONCE:
@@ -101,19 +70,19 @@ def learn(model, optimiser, responses, wanted):
     """One step of the optimiser on all responses; `wanted` are their advantages.
 
     Returns the largest difference between the log-probabilities of training and rollout."""
-    tokens = sum(len(r["token_ids"]) for r in responses)
+    tokens = sum(len(r.token_ids) for r in responses)
     worst = 0.0
     optimiser.zero_grad()
     for part in parts_of(responses):
         chosen = [responses[i] for i in part]
-        texts = [r["prompt_token_ids"] + r["token_ids"] for r in chosen]
-        values = torch.cat(model.logprobs(texts, [len(r["prompt_token_ids"]) for r in chosen]))
-        rollout = torch.tensor([v for r in chosen for v in r["logprobs"]])
+        texts = [r.prompt_token_ids + r.token_ids for r in chosen]
+        values = torch.cat(model.logprobs(texts, [len(r.prompt_token_ids) for r in chosen]))
+        rollout = torch.tensor([v for r in chosen for v in r.logprobs])
         difference = (values.detach() - rollout).abs().max().item()
         # A NaN is no agreement.
         worst = max(worst, difference) if difference == difference else float("nan")
         by_token = torch.tensor([wanted[i] for i in part]).repeat_interleave(
-            torch.tensor([len(r["token_ids"]) for r in chosen])
+            torch.tensor([len(r.token_ids) for r in chosen])
         )
         # The ratio is exactly 1 at this one step; its gradient is that of the log-probability.
         ratio = torch.exp(values - rollout)
@@ -158,13 +127,21 @@ class Trainer:
         responses = self.rollouts.generate(self.heldout, 4, 1, self.options.max_new_tokens)
         return sum(judged(r)[1] for r in responses) / len(responses)
 
+    def publish(self):
+        """Sends the weights, as they are stored, under their checkpoint's names."""
+        dtype = getattr(torch, self.model.stored)
+        weights = self.model.state_dict().items()
+        return self.rollouts.publish((name, w.to(dtype)) for name, w in weights)
+
     def iterate(self):
         options, begin = self.options, time.monotonic()
+        version = self.rollouts.version
         responses = self.rollouts.generate(
             self.starts_of(self.iteration),
             options.group_size,
             options.seed * 1000003 + self.iteration,
             options.max_new_tokens,
+            kill_worker=self.iteration == options.kill_worker_at,
         )
         generated = time.monotonic()
         verdicts = [judged(r) for r in responses]
@@ -172,8 +149,8 @@ class Trainer:
         wanted = advantages(rewards, options.group_size)
         difference = learn(self.model, self.optimiser, responses, wanted)
         trained = time.monotonic()
-        self.rollouts.publish(self.model)
-        lengths = [len(r["token_ids"]) for r in responses]
+        served = self.publish()
+        lengths = [len(r.token_ids) for r in responses]
         line = {
             "iteration": self.iteration,
             "reward": sum(rewards) / len(rewards),
@@ -183,6 +160,9 @@ class Trainer:
             "rollout_s": round(generated - begin, 3),
             "train_s": round(trained - generated, 3),
             "update_s": round(time.monotonic() - trained, 3),
+            "weight_version": version,
+            "update_phases": {name: round(s, 4) for name, s in served.phases.items()},
+            "flip_pause_s": round(served.pause_s, 6),
         }
         self.iteration += 1
         if self.iteration % options.evaluate_every == 0 or self.iteration == options.iterations:
@@ -236,12 +216,19 @@ def plot(metrics, before, path):
     figure.savefig(path, dpi=120)
 
 
-def run(options):
+def rollouts_of(options):
+    """By a cluster of our own, or the one that `--connect` names."""
     options.out.mkdir(parents=True, exist_ok=True)
-    flags = ["--workers", options.workers, "--speculate", options.speculate]
-    rollouts = CommandRollouts(options.rollcast, options.out, flags)
+    if options.connect:
+        return ClusterRollouts(options.connect, None, options.chunk_tokens)
+    log = options.out / "cluster.log"
+    cluster = Cluster(options.rollcast, options.model, options.workers, options.speculate, log)
+    return ClusterRollouts(cluster.endpoint, cluster, options.chunk_tokens)
+
+
+def run(options, rollouts):
     trainer = Trainer(options, rollouts)
-    rollouts.publish(trainer.model)
+    trainer.publish()
     first = options.out / "before.json"
     if trainer.iteration == 0:
         first.write_text(json.dumps({"heldout_exact": trainer.evaluate()}) + "\n")
@@ -255,10 +242,11 @@ def run(options):
             raise Stop(
                 1, f"iteration {line['iteration']}: training and rollout differ by {difference}"
             )
+    trainer.model.save(options.out / "weights")
     plot(trainer.metrics, before, options.out / "curve.png")
 
 
-def main():
+def options_of(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--out", type=Path, required=True)
@@ -270,16 +258,30 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stored", default="float32", help="weights on their way: or bfloat16")
     parser.add_argument("--evaluate-every", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--speculate", default="off")
+    parser.add_argument("--connect", help="tcp://host:port of a cluster; by default a private one")
+    parser.add_argument("--workers", type=int, default=2, help="of the private cluster")
+    parser.add_argument("--speculate", default="auto", help="the private cluster's drafts")
+    parser.add_argument("--chunk-tokens", type=int, default=256)
+    parser.add_argument("--kill-worker-at", type=int, help="iteration in whose rollout one dies")
     rollcast = os.environ.get("ROLLCAST_BINARY", HERE.parents[1] / "build" / "rollcast")
     parser.add_argument("--rollcast", type=Path, default=rollcast)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.connect and options.kill_worker_at is not None:
+        parser.error("--kill-worker-at kills a worker of a private cluster: leave out --connect")
+    return options
+
+
+def main():
+    options = options_of()
     try:
-        run(options)
+        with rollouts_of(options) as rollouts:
+            run(options, rollouts)
     except Stop as stop:
         print(f"train: {stop.args[1]}", file=sys.stderr)
         return stop.args[0]
+    except RollcastError as failure:
+        print(f"train: {failure}", file=sys.stderr)
+        return 3
     except (KernelError, OSError) as failure:
         print(f"train: {failure}", file=sys.stderr)
         return 2

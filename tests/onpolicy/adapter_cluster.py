@@ -1,11 +1,8 @@
 """What the tests of the adapters share: a real cluster, the client used directly to compare with, a
-tokenizer in the manner of transformers, and a record of the weights that are published.
-
-Weights are recorded instead of sent: the record answers with the version that the cluster serves.
+tokenizer in the manner of transformers, and a record of what was published.
 """
 
 import sys
-import types
 import unittest.mock
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from cluster import COLLATZ, ClusterTest  # noqa: E402, F401
 from rollcast import Client  # noqa: E402
 from rollcast.adapters._common import groups_of, rollout  # noqa: E402
 
-from rollouts import bits  # noqa: E402, F401
+from rollouts import bits, parameters  # noqa: E402, F401
 
 
 class ByteTokenizer:
@@ -35,37 +32,38 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < 256).decode()
 
 
-class Tensor:
-    """As much of a tensor as the adapters touch."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def detach(self):
-        return self
-
-    cpu = contiguous = detach
+NAMES = sorted(name for name, _ in parameters())
 
 
 class AdapterTest(ClusterTest):
-    """A test with a cluster of one worker; `sent` has the names of each set of weights."""
+    """A test with a cluster of one worker; `sent` has the names of each set of weights that the
+    cluster took."""
 
     def setUp(self):
         super().setUp()
         self.sent = []
         self.cluster = self.up(workers=1)
-        sent = self.sent
+        sent, update, load = self.sent, Client.update_weights, Client.load_weights
 
-        def update_weights(client, tensors, **_):
-            sent.append([name for name, _ in tensors])
-            return types.SimpleNamespace(epoch=client.status().weight_version, content_hash="")
+        def update_weights(client, tensors, **how):
+            names = []
 
-        def load_weights(client, directory, **_):
+            def noted():
+                for name, tensor in tensors:
+                    names.append(name)
+                    yield name, tensor
+
+            served = update(client, noted(), **how)
+            sent.append(sorted(names))
+            return served
+
+        def load_weights(client, directory, **how):
+            served = load(client, directory, **how)
             sent.append(directory)
-            return types.SimpleNamespace(epoch=client.status().weight_version, content_hash="")
+            return served
 
         for method in (update_weights, load_weights):
-            patch = unittest.mock.patch.object(Client, method.__name__, method, create=True)
+            patch = unittest.mock.patch.object(Client, method.__name__, method)
             patch.start()
             self.addCleanup(patch.stop)
 

@@ -17,7 +17,7 @@ import types
 import unittest
 import unittest.mock
 
-from adapter_cluster import AdapterTest, ByteTokenizer, Tensor, bits
+from adapter_cluster import COLLATZ, NAMES, AdapterTest, ByteTokenizer, bits, parameters
 
 from rollcast import RollcastError, Sampling
 from rollcast.adapters import slime as adapter
@@ -252,9 +252,12 @@ class GenerateRollout(SlimeTest):
 
     def test_weights_go_to_the_cluster(self):
         args = self.args()
-        self.assertEqual(adapter.update_weights(args, [("a", Tensor("a"))]), self.version())
-        self.assertEqual(adapter.load_weights(args, "/next"), self.version())
-        self.assertEqual(self.sent, [["a"], "/next"])
+        before = self.version()
+        self.assertEqual(adapter.update_weights(args, parameters()), before + 1)
+        self.assertEqual(self.version(), before + 1)
+        self.assertEqual(adapter.load_weights(args, str(COLLATZ)), before + 2)
+        self.assertEqual(self.version(), before + 2)
+        self.assertEqual(self.sent, [NAMES, str(COLLATZ)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 import types
 import unittest
 
-from adapter_cluster import COLLATZ, AdapterTest, ByteTokenizer, Tensor, bits
+from adapter_cluster import COLLATZ, NAMES, AdapterTest, ByteTokenizer, bits, parameters
 
 from rollcast import RollcastError, Sampling
 from rollcast.adapters._common import seed_of
@@ -32,7 +32,7 @@ def stand_in_trainer(**changed):
     args.update(max_completion_length=40, generation_kwargs=None, seed=42)
     args.update(changed)
     model = types.SimpleNamespace(
-        training=True, named_parameters=lambda: [("module.model.norm.weight", Tensor("norm"))]
+        training=True, named_parameters=lambda: parameters("module.")
     )
     accelerator = types.SimpleNamespace(
         process_index=0, is_main_process=True, num_processes=1, unwrap_model=lambda m: m
@@ -63,10 +63,10 @@ class RolloutFuncByItsDocumentedContract(AdapterTest):
         trainer, rollout = stand_in_trainer(), Rollout(self.cluster.endpoint)
         first = rollout(["27:"], trainer)
         second = rollout(["27:"], trainer)
-        self.assertEqual(self.sent, [["model.norm.weight"]])
+        self.assertEqual(self.sent, [NAMES])
         trainer.state.global_step = 4
         third = rollout(["27:"], trainer)
-        self.assertEqual(self.sent, [["model.norm.weight"]] * 2)
+        self.assertEqual(self.sent, [NAMES] * 2)
         self.assertEqual(len({str(o["logprobs"]) for o in (first, second, third)}), 3)
         trainer.state.global_step = 3  # a resumed run repeats itself
         again = Rollout(self.cluster.endpoint)(["27:"], trainer)
@@ -96,8 +96,15 @@ class UnderTheRealTrainer(AdapterTest):
         made, rollout = [], Rollout(self.cluster.endpoint)
 
         def rollout_func(prompts, trainer):
-            made.append((len(self.sent), rollout(prompts, trainer)))
-            return made[-1][1]
+            step, out = len(made), rollout(prompts, trainer)
+            made.append(out)
+            self.assertEqual(len(self.sent), step + 1)
+            self.assertEqual(out["prompt_ids"][0], out["prompt_ids"][1])  # TRL repeats a prompt
+            sampling = Sampling(temperature=args.temperature, max_new_tokens=40)
+            direct = self.direct(out["prompt_ids"], sampling, seed_of("trl", 42, 0, step, 1, 0))
+            self.assertEqual([bits(row) for row in out["logprobs"]],
+                             [bits(r.logprobs) for r in direct])
+            return out
 
         def reward(completions, weight_versions, finish_reasons, **_):
             self.assertEqual(len(weight_versions), len(completions))
@@ -114,16 +121,11 @@ class UnderTheRealTrainer(AdapterTest):
             processing_class=AutoTokenizer.from_pretrained(COLLATZ),
         )
         trainer.train()
-        self.assertEqual([len(out["prompt_ids"]) for _, out in made], [4, 4])
-        self.assertEqual(len(self.sent), 2)
+        self.assertEqual([len(out["prompt_ids"]) for out in made], [4, 4])
         wanted = sorted(name for name, _ in trainer.model.named_parameters())
-        self.assertEqual([sorted(names) for names in self.sent], [wanted] * 2)
-        for step, (_, out) in enumerate(made):
-            self.assertEqual(out["prompt_ids"][0], out["prompt_ids"][1])  # TRL repeats a prompt
-            sampling = Sampling(temperature=args.temperature, max_new_tokens=40)
-            direct = self.direct(out["prompt_ids"], sampling, seed_of("trl", 42, 0, step, 1, 0))
-            self.assertEqual([bits(row) for row in out["logprobs"]],
-                             [bits(r.logprobs) for r in direct])
+        self.assertEqual(self.sent, [wanted] * 2)
+        first, second = (set(sum(out["weight_versions"], [])) for out in made)
+        self.assertEqual((len(first), second), (1, {max(first) + 1}))
 
 
 @needs_trl
@@ -174,7 +176,7 @@ class AsyncWorker(AdapterTest):
     def sync(self, worker, model_version):
         """In the order of TRL's trainer."""
         self.weights.pause()
-        self.weights.send_weights(iter([("model.norm.weight", Tensor("norm"))]))
+        self.weights.send_weights(iter(parameters()))
         self.weights.resume()
         worker.update_model_version(model_version)
 

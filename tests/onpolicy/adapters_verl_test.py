@@ -16,7 +16,7 @@ import types
 import unittest
 import unittest.mock
 
-from adapter_cluster import ROOT, AdapterTest, Tensor, bits
+from adapter_cluster import NAMES, ROOT, AdapterTest, bits, parameters
 
 from rollcast import Batch, RollcastError, Sampling
 from rollcast.adapters._common import seed_of
@@ -257,14 +257,15 @@ class Adapter(VerlTest):
 
                 return types.SimpleNamespace(remote=remote)
 
-        weights = lambda: iter([("model.norm.weight", Tensor("norm"))])
+        before, weights = self.version(), lambda: iter(parameters())
         with unittest.mock.patch.object(adapter, "_servers", lambda: [Handle(), Handle()]):
             asyncio.run(self.adapter("1").update_weights(weights(), global_steps=7))
             asyncio.run(self.adapter(replica_rank=2).update_weights(weights(), global_steps=7))
             self.assertEqual((self.sent, told), ([], []))
             asyncio.run(self.adapter().update_weights(weights(), global_steps=7))
-        self.assertEqual(self.sent, [["model.norm.weight"]])
-        self.assertEqual(told, [(self.version(), 7)] * 2)
+        self.assertEqual(self.sent, [NAMES])
+        self.assertEqual(told, [(before + 1, 7)] * 2)
+        self.assertEqual(self.version(), before + 1)
         for refused in ({"wire_format": "delta_flush"}, {"peft_config": object()}):
             with self.assertRaises(RollcastError):
                 asyncio.run(self.adapter().update_weights(weights(), **refused))

@@ -26,7 +26,7 @@ except ModuleNotFoundError as missing:
     reason = f"torch is not installed ({missing.name}): run `make train-test`"
     raise unittest.SkipTest(reason) from None
 
-from rollouts import COLLATZ, TINY, bits, rollout, score_exit_code
+from rollouts import COLLATZ, TINY, bits, rollout, score
 
 STARTS = [[ord(c) for c in start + ":"] for start in ("27", "97", "871", "12")]
 
@@ -106,9 +106,9 @@ class Exactness(unittest.TestCase):
         model = Qwen3ForRollout(COLLATZ)
         for r, values in zip(responses, model.logprobs(*texts_of(responses))):
             r["logprobs"] = values.tolist()
-        self.assertEqual(score_exit_code(COLLATZ, responses), 0)
+        self.assertEqual(score(COLLATZ, responses), 0)
         responses[1]["logprobs"][5] = math.nextafter(responses[1]["logprobs"][5], 0) * (1 + 2**-22)
-        self.assertEqual(score_exit_code(COLLATZ, responses), 1)
+        self.assertGreater(score(COLLATZ, responses), 0)
 
     def test_bits_agree_after_training_steps_however_weights_are_stored(self):
         for stored in ("float32", "bfloat16"):

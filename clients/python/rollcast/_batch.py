@@ -7,11 +7,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Deque, Iterator, Optional, Set, Tuple
 
 from . import rollcast_pb2 as wire
-from ._convert import response_from_wire, summary_from_wire
+from ._convert import error_of, response_from_wire, summary_from_wire
 from ._types import Response, RollcastError, Summary, Timeout
 
 if TYPE_CHECKING:
     from ._client import Client
+
+_BUSY_S = 0.05  # a scheduler that has much to do is asked again after
 
 
 class Batch(Iterator[Response]):
@@ -31,6 +33,7 @@ class Batch(Iterator[Response]):
         self.numerics_profile: str = accepted.numerics_profile
         self.weight_version: int = accepted.weight_version
         self.summary: Optional[Summary] = None  # there once iteration has ended
+        self.lost = False  # the scheduler did not answer for all of the client's patience
         self._client = client
         self._submitted = submitted
         self._expected: int = accepted.first_sequence
@@ -43,6 +46,13 @@ class Batch(Iterator[Response]):
         self._failure: Optional[RollcastError] = None
         self._cancelled = False
         self._failed = False  # the batch itself, and not the way to it
+        self._silent_since = time.monotonic()  # nothing came for it, and nothing was asked
+        self._asking = 0  # request that is not answered: to resume, to submit or cancel again
+        self._unanswered_since: Optional[float] = None  # by how many requests it may be
+        self._refusal: Optional[RollcastError] = None  # of the request, to be raised once
+        self._not_before = 0.0  # a busy scheduler is not asked earlier
+        self._again = False  # the request is to submit it again, after it was forgotten
+        self._cancel_again = False  # it was submitted again after it was cancelled
         if accepted.first_sequence > accepted.responses + 1:
             raise RollcastError(
                 "batch_conflict",
@@ -88,6 +98,7 @@ class Batch(Iterator[Response]):
     # -- used by Client -------------------------------------------------------------------------
 
     def _take_result(self, result: wire.Result) -> None:
+        self._heard()
         if not self._in_turn(result.sequence):
             return
         place = (result.group, result.index)
@@ -98,6 +109,7 @@ class Batch(Iterator[Response]):
             self._ready.append(result)
 
     def _take_done(self, done: wire.BatchDone) -> None:
+        self._heard()
         if self._in_turn(done.sequence):
             self._done = done
 
@@ -112,6 +124,34 @@ class Batch(Iterator[Response]):
         else:
             self._failure = error
 
+    def _take_answer(self, answer: wire.Envelope) -> None:
+        """What the scheduler says to `_ask`."""
+        self._heard()
+        self._asking = 0
+        kind = answer.WhichOneof("body")
+        if kind == "error":
+            self._take_refusal(error_of(answer.error))
+        elif kind == "batch_accepted":
+            first = answer.batch_accepted.first_sequence
+            # Pushed before the answer, something may have moved us on meanwhile.
+            self._expected = first if self._again else max(self._expected, first)
+            self._behind = False
+            if self._cancel_again:
+                self._request(wire.Envelope(cancel_batch=wire.CancelBatch(batch_key=self.key)))
+        else:
+            self._cancel_again = False
+
+    def _take_refusal(self, error: RollcastError) -> None:
+        if error.code == "queue_full":  # it lives, and has much to do
+            self._behind = True
+            self._not_before = time.monotonic() + _BUSY_S
+        elif error.code == "unknown_batch" and self._submitted is not None:
+            self._again = True
+            self._cancel_again = self._cancelled
+            self._request(wire.Envelope(submit_batch=self._submitted))
+        else:
+            self._refusal = error
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _in_turn(self, sequence: int) -> bool:
@@ -125,49 +165,64 @@ class Batch(Iterator[Response]):
         return True
 
     def _wait(self, deadline: Optional[float]) -> None:
-        """Waits for the next item. The stream may be silent for long while tokens are made, so
-        after each silence of the client's timeout the scheduler is asked to go on from here."""
-        heard = asked = time.monotonic()
+        """Waits for the next item, at most until `deadline`; takes in at least what is there. The
+        stream may be silent for long while tokens are made, so after each silence of the client's
+        timeout the scheduler is asked to go on from here. Silence goes on between calls."""
         while not self._ready and self._done is None:
             if self._skipped:  # or the scheduler would wait for it
                 self._client._acknowledge(self.key, self._skipped)
                 self._skipped = 0
+            self._raise_what_failed()
+            ask_at = self._ask_at()
+            until = ask_at if deadline is None else min(ask_at, deadline)
+            heard = self._client._pump(max(0.0, until - time.monotonic()))
+            if self._ready or self._done is not None or self._failure or self._refusal:
+                continue
             now = time.monotonic()
-            if self._failure is not None:
-                if self._failed:  # told; its key may be used again
-                    self._failed = False
-                    self._client._acknowledge(self.key, self.responses + 1)
-                raise self._failure
+            if not heard and now >= ask_at:
+                self._ask(now)
             if deadline is not None and now >= deadline:
                 raise Timeout(f"batch {self.key}: no response in the time given")
-            if self._behind or now >= asked + self._client.timeout:
-                try:
-                    self._resume()
-                    heard = time.monotonic()
-                except RollcastError as error:
-                    if error.code not in ("timed_out", "queue_full"):
-                        raise
-                    if time.monotonic() >= heard + self._client.patience:
-                        raise
-                    if error.code == "queue_full":  # it lives, and has much to do
-                        time.sleep(0.05)
-                asked = time.monotonic()
-                continue
-            until = asked + self._client.timeout
-            if self._client._pump((until if deadline is None else min(until, deadline)) - now):
-                heard = asked = time.monotonic()
 
-    def _resume(self) -> None:
-        request = wire.ResumeResults(batch_key=self.key, after_sequence=self._expected - 1)
-        try:
-            answer = self._client._call(wire.Envelope(resume_results=request))
-            # Pushed before the answer, something may have moved us on meanwhile.
-            self._expected = max(self._expected, answer.batch_accepted.first_sequence)
-        except RollcastError as error:
-            if error.code != "unknown_batch" or self._submitted is None:
-                raise
-            answer = self._client._call(wire.Envelope(submit_batch=self._submitted))
-            self._expected = answer.batch_accepted.first_sequence
-            if self._cancelled:
-                self.cancel()
-        self._behind = False
+    def _raise_what_failed(self) -> None:
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
+        if self._failure is not None:
+            if self._failed:  # told; its key may be used again
+                self._failed = False
+                self._client._acknowledge(self.key, self.responses + 1)
+            raise self._failure
+
+    def _heard(self) -> None:
+        self._silent_since = time.monotonic()
+        self._unanswered_since = None
+        self.lost = False
+
+    def _ask_at(self) -> float:
+        """When the scheduler is to be asked, unless something comes before."""
+        if self._behind and not self._asking:
+            return self._not_before
+        return self._silent_since + self._client.timeout
+
+    def _ask(self, now: float) -> None:
+        """Asks the scheduler to go on from here; does not wait for the answer."""
+        if self._asking and self._unanswered_since is None:
+            self._unanswered_since = self._silent_since
+        since = self._unanswered_since
+        if since is not None and now >= since + self._client.patience:
+            self._unanswered_since = None  # who tries again has patience again
+            self._asking = 0
+            self._silent_since = now
+            self.lost = True
+            raise Timeout(
+                f"batch {self.key}: no answer from {self._client.endpoint} within "
+                f"{self._client.patience:g} s: is a Rollcast scheduler running there?"
+            )
+        self._again = False
+        resume = wire.ResumeResults(batch_key=self.key, after_sequence=self._expected - 1)
+        self._request(wire.Envelope(resume_results=resume))
+
+    def _request(self, request: wire.Envelope) -> None:
+        self._silent_since = time.monotonic()
+        self._asking = self._client._ask(self.key, request, self._asking)

@@ -56,6 +56,11 @@ _ANSWERS = {
 }  # all others: ok
 
 
+def _end(socket: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    socket.close()
+    context.term()
+
+
 class Client:
     """A connection to a Rollcast scheduler. For one thread at a time.
 
@@ -72,12 +77,17 @@ class Client:
         self._awaited = 0
         self._answer: Optional[wire.Envelope] = None
         self._acks: Dict[int, str] = {}
+        self._asks: Dict[int, str] = {}
         self._buckets: Set[int] = set()  # requests that are not answered yet
         self._bucket_refused: Optional[RollcastError] = None
         # Weak, so that the results of a batch that nobody holds any more are dropped.
         self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        # Ends them in this order. A garbage collector that finds both in a cycle has none, and a
+        # context waits for its sockets for ever.
+        self._end = weakref.finalize(self, _end, self._socket, self._context)
+        self._end.atexit = False  # a thread may use it until then
         try:
             self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
             self._socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
@@ -234,8 +244,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; batches go on. May be called twice."""
-        self._socket.close()
-        self._context.term()
+        self._end()
 
     def __enter__(self) -> Client:
         return self
@@ -258,6 +267,13 @@ class Client:
     def _acknowledge(self, batch_key: str, sequence: int) -> None:
         ack = wire.AckResults(batch_key=batch_key, sequence=sequence)
         self._acks[self._send(wire.Envelope(ack_results=ack))] = batch_key
+
+    def _ask(self, batch_key: str, request: wire.Envelope, instead_of: int) -> int:
+        """Sends a request whose answer goes to the batch, in place of an earlier one."""
+        self._asks.pop(instead_of, None)
+        number = self._send(request)
+        self._asks[number] = batch_key
+        return number
 
     def _call(self, request: wire.Envelope, timeout: Optional[float] = None) -> wire.Envelope:
         """Sends a request and returns its answer; what is pushed meanwhile goes to its batch."""
@@ -287,7 +303,7 @@ class Client:
 
     def _pump(self, wait: float) -> bool:
         """Takes in one message. Returns False when none came within `wait` seconds."""
-        if not self._socket.poll(max(0, int(wait * 1000) + 1)):
+        if not self._socket.poll(int(wait * 1000) + 1 if wait > 0 else 0):
             return False
         parts = self._socket.recv_multipart()
         envelope = wire.Envelope()
@@ -366,6 +382,10 @@ class Client:
                 self._buckets.remove(envelope.request_id)
                 if kind == "error" and self._bucket_refused is None:
                     self._bucket_refused = error_of(envelope.error)
+                return
+            batch = self._batches.get(self._asks.pop(envelope.request_id, ""))
+            if batch is not None:
+                batch._take_answer(envelope)
                 return
             batch = self._batches.get(self._acks.pop(envelope.request_id, ""))
             if batch is not None and kind == "error":

@@ -228,6 +228,21 @@ class ClientTest(unittest.TestCase):
             batch.next(timeout=0.1)
         self.assertLess(time.monotonic() - begin, 20)
 
+    def test_a_client_in_a_cycle_that_nobody_closed_is_collected(self):
+        script = (
+            "import gc, sys, rollcast\n"
+            "class Holder: pass\n"
+            "holder = Holder()\n"
+            "holder.itself, holder.client = holder, rollcast.Client(sys.argv[1])\n"
+            "holder.client.holder = holder\n"
+            "del holder\n"
+            "gc.collect()\n"
+            "print(sum(isinstance(o, rollcast.Client) for o in gc.get_objects()))\n"
+        )
+        command = [sys.executable, "-c", script, self.scheduler.endpoint]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        self.assertEqual((done.returncode, done.stdout), (0, "0\n"), done.stderr)
+
     # -- losses -----------------------------------------------------------------------------------
 
     def test_a_hole_in_the_stream_is_asked_for_again(self):
@@ -241,6 +256,55 @@ class ClientTest(unittest.TestCase):
         batch = self.submit([[1]], 5, SAMPLING, timeout=0.2)
         self.assertEqual(self.places(batch), [(0, i) for i in range(5)])
         self.assertEqual(batch.summary.responses, 5)
+
+    def impatient(self, batch, wait=0.01):
+        """The rest of a batch, by a caller who asks often and never waits long."""
+        got, deadline = [], time.monotonic() + 20
+        while batch.summary is None and time.monotonic() < deadline:
+            try:
+                response = batch.next(timeout=wait)
+            except Timeout as error:
+                self.assertFalse(batch.lost, error)
+                continue
+            got += [] if response is None else [response]
+        return [(r.group, r.index) for r in got]
+
+    def test_short_waits_ask_for_what_was_lost_too(self):
+        for wait in (0.0, 0.01):
+            self.scheduler.drop = once(lambda sequence: sequence >= 4)
+            batch = self.submit([[1]], 5, SAMPLING, timeout=0.2)
+            self.assertEqual(self.impatient(batch, wait), [(0, i) for i in range(5)])
+
+    def test_short_waits_give_a_forgotten_batch_again(self):
+        self.scheduler.drop = lambda item: True
+        batch = self.submit([[1]], 5, SAMPLING, timeout=0.2)
+        self.wait_for(lambda: self.scheduler.batches[batch.key].sent == 6)
+        self.scheduler.forget()
+        self.scheduler.drop = lambda item: False
+        self.assertEqual(self.impatient(batch), [(0, i) for i in range(5)])
+
+    def test_short_waits_stay_short_and_tell_when_patience_is_over(self):
+        self.scheduler.held = True
+        batch = self.submit([[1]], 2, SAMPLING, timeout=0.5, patience=1.0)
+        self.scheduler.deaf = True
+        begin, longest = time.monotonic(), 0.0
+        while not batch.lost:
+            before = time.monotonic()
+            self.assertLess(before - begin, 20)
+            with self.assertRaises(Timeout):
+                batch.next(timeout=0.01)
+            longest = max(longest, time.monotonic() - before)
+        self.assertLess(longest, 0.4)  # no request is waited for
+        self.assertGreater(time.monotonic() - begin, 1.0)
+        self.scheduler.deaf = self.scheduler.held = False
+        self.assertEqual(len(drain(batch)), 2)
+        self.assertFalse(batch.lost)
+
+    def test_what_came_while_nobody_asked_is_no_silence(self):
+        batch = self.submit([[1]], 5, SAMPLING, timeout=0.2)
+        time.sleep(0.5)
+        self.assertEqual(self.places(batch), [(0, i) for i in range(5)])
+        self.assertNotIn("resume_results", self.scheduler.kinds())
 
     def test_random_losses_lose_and_double_nothing(self):
         for seed in range(20):

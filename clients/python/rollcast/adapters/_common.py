@@ -233,5 +233,4 @@ def plain_tensors(named: Iterable[Tuple[str, Any]]) -> Iterator[Tuple[str, Any]]
 def publish(client: Client, tensors: Iterable[Tuple[str, Any]]) -> int:
     """Makes the fleet serve these weights; returns their version. It flips between batches, so that
     one version makes all of a response."""
-    served = client.update_weights(plain_tensors(tensors))  # type: ignore[attr-defined]
-    return int(served.epoch)
+    return client.update_weights(plain_tensors(tensors)).epoch

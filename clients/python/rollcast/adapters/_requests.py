@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Tuple, Union
 
-from .._client import Batch, Client
+from .._batch import Batch
+from .._client import Client
 from .._types import Prompt, Response, RollcastError, Sampling, Timeout
 from ._common import check
 
@@ -21,19 +21,16 @@ _Request = Tuple[Dict[str, Any], int, "Future[Response]"]
 
 @dataclass
 class _Running:
-    arguments: Dict[str, Any]  # of Client.submit
     version: int
     answer: Future[Response]
     batch: Batch
-    heard: float  # when it was last known to be in the scheduler's hands
     lost: bool = False
 
 
 class Requests:
     """Each request is a batch of its own, so that its response depends on nothing else.
 
-    A batch that was silent for the client's timeout is asked for again, and submitted again under
-    its key to a scheduler that does not know it. `served` is the weight version at the start.
+    `served` is the weight version at the start.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -101,14 +98,14 @@ class Requests:
             except RollcastError as error:
                 _fail(answer, error)
                 continue
-            self._running.append(_Running(arguments, version, answer, batch, time.monotonic()))
+            self._running.append(_Running(version, answer, batch))
 
     def _poll(self, running: _Running, wait: float) -> None:
         try:
             response = running.batch.next(wait)
         except Timeout:
-            if time.monotonic() >= running.heard + self._client.timeout:
-                self._ask_again(running)
+            if running.batch.lost:
+                raise
             return
         if running.answer.done():
             return  # only the end of its batch was still to come
@@ -116,20 +113,6 @@ class Requests:
             raise RollcastError("frame_malformed", f"batch {running.batch.key} ended empty")
         check(response, running.version, cancelled=True)
         running.answer.set_result(response)
-
-    def _ask_again(self, running: _Running) -> None:
-        try:
-            running.batch = self._client.attach(str(running.arguments["batch_key"]))
-        except RollcastError as error:
-            if error.code == "unknown_batch" and not running.answer.done():
-                running.batch = self._client.submit(**running.arguments)
-            elif error.code != "timed_out" or (
-                time.monotonic() >= running.heard + self._client.patience
-            ):
-                raise
-            else:
-                return
-        running.heard = time.monotonic()
 
     @staticmethod
     def _guarded(running: _Running, act: Callable[[_Running], None]) -> None:

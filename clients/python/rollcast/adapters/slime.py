@@ -85,7 +85,7 @@ def update_weights(args: Any, tensors: Iterable[Tuple[str, Any]]) -> int:
 def load_weights(args: Any, directory: str) -> int:
     """Publishes a checkpoint directory that the scheduler can read; returns its version."""
     with _connect(args) as client:
-        return int(client.load_weights(directory).epoch)  # type: ignore[attr-defined]
+        return client.load_weights(directory).epoch
 
 
 def _connect(args: Any) -> Client:

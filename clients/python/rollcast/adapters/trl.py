@@ -8,7 +8,6 @@ import inspect
 import queue
 import threading
 import time
-import weakref
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .._client import Client
@@ -63,8 +62,6 @@ class Rollout:
         sampling, seed = sampling_of(given, "GRPOConfig")
         if self._client is None:  # late: the trainer may fork before
             self._client = connect(self._endpoint)
-            # A client that is collected before it is closed waits for its socket for ever.
-            weakref.finalize(self, self._client.close).atexit = False
         step, training = int(trainer.state.global_step), bool(trainer.model.training)
         version = self._version(trainer, step)
         same = self._asked[:2] == (step, training)
