@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/cfg/env.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -534,5 +535,6 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("rollcast"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %P %v");
   spdlog::set_level(spdlog::level::warn);
+  spdlog::cfg::load_env_levels(); // SPDLOG_LEVEL=info tells more
   return rollcast::cli::parse_and_run(argc, argv);
 }
