@@ -107,7 +107,8 @@ pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
     auto content = cargo.tensor(t.name);
     if (!content)
       continue; // it was never wanted: what is served has it
-    if (auto added = tensors.add({t.name, t.type, t.shape, content->bytes}, content->owner); !added)
+    if (auto added = tensors.add({t.name, t.type, t.shape, content->bytes, t.hash}, content->owner);
+        !added)
       return fail(added);
   }
   return device.device().prepare_weights(tensors, over, {threads, order.allow_non_finite});

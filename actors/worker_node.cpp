@@ -95,8 +95,15 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
 std::shared_ptr<speculator> make_drafts(const speculation_options& options, backend& device) {
   if (options.how == speculation::off)
     return nullptr;
-  if (options.how == speculation::auto_)
-    return std::make_shared<speculator>(options, measure_steps(device));
+  if (options.how == speculation::auto_) {
+    auto costs = measure_steps(device);
+    // Where rows are dear from the first on, this table says why nothing is drafted.
+    std::string table;
+    for (const auto& [rows, seconds] : costs.points())
+      table += fmt::format("{}{}: {:.3g} ms", table.empty() ? "" : ", ", rows, seconds * 1e3);
+    spdlog::info("a step by its rows takes {}", table);
+    return std::make_shared<speculator>(options, std::move(costs));
+  }
   return std::make_shared<speculator>(options);
 }
 

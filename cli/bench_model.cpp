@@ -28,10 +28,10 @@ model_config bench_config() {
   return config;
 }
 
-result<bench_model> bench_model::make() {
+result<bench_model> bench_model::make(std::uint64_t seed) {
   bench_model out{std::filesystem::temp_directory_path()
-                  / ("rollcast-bench-" + std::to_string(::getpid()))};
-  if (auto ok = write_random_model(out.path_, bench_config(), 1, kernels::dtype::bf16); !ok)
+                  / ("rollcast-bench-" + std::to_string(::getpid()) + "-" + std::to_string(seed))};
+  if (auto ok = write_random_model(out.path_, bench_config(), seed, kernels::dtype::bf16); !ok)
     return fail(ok);
   return out;
 }

@@ -14,8 +14,8 @@ model_config bench_config();
 /// A checkpoint of it with random weights, in a directory that goes when this does.
 class bench_model {
 public:
-  /// Writes it. Fails with `io_failed`.
-  static result<bench_model> make();
+  /// Writes it; another seed, other weights. Fails with `io_failed`.
+  static result<bench_model> make(std::uint64_t seed = 1);
   bench_model(bench_model&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   bench_model& operator=(bench_model&&) = delete;
   ~bench_model();

@@ -18,10 +18,17 @@ struct score_options {
   bool numerics_given = false; ///< Else the profile recorded in the file is used.
   std::filesystem::path responses;
   std::optional<float> temperature; ///< Else the one recorded with each response.
+  std::filesystem::path dump;       ///< Directory for what the model computes; "": none.
+  bool dump_values = false;         ///< Else hashes of rows only.
+  std::uint32_t dump_rows = 0;      ///< Values of the first rows of a sequence only; 0: of all.
+  std::uint64_t dump_bytes_max = std::uint64_t{4} << 30;
 };
 
 /// Compares teacher-forced log-probabilities with those in a responses.jsonl.
 int run_score(const score_options& options);
+
+/// Names the first place where two dumps of `score` differ.
+int run_compare(const std::filesystem::path& a, const std::filesystem::path& b);
 
 struct bench_engine_options {
   std::uint32_t threads = 0; ///< 0: all processors.
@@ -68,6 +75,16 @@ struct bench_speculation_options {
 /// Tokens a second with each way of drafting at batch 1, 4, 16 and 64, on the model of `bench
 /// engine` replaying recorded streams.
 int run_bench_speculation(const bench_speculation_options& options);
+
+struct bench_weights_options {
+  std::string numerics{default_profile};
+  std::uint32_t workers = 2;
+  std::uint32_t repeats = 6; ///< Updates.
+  std::filesystem::path out;
+};
+
+/// Weight updates of a running cluster, on the model of `bench engine`, beside ZeroMQ alone.
+int run_bench_weights(const bench_weights_options& options);
 
 struct status_options {
   std::string connect;

@@ -68,8 +68,9 @@ CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::st
 }
 
 /// Adds a flag with its environment variable, which says true or false.
-void add_flag(CLI::App& app, const std::string& flag, bool& value, const std::string& help) {
-  app.add_flag(flag, value, help)->envname(variable_of(flag));
+CLI::Option* add_flag(CLI::App& app, const std::string& flag, bool& value,
+                      const std::string& help) {
+  return app.add_flag(flag, value, help)->envname(variable_of(flag));
 }
 
 /// Only shown here: `with_config_file` has read it before the options are parsed.
@@ -281,10 +282,33 @@ void add_score(CLI::App& root, command& chosen) {
   auto* numerics = add(*app, "--numerics", options->device.numerics,
                        "numerics profile; without it the one in the file");
   add(*app, "--temperature", options->temperature, "without it the one of each response");
+  auto* dump = add(*app, "--dump", options->dump,
+                   "new directory for a hash of every row that every operation computes");
+  add_flag(*app, "--dump-values", options->dump_values, "dump the values of the rows too")
+    ->needs(dump);
+  add(*app, "--dump-rows", options->dump_rows,
+      "values of this many rows from the start of each sequence only; 0: of all")
+    ->needs(dump);
+  add(*app, "--dump-bytes-max", options->dump_bytes_max, "refuse to make a dump larger than this")
+    ->needs(dump);
   app->callback([options, numerics, &chosen] {
     options->numerics_given = !numerics->empty();
     chosen = [options] { return run_score(*options); };
   });
+}
+
+void add_compare(CLI::App& root, command& chosen) {
+  auto* app =
+    root.add_subcommand("compare", "name the first place where two dumps of score --dump differ");
+  struct dumps {
+    std::filesystem::path a;
+    std::filesystem::path b;
+  };
+  auto options = std::make_shared<dumps>();
+  app->add_option("a", options->a, "a dump")->required();
+  app->add_option("b", options->b, "another dump of the same sequences")->required();
+  app->callback(
+    [options, &chosen] { chosen = [options] { return run_compare(options->a, options->b); }; });
 }
 
 void add_status(CLI::App& root, command& chosen) {
@@ -391,6 +415,17 @@ void add_bench_draft(CLI::App& bench, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_bench_draft(*options); }; });
 }
 
+void add_bench_weights(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("weights", "weight updates of a cluster beside ZeroMQ alone");
+  auto options = std::make_shared<bench_weights_options>();
+  add_config(*app);
+  add(*app, "--numerics", options->numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  add(*app, "--workers", options->workers, "worker processes")->check(at_least_1);
+  add(*app, "--repeats", options->repeats, "updates; the median counts")->check(at_least_1);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback([options, &chosen] { chosen = [options] { return run_bench_weights(*options); }; });
+}
+
 void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
@@ -398,6 +433,7 @@ void add_bench(CLI::App& root, command& chosen) {
   add_bench_speculation(*bench, chosen);
   add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);
+  add_bench_weights(*bench, chosen);
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();
   add_config(*app);
@@ -461,6 +497,7 @@ int parse_and_run(int argc, char** argv) {
   add_draft_server_command(app, chosen);
   add_run(app, chosen);
   add_score(app, chosen);
+  add_compare(app, chosen);
   add_status(app, chosen);
   add_weights(app, chosen);
   add_simulate(app, chosen);

@@ -1,12 +1,15 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/response_file.hpp"
+#include "engine/dump/dump_writer.hpp"
 #include "engine/step/engine.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace rollcast::cli {
 
@@ -26,6 +29,91 @@ struct difference {
   }
   bool exact() const { return max == 0.0 && sum == 0.0; }
 };
+
+std::string line_of(const score_options& options, std::size_t index) {
+  return options.responses.string() + ":" + std::to_string(index + 1);
+}
+
+/// Refuses what cannot be scored, or not together with the file's first response.
+result<void> check(const response_record& r, const std::string& where, const std::string& profile) {
+  if (r.logprobs.size() != r.token_ids.size())
+    return fail(errc::bad_prompt, where + ": " + std::to_string(r.logprobs.size())
+                                    + " logprobs for " + std::to_string(r.token_ids.size())
+                                    + " tokens");
+  if (!r.numerics_profile.empty() && r.numerics_profile != profile)
+    return fail(errc::numerics_mismatch,
+                where + ": " + r.numerics_profile + ", but the file begins with " + profile);
+  if (!(r.temperature >= 0 && std::isfinite(r.temperature)))
+    return fail(errc::bad_sampling, where + ": temperature " + std::to_string(r.temperature)
+                                      + " must be finite and at least 0");
+  if (r.prompt_token_ids.empty())
+    return fail(errc::bad_prompt, where + ": has no prompt, whose last row predicts the response");
+  return {};
+}
+
+std::vector<token_id> tokens_of(const response_record& r) {
+  std::vector<token_id> tokens = r.prompt_token_ids;
+  tokens.insert(tokens.end(), r.token_ids.begin(), r.token_ids.end());
+  return tokens;
+}
+
+dump_sequence dumped(const response_record& r, const score_options& options) {
+  const auto tokens = tokens_of(r);
+  return {r.id.empty() ? "group " + std::to_string(r.group) + " index " + std::to_string(r.index)
+                       : r.id,
+          static_cast<std::uint32_t>(tokens.size()),
+          static_cast<std::uint32_t>(r.prompt_token_ids.size()), hash_of(std::span{tokens}),
+          options.temperature.value_or(r.temperature)};
+}
+
+/// Refuses a dump that would be too large, else makes its directory and has the device show its
+/// work to it.
+result<std::unique_ptr<dump_writer>> open_dump(const score_options& options,
+                                               const std::vector<response_record>& responses,
+                                               backend& device) {
+  const auto config = load_config(options.device.model);
+  if (!config)
+    return fail(config);
+  dump_header header;
+  header.rollcast_version = ROLLCAST_VERSION;
+  header.model = options.device.model.string();
+  header.weights_hash = to_string(device.weights_hash());
+  header.numerics_profile = device.numerics().name;
+  header.numerics_hash = to_string(device.numerics().hash());
+  header.layers = static_cast<std::uint32_t>(config->layers);
+  header.operations = operations_of(*config);
+  header.values = options.dump_values;
+  header.value_rows = options.dump_rows;
+  std::uint64_t total = 0;
+  for (const auto& r : responses) {
+    const auto bytes = r.token_ids.empty() ? dump_bytes{} : bytes_of(header, dumped(r, options));
+    total += bytes.hashes + bytes.values;
+  }
+  if (total > options.dump_bytes_max)
+    return fail(errc::bad_config,
+                "the dump would have " + std::to_string(total) + " bytes, --dump-bytes-max is "
+                  + std::to_string(options.dump_bytes_max)
+                  + ": dump fewer responses or fewer values (--dump-rows), or allow more");
+  auto dump = dump_writer::create(options.dump, std::move(header));
+  if (!dump)
+    return fail(dump);
+  if (!device.observe(dump->get()))
+    return fail(errc::bad_config, "this device does not show what it computes: it has no dumps");
+  return dump;
+}
+
+/// Scores one response, and dumps it if there is a dump.
+result<void> score_one(engine& scorer, dump_writer* dump, const response_record& r,
+                       const score_options& options, std::vector<float>& logprobs) {
+  if (dump != nullptr)
+    if (auto ok = dump->begin(dumped(r, options)); !ok)
+      return ok;
+  auto scored = scorer.score(tokens_of(r), static_cast<std::uint32_t>(r.prompt_token_ids.size()),
+                             options.temperature.value_or(r.temperature), logprobs);
+  if (!scored || dump == nullptr)
+    return scored;
+  return dump->end();
+}
 
 } // namespace
 
@@ -48,43 +136,38 @@ int run_score(const score_options& options) {
     return refuse(device.error());
   if (responses->empty())
     return refuse({errc::bad_prompt, options.responses.string() + " holds no response", {}});
+  for (std::size_t i = 0; i < responses->size(); ++i)
+    if (auto ok = check((*responses)[i], line_of(options, i), responses->front().numerics_profile);
+        !ok)
+      return refuse(ok.error());
+  const auto has_tokens = [](const response_record& r) { return !r.token_ids.empty(); };
+  if (std::ranges::none_of(*responses, has_tokens))
+    return refuse({errc::bad_prompt,
+                   options.responses.string() + ": none of its " + std::to_string(responses->size())
+                     + " responses has a token, so there is nothing to score",
+                   {}});
+  std::unique_ptr<dump_writer> dump; // outlives the engine, whose device shows it its work
+  if (!options.dump.empty()) {
+    auto opened = open_dump(options, *responses, **device);
+    if (!opened)
+      return refuse(opened.error());
+    dump = std::move(*opened);
+  }
   engine scorer{std::move(*device), limits_of(device_settings)};
   difference total;
   std::vector<float> logprobs;
   for (std::size_t line = 0; line < responses->size(); ++line) {
     const auto& r = (*responses)[line];
-    const std::string where = options.responses.string() + ":" + std::to_string(line + 1);
-    if (r.logprobs.size() != r.token_ids.size())
-      return refuse({errc::bad_prompt,
-                     where + ": " + std::to_string(r.logprobs.size()) + " logprobs for "
-                       + std::to_string(r.token_ids.size()) + " tokens",
-                     {}});
-    if (!r.numerics_profile.empty() && r.numerics_profile != responses->front().numerics_profile)
-      return refuse({errc::numerics_mismatch,
-                     where + ": " + r.numerics_profile + ", but the file begins with "
-                       + responses->front().numerics_profile,
-                     {}});
-    if (!(r.temperature >= 0 && std::isfinite(r.temperature)))
-      return refuse({errc::bad_sampling,
-                     where + ": temperature " + std::to_string(r.temperature)
-                       + " must be finite and at least 0",
-                     {}});
-    if (r.token_ids.empty())
+    if (!has_tokens(r))
       continue;
-    std::vector<token_id> tokens = r.prompt_token_ids;
-    tokens.insert(tokens.end(), r.token_ids.begin(), r.token_ids.end());
-    const float temperature = options.temperature.value_or(r.temperature);
-    const auto prompt = static_cast<std::uint32_t>(r.prompt_token_ids.size());
-    if (auto ok = scorer.score(tokens, prompt, temperature, logprobs); !ok)
-      return refuse({ok.error().code, where + ": " + ok.error().detail, {}});
+    if (auto ok = score_one(scorer, dump.get(), r, options, logprobs); !ok)
+      return refuse({ok.error().code, line_of(options, line) + ": " + ok.error().detail, {}});
     for (std::size_t i = 0; i < logprobs.size(); ++i)
       total.add(logprobs[i], r.logprobs[i]);
   }
-  if (total.tokens == 0)
-    return refuse({errc::bad_prompt,
-                   options.responses.string() + ": none of its " + std::to_string(responses->size())
-                     + " responses has a token, so there is nothing to score",
-                   {}});
+  if (dump)
+    if (auto ok = dump->finish(); !ok)
+      return refuse(ok.error());
   std::printf("scored %zu tokens of %zu responses with %s: max abs difference %.9g, mean %.9g\n",
               total.tokens, responses->size(), device_settings.numerics.c_str(), total.max,
               total.sum / static_cast<double>(total.tokens));

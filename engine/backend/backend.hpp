@@ -18,6 +18,7 @@
 
 namespace rollcast {
 
+class activation_observer;
 class tensor_source;
 
 /// What a device is, once it holds a model and its KV blocks.
@@ -100,6 +101,10 @@ public:
   /// Hidden states [logit_rows, hidden] of the last pass: what the last layer leaves, before the
   /// final norm. For drafters that ask; empty if this device does not give them.
   virtual std::span<const float> hidden_states() { return {}; }
+
+  /// Shows the intermediate results of every later pass to `by`, which must live as long; null ends
+  /// it. Changes no bit. @returns false from a device that cannot show them.
+  virtual bool observe(activation_observer* by) { return by == nullptr; }
 
   /// Chooses a token for each logit row of the last pass. @pre sizes equal `logit_rows`.
   virtual void sample(std::span<const kernels::sample_params> how,

@@ -1,6 +1,8 @@
 #include "engine/backend/cpu_backend.hpp"
 
+#include "engine/backend/activation_observer.hpp"
 #include "engine/backend/cpu_activations.hpp"
+#include "engine/backend/cpu_kv_rows.hpp"
 #include "engine/backend/thread_pool.hpp"
 #include "engine/base/check.hpp"
 #include "kernels/attention.hpp"
@@ -15,6 +17,7 @@
 #include <cstring>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace rollcast {
 
@@ -84,6 +87,10 @@ public:
   std::span<const float> hidden_states() override {
     return {act_.gathered(), logit_count_ * config_.hidden};
   }
+  bool observe(activation_observer* by) override {
+    observer_ = by;
+    return true;
+  }
   void sample(std::span<const sample_params> how, std::span<sampled_token> out) override;
   void score(std::span<const float> temperatures, std::span<const token_id> tokens,
              std::span<float> out) override;
@@ -103,8 +110,20 @@ private:
   void multiply(const packed_matrix& w, const packed_rows& x, float* y, const float* bias,
                 bool accumulate);
   void attend(const layer_weights& layer, std::size_t index, const forward_rows& rows);
-  void feed_forward(const layer_weights& layer, std::size_t rows);
+  void feed_forward(const layer_weights& layer, std::size_t index, std::size_t rows);
   void make_logits(std::span<const std::uint32_t> logit_rows);
+
+  /// Shows what an operation has left to the observer, if there is one: all there is on the hot
+  /// path.
+  void show(operation what, std::size_t layer, const float* values, std::size_t columns,
+            std::size_t stride) {
+    if (observer_ != nullptr) [[unlikely]]
+      show_rows(what, layer, values, columns, stride);
+  }
+  void show_rows(operation what, std::size_t layer, const float* values, std::size_t columns,
+                 std::size_t stride);
+  void show_qkv(std::size_t layer, const forward_rows& rows);
+  void note_positions(const forward_rows& rows);
 
   std::shared_ptr<const device_weights> used_;
   const model_weights* weights_; ///< Of `used_`.
@@ -117,6 +136,11 @@ private:
   std::size_t items_ = 0;       ///< Of the attention plan of this pass.
   double item_ns_ = 0;          ///< Estimated cost of one of them.
   std::size_t logit_count_ = 0; ///< Rows in the logits buffer.
+  activation_observer* observer_ = nullptr;
+  // For the observer alone: of the last pass, and a copy of its K and V.
+  std::vector<std::uint32_t> positions_;
+  std::vector<std::uint32_t> logit_positions_;
+  std::vector<float> kv_rows_;
 };
 
 // -- weights ------------------------------------------------------------------
@@ -194,6 +218,34 @@ void cpu_backend::multiply(const packed_matrix& w, const packed_rows& x, float* 
             [&](std::size_t begin, std::size_t end, std::size_t) { gemm_cpu(args, begin, end); });
 }
 
+// -- what an observer sees ----------------------------------------------------
+
+void cpu_backend::note_positions(const forward_rows& rows) {
+  positions_.clear();
+  for (const auto& place : rows.places)
+    positions_.push_back(place.position);
+  logit_positions_.clear();
+  for (const auto row : rows.logit_rows)
+    logit_positions_.push_back(positions_[row]);
+}
+
+void cpu_backend::show_rows(operation what, std::size_t layer, const float* values,
+                            std::size_t columns, std::size_t stride) {
+  observer_->see({what, static_cast<std::uint32_t>(layer),
+                  of_logit_rows(what) ? logit_positions_ : positions_, values, columns, stride});
+}
+
+void cpu_backend::show_qkv(std::size_t layer, const forward_rows& rows) {
+  const std::size_t q_width = config_.heads * config_.head_dim;
+  const std::size_t kv_width = config_.kv_heads * config_.head_dim;
+  show_rows(operation::q, layer, act_.qkv(), q_width, q_width + 2 * kv_width);
+  kv_rows_.resize(rows.places.size() * kv_width);
+  for (const bool keys : {true, false}) {
+    read_kv_rows(kv_of(layer), rows.places, keys, kv_rows_.data());
+    show_rows(keys ? operation::k : operation::v, layer, kv_rows_.data(), kv_width, kv_width);
+  }
+}
+
 // -- one layer ----------------------------------------------------------------
 
 void cpu_backend::attend(const layer_weights& layer, std::size_t index, const forward_rows& rows) {
@@ -201,6 +253,7 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
   const std::size_t heads = config_.heads;
   const std::size_t q_width = heads * config_.head_dim;
   norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
+  show(operation::input_norm, index, act_.normed(), config_.hidden, config_.hidden);
   multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(),
            layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(), false);
   const qkv_rope_args rope{act_.qkv(),
@@ -217,6 +270,8 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
             [&](std::size_t begin, std::size_t end, std::size_t) {
               qkv_rope_append_cpu(rope, begin, end);
             });
+  if (observer_ != nullptr) [[unlikely]]
+    show_qkv(index, rows);
   if (!rows.copies.empty())
     pool_.run(config_.kv_heads, 1, [&](std::size_t begin, std::size_t end, std::size_t) {
       copy_kv_cpu(rope.kv, rows.copies.data(), rows.copies.size(), begin, end);
@@ -228,19 +283,25 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
     for (std::size_t item = begin; item < end; ++item)
       attention_cpu(args, act_.items()[item]);
   });
+  show(operation::attention, index, act_.attended(), q_width, q_width);
   multiply(layer.o, pack(act_.attended(), count, q_width), act_.hidden(), nullptr, true);
+  show(operation::o, index, act_.hidden(), config_.hidden, config_.hidden);
 }
 
-void cpu_backend::feed_forward(const layer_weights& layer, std::size_t rows) {
+void cpu_backend::feed_forward(const layer_weights& layer, std::size_t index, std::size_t rows) {
   const std::size_t dim = config_.intermediate;
   norm(act_.hidden(), layer.post_norm.data(), act_.normed(), rows);
+  show(operation::post_norm, index, act_.normed(), config_.hidden, config_.hidden);
   multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
            false);
+  show(operation::gate_up, index, act_.gate_up(), 2 * dim, 2 * dim);
   const silu_mul_args args{act_.gate_up(), 2 * dim, act_.gated(), dim, dim};
   pool_.run(
     rows, grain_for(0.8 * static_cast<double>(dim)),
     [&](std::size_t begin, std::size_t end, std::size_t) { silu_mul_cpu(args, begin, end); });
+  show(operation::gated, index, act_.gated(), dim, dim);
   multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+  show(operation::down, index, act_.hidden(), config_.hidden, config_.hidden);
 }
 
 void cpu_backend::make_logits(std::span<const std::uint32_t> logit_rows) {
@@ -252,8 +313,10 @@ void cpu_backend::make_logits(std::span<const std::uint32_t> logit_rows) {
   for (std::size_t i = 0; i < logit_rows.size(); ++i)
     std::memcpy(gathered + i * dim, act_.hidden() + logit_rows[i] * dim, dim * sizeof(float));
   norm(gathered, weights_->final_norm().data(), act_.normed(), logit_rows.size());
+  show(operation::final_norm, 0, act_.normed(), dim, dim);
   multiply(weights_->lm_head(), pack(act_.normed(), logit_rows.size(), dim), act_.logits(), nullptr,
            false);
+  show(operation::logits, 0, act_.logits(), config_.vocabulary, config_.vocabulary);
 }
 
 void cpu_backend::forward(const forward_rows& rows) {
@@ -267,11 +330,14 @@ void cpu_backend::forward(const forward_rows& rows) {
     keys += static_cast<double>(sequence.rows) * (sequence.position + sequence.rows);
   item_ns_ = 0.15 * keys * static_cast<double>(config_.heads * config_.head_dim)
              / static_cast<double>(std::max<std::size_t>(items_, 1));
+  if (observer_ != nullptr) [[unlikely]]
+    note_positions(rows);
   embed(rows.tokens);
+  show(operation::embedding, 0, act_.hidden(), config_.hidden, config_.hidden);
   for (std::size_t index = 0; index < config_.layers; ++index) {
     const auto& layer = weights_->layers()[index];
     attend(layer, index, rows);
-    feed_forward(layer, count);
+    feed_forward(layer, index, count);
   }
   make_logits(rows.logit_rows);
 }
@@ -299,6 +365,7 @@ void cpu_backend::score(std::span<const float> temperatures, std::span<const tok
                 out[row] = token_logprob_cpu(act_.logits() + row * vocabulary, vocabulary,
                                              temperatures[row], tokens[row]);
             });
+  show(operation::logprob, 0, out.data(), 1, 1);
 }
 
 std::byte* cpu_backend::group_at(std::size_t layer, std::span<const std::uint32_t> blocks,

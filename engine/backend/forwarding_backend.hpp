@@ -31,6 +31,7 @@ public:
   void forward(const forward_rows& rows) override { inner_->forward(rows); }
   std::span<const float> logits() override { return inner_->logits(); }
   std::span<const float> hidden_states() override { return inner_->hidden_states(); }
+  bool observe(activation_observer* by) override { return inner_->observe(by); }
   void sample(std::span<const kernels::sample_params> how,
               std::span<kernels::sampled_token> out) override {
     inner_->sample(how, out);

@@ -1,12 +1,14 @@
 #pragma once
 
 #include "engine/base/error.hpp"
+#include "engine/base/hash.hpp"
 #include "kernels/types.hpp"
 
 #include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +21,8 @@ struct tensor_view {
   std::string name;
   kernels::dtype type = kernels::dtype::f32;
   std::vector<std::size_t> shape;
-  std::span<const std::byte> bytes; ///< Row-major, little-endian, perhaps not aligned.
+  std::span<const std::byte> bytes;      ///< Row-major, little-endian, perhaps not aligned.
+  std::optional<content_hash> hash = {}; ///< Of the bytes, where their source has proved it.
 };
 
 /// Where the tensors of a model come from: a directory, or what a process was sent. Its members may

@@ -50,6 +50,10 @@ result<void> run_jobs(const std::vector<job>& jobs, std::size_t threads) {
   return {};
 }
 
+content_hash hash_of_tensor(const tensor_view& tensor) {
+  return tensor.hash ? *tensor.hash : hash_bytes(tensor.bytes);
+}
+
 /// @pre the weights have a tensor of this name.
 const tensor_info& info_in(const model_weights& weights, std::string_view name) {
   const auto all = weights.tensors();
@@ -217,7 +221,7 @@ result<void> weight_loader::load_vectors() {
       return fail(finite);
     for (std::size_t at = 0; at < tensor.shape[0]; ++at)
       target.push_back(element_at(view.bytes, view.type, at));
-    infos_[i].hash = hash_bytes(view.bytes);
+    infos_[i].hash = hash_of_tensor(view);
   }
   return {};
 }
@@ -280,7 +284,11 @@ result<void> weight_loader::lay_out_arena() {
   const std::size_t embedding_at = total;
   total += bytes_of(infos_[0]);
 
-  auto reserved = aligned_buffer::make(total);
+  std::string layout;
+  for (const auto& [matrix, at] : places)
+    layout += std::to_string(at) + " " + std::to_string(matrix->n) + " " + std::to_string(matrix->k)
+              + " " + std::string(name_of(matrix->type)) + "\n";
+  auto reserved = weight_arena::make(total, hash_of(std::span<const char>(layout)));
   if (!reserved)
     return fail(reserved);
   out_.arena_ = std::move(*reserved);
@@ -305,7 +313,7 @@ result<void> weight_loader::load_embedding() {
   if (view) {
     if (auto finite = check_values(*view, 0, view->shape[0] * view->shape[1]); !finite)
       return finite;
-    infos_[0].hash = hash_bytes(bytes);
+    infos_[0].hash = hash_of_tensor(*view);
   }
   std::memcpy(embedding_bytes_, bytes.data(), bytes.size());
   out_.embedding_ = {
@@ -346,7 +354,7 @@ result<void> weight_loader::load_matrix(const fused_matrix& matrix) {
   std::size_t column = 0;
   for (const std::size_t i : matrix.parts) {
     if (views_[i]) {
-      infos_[i].hash = hash_bytes(views_[i]->bytes);
+      infos_[i].hash = hash_of_tensor(*views_[i]);
       if (const auto packed = pack(matrix, *views_[i], column); !packed)
         return fail(packed);
       source_.release(*views_[i]);

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "engine/base/aligned_buffer.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/model/config.hpp"
 #include "engine/model/tensor_info.hpp"
 #include "engine/model/tensor_source.hpp"
+#include "engine/model/weight_arena.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/types.hpp"
 
@@ -96,7 +96,7 @@ private:
 
   model_config config_;
   kernels::arithmetic arithmetic_ = kernels::arithmetic::f32;
-  aligned_buffer arena_;
+  weight_arena arena_;
   std::vector<layer_weights> layers_;
   std::vector<float> final_norm_;
   kernels::packed_matrix lm_head_;
