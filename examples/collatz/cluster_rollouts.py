@@ -89,7 +89,7 @@ class ClusterRollouts:
 
     def generate(self, starts, group_size, seed, max_new_tokens, kill_worker=False):
         """The responses to "start:", ordered by prompt, `group_size` of each. `kill_worker`: one
-        worker process is killed when half of them are there; that changes none."""
+        worker process is killed when a quarter of them is there; that changes none."""
         prompts = [tuple(f"{n}:".encode()) for n in starts]
         batch = self._client.submit(
             prompts,
@@ -104,7 +104,7 @@ class ClusterRollouts:
             check_version(response, self.version)
             prompt = prompts[response.group]
             found[response.group, response.index] = replace(response, prompt_token_ids=prompt)
-            if kill_worker and 2 * len(found) >= batch.responses:
+            if kill_worker and 4 * len(found) >= batch.responses:
                 self._kill_a_worker(f"{len(found)} of {batch.responses} responses")
                 kill_worker = False
         return [found[place] for place in sorted(found)]

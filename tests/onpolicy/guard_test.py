@@ -14,6 +14,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rollouts import BINARY, COLLATZ, ROOT, parameters, rollout, score
 
 sys.path[:0] = [str(ROOT / "examples" / "collatz"), str(ROOT / "clients" / "python")]
 from cluster_rollouts import Cluster, ClusterRollouts  # noqa: E402
+from rollcast import Client  # noqa: E402
 
 STARTS = [[ord(c) for c in start + ":"] for start in ("27", "97", "871", "12")]
 HOW = {"workers": 2, "speculate": "auto", "chunk-tokens": 64, "max-new-tokens": 200}
@@ -135,10 +137,25 @@ class OnALiveCluster(unittest.TestCase):
                     self.assertEqual(epoch, rollouts.version)
                     made.append(self.roll_out(rollouts, kill))
                     self.assertEqual(score(model, made[-1]), 0.0)
+                self.both_are_back(cluster.endpoint, rollouts.version)
+                made.append(self.roll_out(rollouts, False))
             # The same weights give the same responses, whatever was served in between.
             self.assertEqual(made[0], made[2])
+            self.assertEqual(made[0], made[3])
             self.assertNotEqual(made[0], made[1])
             self.assertGreater(score(COLLATZ, made[2]), 0.0)
+
+    def both_are_back(self, endpoint, version):
+        """Whoever was killed starts with the weights of its directory, and must not serve them."""
+        deadline = time.monotonic() + 60
+        with Client(endpoint) as client:
+            while time.monotonic() < deadline:
+                ready = [w.epoch for w in client.status().workers if w.state == "ready"]
+                self.assertLessEqual(set(ready), {version})
+                if len(ready) == 2:
+                    return
+                time.sleep(0.01)
+        self.fail(f"not within 60 s: two workers at {version}, there are {ready}")
 
     def roll_out(self, rollouts, kill):
         responses = rollouts.generate([27, 97, 871, 12], 6, 7, 300, kill_worker=kill)

@@ -42,7 +42,7 @@ TIMES = ["rollout_s", "train_s", "update_s", "update_phases", "flip_pause_s"]
 FLAGS = {
     "prompts": 6,
     "group-size": 4,
-    "max-new-tokens": 240,
+    "max-new-tokens": 500,
     "evaluate-every": 9,
     "lr": 1e-3,
     "chunk-tokens": 64,

@@ -45,7 +45,7 @@ class Rollouts(unittest.TestCase):
         self.rollouts.version = 4
         with self.assertRaises(Stop) as caught:
             self.rollouts.generate([27], 4, seed=5, max_new_tokens=9, kill_worker=True)
-        self.assertIn("at 2 of 4 responses", caught.exception.args[1])
+        self.assertIn("at 1 of 4 responses", caught.exception.args[1])
 
     def test_a_cluster_that_does_not_come_up_is_one_line(self):
         with self.assertRaises(Stop) as caught:
