@@ -170,6 +170,7 @@ void tick(self_ptr self) {
                  "a worker as large as the one that has gone",
                  stranded);
   st.stranded = stranded;
+  keep_reading(self);
 }
 
 } // namespace

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 namespace rollcast {
 
@@ -124,6 +125,7 @@ struct scheduler_state {
     std::vector<std::uint32_t> waiting; ///< Sequences that nobody has, the next one last.
     std::uint32_t running = 0;
     std::uint32_t failures = 0;
+    std::set<worker_id> lacking; ///< That do not hold the epoch.
     std::vector<wire::scored_row> rows;
   };
   std::map<std::uint64_t, score_job> scores;

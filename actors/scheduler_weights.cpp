@@ -70,7 +70,8 @@ void carry_out(self_ptr self, const weights::prepare& d) {
     parcel = st.parts.weights->staged(d.update.value);
   else if (st.parts.weights)
     parcel = (whole = st.parts.weights->whole(d.update.value, d.epoch)).get();
-  if (parcel == nullptr) {
+  // Of the checkpoint itself there is nothing to send: whoever has it proves that by the hash.
+  if (parcel == nullptr && d.what == weights::cargo::sent) {
     error why{errc::stale_epoch,
               "the tensors of epoch " + std::to_string(d.epoch) + " are not held any more",
               {}};
@@ -81,12 +82,14 @@ void carry_out(self_ptr self, const weights::prepare& d) {
   o.worker = d.worker;
   o.update = d.update.value;
   o.epoch = d.epoch;
-  o.complete = parcel->complete;
   o.whole = d.what == weights::cargo::whole;
   o.allow_non_finite = d.allow_non_finite;
   o.upstream = endpoint_of(st, d.upstream);
-  o.slice_bytes = parcel->cargo->slice_bytes();
-  o.tensors = parcel->cargo->tensors();
+  if (parcel != nullptr) {
+    o.complete = parcel->complete;
+    o.slice_bytes = parcel->cargo->slice_bytes();
+    o.tensors = parcel->cargo->tensors();
+  }
   order(self, d.worker, atom::prepare_v, std::move(o));
 }
 
@@ -362,6 +365,17 @@ void take_weights_read(self_ptr self, const weights_read& outcome) {
     answer(self, *std::exchange(st.update->from, std::nullopt), committed.error());
     (void)st.machine->abort(st.update->epoch);
   }
+  settle(self);
+}
+
+void keep_reading(self_ptr self) {
+  auto& st = self->state;
+  const auto& times = st.options.weight_deadlines;
+  if (!st.update || !st.update->reading
+      || seconds(st.update->began_ns, now_ns(self)) * 1e9
+           > static_cast<double>(times.preparing.count()))
+    return;
+  st.machine->received(st.update->number);
   settle(self);
 }
 
