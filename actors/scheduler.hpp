@@ -67,6 +67,7 @@ struct scheduler_state {
     bool draining = false;
     bool routable = false;     ///< Serves the cluster's epoch: the policy knows it.
     std::uint32_t scoring = 0; ///< Sequences that it scores now.
+    std::uint64_t feeding = 0; ///< Number under which it alone is offered tensors, or 0.
   };
   /// What the first worker brought and every other must match.
   struct cluster {

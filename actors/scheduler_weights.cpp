@@ -90,6 +90,9 @@ void carry_out(self_ptr self, const weights::prepare& d) {
     o.slice_bytes = parcel->cargo->slice_bytes();
     o.tensors = parcel->cargo->tensors();
   }
+  const auto w = st.workers.find(d.worker);
+  if (w != st.workers.end() && whole && !(st.update && st.update->number == d.update))
+    w->second.feeding = d.update.value;
   order(self, d.worker, atom::prepare_v, std::move(o));
 }
 
@@ -99,6 +102,8 @@ void carry_out(self_ptr self, const weights::redirect& d) {
 }
 
 void carry_out(self_ptr self, const weights::cancel& d) {
+  if (const auto it = self->state.workers.find(d.worker); it != self->state.workers.end())
+    end_feeding(self->state, it->second);
   order(self, d.worker, atom::cancel_v, d.worker, d.update.value);
 }
 
@@ -185,6 +190,7 @@ void carry_out(self_ptr self, const weights::ended& d) {
     case weights::outcome::aborted: m.weight_updates.aborted.add(); break;
   }
   st.parts.weights->drop(d.update.value);
+  st.parts.weights->withdraw(d.update.value);
   if (d.how != weights::outcome::aborted)
     adopt(self, d.serves);
   if (st.update && st.update->from && d.how != weights::outcome::aborted)
@@ -316,6 +322,7 @@ void take_weight_news(self_ptr self, const weight_news& news) {
     case weight_news_kind::progressed:
       return tell_machine(self, weights::progressed{news.worker, update, news.bytes});
     case weight_news_kind::prepared:
+      end_feeding(st, it->second);
       return tell_machine(self, weights::prepared{news.worker, update, news.hash});
     case weight_news_kind::refused:
       return tell_machine(
@@ -366,6 +373,11 @@ void take_weights_read(self_ptr self, const weights_read& outcome) {
     (void)st.machine->abort(st.update->epoch);
   }
   settle(self);
+}
+
+void end_feeding(scheduler_state& st, scheduler_state::worker& w) {
+  if (const auto update = std::exchange(w.feeding, 0); update != 0)
+    st.parts.weights->withdraw(update);
 }
 
 void keep_reading(self_ptr self) {

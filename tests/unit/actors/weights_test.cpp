@@ -265,6 +265,8 @@ TEST(weights, roll_back_on_a_worker_that_was_fed) {
   const auto again = client.rollback_weights(20s);
   ASSERT_TRUE(again) << again.error().detail;
   EXPECT_EQ(again->workers, 3u) << "the third is fed the tensors of the epoch before";
+  for (const auto& phase : again->phases)
+    EXPECT_LT(phase.seconds, 2.0) << phase.phase << ": it asked one who keeps no tensors";
   EXPECT_EQ(plain(run(c, sample_batch("again"))), at_epoch(truth_of(5), again->epoch));
 }
 
