@@ -170,6 +170,7 @@ void tick(self_ptr self) {
                  "a worker as large as the one that has gone",
                  stranded);
   st.stranded = stranded;
+  keep_reading(self);
 }
 
 } // namespace
@@ -224,6 +225,7 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
                  dropped.size(), why);
     st.parts.metrics->worker_lost.add();
   }
+  end_feeding(st, it->second);
   st.workers.erase(it);
   for (const auto& [other, w] : st.workers)
     self->send(w.handle, atom::gone_v, id);

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 namespace rollcast {
 
@@ -66,6 +67,7 @@ struct scheduler_state {
     bool draining = false;
     bool routable = false;     ///< Serves the cluster's epoch: the policy knows it.
     std::uint32_t scoring = 0; ///< Sequences that it scores now.
+    std::uint64_t feeding = 0; ///< Number under which it alone is offered tensors, or 0.
   };
   /// What the first worker brought and every other must match.
   struct cluster {
@@ -124,6 +126,7 @@ struct scheduler_state {
     std::vector<std::uint32_t> waiting; ///< Sequences that nobody has, the next one last.
     std::uint32_t running = 0;
     std::uint32_t failures = 0;
+    std::set<worker_id> lacking; ///< That do not hold the epoch.
     std::vector<wire::scored_row> rows;
   };
   std::map<std::uint64_t, score_job> scores;

@@ -15,11 +15,13 @@ constexpr std::uint32_t scoring_max = 2;
 constexpr std::uint32_t failures_max = 100;
 constexpr auto retry_pause = std::chrono::milliseconds{50};
 
-/// The routable worker that scores the least, if any has time.
-std::map<worker_id, scheduler_state::worker>::iterator idlest(scheduler_state& st) {
+/// The routable worker that scores the least, if any has time and is not known to lack the epoch.
+std::map<worker_id, scheduler_state::worker>::iterator
+idlest(scheduler_state& st, const scheduler_state::score_job& job) {
   auto best = st.workers.end();
   for (auto it = st.workers.begin(); it != st.workers.end(); ++it)
     if (it->second.routable && !it->second.draining && it->second.scoring < scoring_max
+        && !job.lacking.contains(it->first)
         && (best == st.workers.end() || it->second.scoring < best->second.scoring))
       best = it;
   return best;
@@ -36,6 +38,15 @@ void finish_job(self_ptr self, std::uint64_t number) {
 void end_job(self_ptr self, std::uint64_t number, const error& why) {
   answer(self, self->state.scores.at(number).from, why);
   self->state.scores.erase(number);
+}
+
+/// Whether there are workers, and all have said that they lack the job's epoch.
+bool lacked_by_all(const scheduler_state& st, const scheduler_state::score_job& job) {
+  const auto may_have = [&](const auto& w) {
+    return w.second.routable && !job.lacking.contains(w.first);
+  };
+  return !st.workers.empty() && !job.lacking.empty()
+         && std::none_of(st.workers.begin(), st.workers.end(), may_have);
 }
 
 void free_worker(self_ptr self, worker_id worker) {
@@ -67,6 +78,12 @@ void take_unscored(self_ptr self, std::uint64_t number, worker_id worker, std::u
   auto& job = it->second;
   --job.running;
   job.waiting.push_back(sequence);
+  // A worker that was fed holds what it had before that, not the epoch before of the others.
+  const bool lacks = answered_by_peer(why) && code_of(why) == errc::stale_epoch;
+  if (lacks)
+    job.lacking.insert(worker);
+  if (lacks && !lacked_by_all(st, job))
+    return score_on(self, number);
   const bool passes = !answered_by_peer(why) || code_of(why) == errc::out_of_kv_blocks;
   if (!passes || ++job.failures == failures_max)
     return end_job(self, number,
@@ -89,7 +106,7 @@ void score_on(self_ptr self, std::uint64_t number) {
     return finish_job(self, number);
   const auto& request = std::get<wire::score>(job.from.envelope->body);
   while (!job.waiting.empty()) {
-    const auto w = idlest(st);
+    const auto w = idlest(st, job);
     if (w == st.workers.end()) {
       if (job.running == 0) // another job's sequences, or no worker at all: nobody will wake this
         self->delayed_send(self, retry_pause, atom::score_v, number);

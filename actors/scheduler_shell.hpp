@@ -64,6 +64,10 @@ void answer(self_ptr self, const controller_request& to, const error& why,
 void tell_machine(self_ptr self, const weights::news& what);
 void take_weight_news(self_ptr self, const weight_news& news);
 void take_weights_read(self_ptr self, const weights_read& outcome);
+/// The worker pulls nothing any more that is offered to it alone.
+void end_feeding(scheduler_state& st, scheduler_state::worker& w);
+/// While a directory is read for an update, no controller is waited for.
+void keep_reading(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::begin_weights& r);
 void take(self_ptr self, const controller_request& from, const wire::weight_bucket& r);
 void take(self_ptr self, const controller_request& from, const wire::commit_weights& r);

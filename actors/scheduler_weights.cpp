@@ -70,7 +70,8 @@ void carry_out(self_ptr self, const weights::prepare& d) {
     parcel = st.parts.weights->staged(d.update.value);
   else if (st.parts.weights)
     parcel = (whole = st.parts.weights->whole(d.update.value, d.epoch)).get();
-  if (parcel == nullptr) {
+  // Of the checkpoint itself there is nothing to send: whoever has it proves that by the hash.
+  if (parcel == nullptr && d.what == weights::cargo::sent) {
     error why{errc::stale_epoch,
               "the tensors of epoch " + std::to_string(d.epoch) + " are not held any more",
               {}};
@@ -81,12 +82,17 @@ void carry_out(self_ptr self, const weights::prepare& d) {
   o.worker = d.worker;
   o.update = d.update.value;
   o.epoch = d.epoch;
-  o.complete = parcel->complete;
   o.whole = d.what == weights::cargo::whole;
   o.allow_non_finite = d.allow_non_finite;
   o.upstream = endpoint_of(st, d.upstream);
-  o.slice_bytes = parcel->cargo->slice_bytes();
-  o.tensors = parcel->cargo->tensors();
+  if (parcel != nullptr) {
+    o.complete = parcel->complete;
+    o.slice_bytes = parcel->cargo->slice_bytes();
+    o.tensors = parcel->cargo->tensors();
+  }
+  const auto w = st.workers.find(d.worker);
+  if (w != st.workers.end() && whole && !(st.update && st.update->number == d.update))
+    w->second.feeding = d.update.value;
   order(self, d.worker, atom::prepare_v, std::move(o));
 }
 
@@ -96,6 +102,8 @@ void carry_out(self_ptr self, const weights::redirect& d) {
 }
 
 void carry_out(self_ptr self, const weights::cancel& d) {
+  if (const auto it = self->state.workers.find(d.worker); it != self->state.workers.end())
+    end_feeding(self->state, it->second);
   order(self, d.worker, atom::cancel_v, d.worker, d.update.value);
 }
 
@@ -182,6 +190,7 @@ void carry_out(self_ptr self, const weights::ended& d) {
     case weights::outcome::aborted: m.weight_updates.aborted.add(); break;
   }
   st.parts.weights->drop(d.update.value);
+  st.parts.weights->withdraw(d.update.value);
   if (d.how != weights::outcome::aborted)
     adopt(self, d.serves);
   if (st.update && st.update->from && d.how != weights::outcome::aborted)
@@ -313,6 +322,7 @@ void take_weight_news(self_ptr self, const weight_news& news) {
     case weight_news_kind::progressed:
       return tell_machine(self, weights::progressed{news.worker, update, news.bytes});
     case weight_news_kind::prepared:
+      end_feeding(st, it->second);
       return tell_machine(self, weights::prepared{news.worker, update, news.hash});
     case weight_news_kind::refused:
       return tell_machine(
@@ -362,6 +372,22 @@ void take_weights_read(self_ptr self, const weights_read& outcome) {
     answer(self, *std::exchange(st.update->from, std::nullopt), committed.error());
     (void)st.machine->abort(st.update->epoch);
   }
+  settle(self);
+}
+
+void end_feeding(scheduler_state& st, scheduler_state::worker& w) {
+  if (const auto update = std::exchange(w.feeding, 0); update != 0)
+    st.parts.weights->withdraw(update);
+}
+
+void keep_reading(self_ptr self) {
+  auto& st = self->state;
+  const auto& times = st.options.weight_deadlines;
+  if (!st.update || !st.update->reading
+      || seconds(st.update->began_ns, now_ns(self)) * 1e9
+           > static_cast<double>(times.preparing.count()))
+    return;
+  st.machine->received(st.update->number);
   settle(self);
 }
 

@@ -51,7 +51,8 @@ public:
   /// The tensors of the update in work, under that number.
   const weight_parcel* staged(std::uint64_t update) const;
   /// All that was ever sent up to `epoch`, under the number of whoever asks. Null if nothing was
-  /// sent, or the epoch is neither the one served nor the one before.
+  /// sent (it is the checkpoint that all were started from, or older than this scheduler), or the
+  /// epoch is neither the one served nor the one before.
   std::shared_ptr<const weight_parcel> whole(std::uint64_t update, std::uint64_t epoch);
 
   /// The update is what the fleet serves.

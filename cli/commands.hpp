@@ -133,8 +133,9 @@ struct scheduler_options {
   std::uint32_t lost_after_ms = 3000; ///< A silent worker is given up after this long.
   std::string policy = "context";
   std::uint32_t chunk_tokens = 1024;
-  std::string batches = "share";      ///< Or "wait": one after another.
-  std::string kv_prices = "measured"; ///< Or "assumed": no decision depends on timings.
+  std::string batches = "share";        ///< Or "wait": one after another.
+  std::string kv_prices = "measured";   ///< Or "assumed": no decision depends on timings.
+  std::uint32_t weights_receive_s = 60; ///< Silence of a controller that ends its weight update.
   int announce_fd = -1;
 };
 

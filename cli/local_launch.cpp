@@ -16,16 +16,28 @@ namespace rollcast::cli {
 namespace {
 
 std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
-  std::vector<std::string> arguments{"--listen",          options.listen,
-                                     "--control-address", options.control_address,
-                                     "--metrics-address", options.metrics_address,
-                                     "--control-port",    std::to_string(options.control_port),
-                                     "--metrics-port",    std::to_string(options.metrics_port),
-                                     "--policy",          options.policy,
-                                     "--chunk-tokens",    std::to_string(options.chunk_tokens),
-                                     "--batches",         options.batches,
-                                     "--kv-prices",       options.kv_prices,
-                                     "--lost-after-ms",   std::to_string(options.lost_after_ms)};
+  std::vector<std::string> arguments{"--listen",
+                                     options.listen,
+                                     "--control-address",
+                                     options.control_address,
+                                     "--metrics-address",
+                                     options.metrics_address,
+                                     "--control-port",
+                                     std::to_string(options.control_port),
+                                     "--metrics-port",
+                                     std::to_string(options.metrics_port),
+                                     "--policy",
+                                     options.policy,
+                                     "--chunk-tokens",
+                                     std::to_string(options.chunk_tokens),
+                                     "--batches",
+                                     options.batches,
+                                     "--kv-prices",
+                                     options.kv_prices,
+                                     "--lost-after-ms",
+                                     std::to_string(options.lost_after_ms),
+                                     "--weights-receive-s",
+                                     std::to_string(options.weights_receive_s)};
   if (options.no_metrics)
     arguments.emplace_back("--no-metrics");
   return arguments;

@@ -4,8 +4,8 @@
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/cfg/env.h>
+#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -118,6 +118,9 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
       "host that they dial for new weights; empty: the control address, or the host's name if that "
       "is every address");
   add(app, "--weights-port", options.weights_port, "its port; 0: any");
+  add(app, "--weights-receive-s", options.weights_receive_s,
+      "an update whose controller is silent for so long before its commit is aborted")
+    ->check(CLI::Range(1u, 86'400u));
   add(app, "--metrics-address", options.metrics_address, "address of /metrics");
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
   add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");

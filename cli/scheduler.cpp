@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <utility>
 
@@ -70,6 +71,7 @@ int run_scheduler(const scheduler_options& options) {
   node.scheduler.chunk_tokens = options.chunk_tokens;
   node.scheduler.batches_wait = options.batches == "wait";
   node.scheduler.measured_prices = options.kv_prices == "measured";
+  node.scheduler.weight_deadlines.receiving = std::chrono::seconds{options.weights_receive_s};
   int announce_fd = options.announce_fd;
   const auto ended = rollcast::run_scheduler(node, stop.token(), [&](const scheduler_ports& ports) {
     const int metrics = ports.metrics_port.value_or(0);

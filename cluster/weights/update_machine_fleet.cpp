@@ -260,7 +260,9 @@ void update_machine::recruit(worker_id id, worker_record& w, std::optional<worke
   }
   // Who goes back without having kept it pulls from the coordinator: the others kept no cargo.
   const auto what = update_->rollback ? cargo::whole : cargo::sent;
-  if (!update_->rollback)
+  if (update_->rollback)
+    upstream.reset();
+  else
     update_->tail = id;
   order(w, {id, w.update, update_->spec.epoch, what, update_->spec.allow_non_finite, upstream});
 }

@@ -140,13 +140,15 @@ public:
       const auto drawn = mix(mix(logits_[i], how[i].seed), how[i].position);
       const bool end = drawn % how_.mean_length == 0 && how[i].banned_count == 0;
       out[i].token = end ? 0 : static_cast<token_id>(1 + (drawn >> 8) % (how_.vocabulary - 1));
-      out[i].logprob = -static_cast<float>(drawn % 1'009) / 64.0f;
+      out[i].logprob = logprob_of(logits_[i], out[i].token);
       out[i].kept_mass = how[i].top_k > 0 ? 0.5f : 1.0f;
     }
   }
 
-  void score(std::span<const float>, std::span<const token_id>, std::span<float> out) override {
-    std::fill(out.begin(), out.end(), 0.0f);
+  void score(std::span<const float>, std::span<const token_id> tokens,
+             std::span<float> out) override {
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = logprob_of(logits_[i], tokens[i]);
   }
 
   void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
@@ -168,6 +170,9 @@ private:
     std::uint64_t z = (a ^ (b + 0x9e3779b97f4a7c15u + (a << 6) + (a >> 2))) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
+  }
+  static float logprob_of(std::uint64_t state, token_id token) noexcept {
+    return -static_cast<float>(mix(state, static_cast<std::uint64_t>(token)) % 1'009) / 64.0f;
   }
   std::size_t slot(const std::uint32_t* blocks, std::size_t position) const noexcept {
     return std::size_t{blocks[position / how_.block_tokens]} * how_.block_tokens

@@ -324,6 +324,7 @@ TEST(update_machine, goes_back_by_the_buffer_that_was_kept_and_feeds_who_kept_no
   ASSERT_EQ(told.size(), 1u);
   EXPECT_EQ(told[0].worker, worker_id{3});
   EXPECT_EQ(told[0].epoch, 2u);
+  EXPECT_FALSE(told[0].upstream) << "the others kept no tensors to forward";
   const auto number = fleet.machine.update()->number;
   fleet.tell(prepared{{3}, number, second_hash});
   const auto flips = of<flip>(fleet.tell(quiet{number}));
