@@ -226,7 +226,9 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
     st.parts.metrics->worker_lost.add();
   }
   end_feeding(st, it->second);
+  const auto lost = std::move(it->second);
   st.workers.erase(it);
+  lose_scores(self, lost);
   for (const auto& [other, w] : st.workers)
     self->send(w.handle, atom::gone_v, id);
   (void)st.policy->on(policy::worker_lost{id});

@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace rollcast {
 
@@ -65,8 +66,8 @@ struct scheduler_state {
     worker_hello hello;
     worker_beat last; ///< Its latest figures.
     bool draining = false;
-    bool routable = false;     ///< Serves the cluster's epoch: the policy knows it.
-    std::uint32_t scoring = 0; ///< Sequences that it scores now.
+    bool routable = false; ///< Serves the cluster's epoch: the policy knows it.
+    std::set<std::pair<std::uint64_t, std::uint32_t>> scoring; ///< Jobs' sequences that it has.
     std::uint64_t feeding = 0; ///< Number under which it alone is offered tensors, or 0.
   };
   /// What the first worker brought and every other must match.

@@ -20,9 +20,9 @@ std::map<worker_id, scheduler_state::worker>::iterator
 idlest(scheduler_state& st, const scheduler_state::score_job& job) {
   auto best = st.workers.end();
   for (auto it = st.workers.begin(); it != st.workers.end(); ++it)
-    if (it->second.routable && !it->second.draining && it->second.scoring < scoring_max
+    if (it->second.routable && !it->second.draining && it->second.scoring.size() < scoring_max
         && !job.lacking.contains(it->first)
-        && (best == st.workers.end() || it->second.scoring < best->second.scoring))
+        && (best == st.workers.end() || it->second.scoring.size() < best->second.scoring.size()))
       best = it;
   return best;
 }
@@ -49,18 +49,20 @@ bool lacked_by_all(const scheduler_state& st, const scheduler_state::score_job& 
          && std::none_of(st.workers.begin(), st.workers.end(), may_have);
 }
 
-void free_worker(self_ptr self, worker_id worker) {
-  if (const auto it = self->state.workers.find(worker); it != self->state.workers.end())
-    --it->second.scoring;
+/// Notes that the worker is through with a sequence. False if it was lost before, and the sequence
+/// with it.
+bool free_worker(self_ptr self, worker_id worker, std::uint64_t number, std::uint32_t sequence) {
+  const auto it = self->state.workers.find(worker);
+  return it != self->state.workers.end() && it->second.scoring.erase({number, sequence}) > 0;
 }
 
 void take_scored(self_ptr self, std::uint64_t number, worker_id worker, std::uint32_t sequence,
                  const std::string& logprobs) {
   auto& st = self->state;
-  free_worker(self, worker);
+  const bool known = free_worker(self, worker, number, sequence);
   const auto it = st.scores.find(number);
-  if (it == st.scores.end())
-    return; // the job has failed meanwhile
+  if (!known || it == st.scores.end())
+    return; // the worker was lost, or the job has failed meanwhile
   auto& row = it->second.rows[sequence].logprobs;
   row = from_bytes<float>(logprobs);
   st.parts.metrics->scored_tokens.add(row.size());
@@ -71,9 +73,9 @@ void take_scored(self_ptr self, std::uint64_t number, worker_id worker, std::uin
 void take_unscored(self_ptr self, std::uint64_t number, worker_id worker, std::uint32_t sequence,
                    const caf::error& why) {
   auto& st = self->state;
-  free_worker(self, worker);
+  const bool known = free_worker(self, worker, number, sequence);
   const auto it = st.scores.find(number);
-  if (it == st.scores.end())
+  if (!known || it == st.scores.end())
     return;
   auto& job = it->second;
   --job.running;
@@ -96,6 +98,26 @@ void take_unscored(self_ptr self, std::uint64_t number, worker_id worker, std::u
 
 } // namespace
 
+void lose_scores(self_ptr self, const scheduler_state::worker& lost) {
+  auto& st = self->state;
+  for (const auto& [number, sequence] : lost.scoring) {
+    const auto it = st.scores.find(number);
+    if (it == st.scores.end())
+      continue;
+    --it->second.running;
+    it->second.waiting.push_back(sequence);
+    if (++it->second.failures == failures_max)
+      end_job(self, number,
+              {errc::peer_lost,
+               "sequence " + std::to_string(sequence) + " of "
+                 + std::to_string(it->second.rows.size())
+                 + " is not scored: too many workers were lost with sequences of this request",
+               {}});
+    else
+      self->delayed_send(self, retry_pause, atom::score_v, number);
+  }
+}
+
 void score_on(self_ptr self, std::uint64_t number) {
   auto& st = self->state;
   const auto it = st.scores.find(number);
@@ -115,7 +137,7 @@ void score_on(self_ptr self, std::uint64_t number) {
     const auto sequence = job.waiting.back();
     job.waiting.pop_back();
     ++job.running;
-    ++w->second.scoring;
+    w->second.scoring.emplace(number, sequence);
     const auto& s = request.sequences[sequence];
     const score_order order{w->first, job.epoch, to_bytes(std::span<const token_id>{s.token_ids}),
                             s.prompt_tokens, std::bit_cast<std::uint32_t>(s.temperature)};

@@ -87,5 +87,7 @@ wire::weights_status weights_status_of(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::score& r);
 /// Gives sequences of the job to workers that have time.
 void score_on(self_ptr self, std::uint64_t job);
+/// What a lost worker scored waits again. A peer that is gone without a word answers no request.
+void lose_scores(self_ptr self, const scheduler_state::worker& lost);
 
 } // namespace rollcast::shell

@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 import unittest
+from array import array
+from pathlib import Path
+from types import SimpleNamespace
 
-import numpy
 from cluster import (
     COLLATZ,
     ClusterTest,
@@ -81,19 +83,37 @@ def perturbed(directory, factor=1.01):
     return changed
 
 
+class Words:
+    """As much of a numpy array of uint16 as the client asks for."""
+
+    dtype = SimpleNamespace(str="<u2", name="uint16")
+
+    def __init__(self, shape, data):
+        self.shape, self.data = tuple(shape), bytes(data)
+
+    def reshape(self, _):
+        return self
+
+    def view(self, _):
+        return self.data
+
+
 def as_f32(values):
     """What JSON says of float32 values, as float32 values."""
-    return numpy.array(values, "f4").tolist()
+    return array("f", values).tolist()
 
 
 # Sends one tensor of an update and then nothing any more.
 HALF_A_CONTROLLER = """
-import sys, time, numpy, rollcast
+import sys, time
+sys.path.insert(0, sys.argv[2])
+import rollcast
+from weights_test import Words
 def tensors():
-    yield "model.embed_tokens.weight", numpy.zeros((4, 4), "f4")
-    yield "model.norm.weight", numpy.zeros(4, "f4")
+    yield "model.embed_tokens.weight", Words((4, 4), bytes(32))
+    yield "model.norm.weight", Words((4,), bytes(8))
     time.sleep(600)
-rollcast.Client(sys.argv[1]).update_weights(tensors(), bucket_bytes=16)
+rollcast.Client(sys.argv[1]).update_weights(tensors(), dtype="bfloat16", bucket_bytes=16)
 """
 
 
@@ -229,7 +249,7 @@ class Update(Updated):
 
     def test_in_buckets_from_python_and_scores_at_both_epochs(self):
         scheduler, workers = self.pair()
-        tensors = {name: numpy.frombuffer(data, "<u2").reshape(shape)
+        tensors = {name: Words(shape, data)
                    for name, (_, shape, data) in tensors_of(self.next).items()}
         with Client(scheduler.endpoint) as client:
             served = client.update_weights(
@@ -272,13 +292,12 @@ class Update(Updated):
         scheduler, _ = self.pair()
         name = self.changed[0]
         _, shape, data = tensors_of(self.next)[name]
-        good = numpy.frombuffer(data, "<u2").reshape(shape)
-        nan = good.copy()
-        nan[0, 3] = 0x7FC0
+        good = Words(shape, data)
+        nan = Words(shape, data[:6] + b"\xc0\x7f" + data[8:])
         with Client(scheduler.endpoint) as client:
             for bad, part in (
                 ({name: nan}, "finite"),
-                ({name: good[:, :-1].copy()}, name),
+                ({name: Words((shape[0] // 2, shape[1]), data[: len(data) // 2])}, name),
                 ({"no.such.tensor": good}, "no.such.tensor"),
             ):
                 with self.subTest(part), self.assertRaises(RollcastError) as refused:
@@ -366,7 +385,8 @@ class Disturbed(Updated):
     def test_by_the_end_of_its_controller(self):
         scheduler, _ = self.pair(weights_receive_s=1)
         controller = subprocess.Popen(
-            [sys.executable, "-c", HALF_A_CONTROLLER, scheduler.endpoint], stdin=subprocess.DEVNULL)
+            [sys.executable, "-B", "-c", HALF_A_CONTROLLER, scheduler.endpoint, Path(__file__).parent],
+            stdin=subprocess.DEVNULL)
         self.addCleanup(controller.wait)
         self.addCleanup(controller.kill)
         self.wait_for_phase(scheduler, "receiving")

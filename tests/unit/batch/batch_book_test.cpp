@@ -114,6 +114,28 @@ TEST_F(book_test, appends_at_the_edge_only_and_never_to_the_finished) {
   EXPECT_FALSE(book.append({&batch, &batch.responses[0]}, 6, three, two, two));
 }
 
+TEST_F(book_test, says_which_weights_made_each_token) {
+  book.weight_version = 4;
+  auto& batch = started(spec_of("k", 1, 3));
+  ASSERT_TRUE(append(batch, 0, 0, 3));
+  ASSERT_TRUE(append(batch, 0, 3, 2)); // The same weights: one span.
+  book.weight_version = 6;
+  ASSERT_TRUE(append(batch, 0, 5, 4));
+  EXPECT_FALSE(append(batch, 0, 5, 4)) << "a chunk that comes twice begins no span";
+  book.weight_version = 7; // Which makes nothing of it.
+  ASSERT_TRUE(append(batch, 1, 0, 1));
+  for (std::size_t i = 0; i < 3; ++i)
+    finish(batch, i);
+  const auto events = book.deliveries(batch);
+  ASSERT_GE(events.size(), 3u);
+  const auto spans = [&](std::size_t i) {
+    return std::get<wire::response_ready>(events[i]).weight_versions;
+  };
+  EXPECT_EQ(spans(0), (std::vector<wire::weight_span>{{4, 0, 5}, {6, 5, 9}}));
+  EXPECT_EQ(spans(1), (std::vector<wire::weight_span>{{7, 0, 1}}));
+  EXPECT_TRUE(spans(2).empty()) << "no token, no span";
+}
+
 TEST_F(book_test, delivers_a_window_and_goes_on_when_acknowledged) {
   auto& batch = started(spec_of("k", 1, 8));
   for (std::size_t i = 0; i < 8; ++i) {
