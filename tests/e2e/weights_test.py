@@ -392,7 +392,7 @@ class Disturbed(Updated):
         self.wait_for_phase(scheduler, "receiving")
         said = call("weights", "--connect", scheduler.endpoint, "--from", self.next)
         self.assertNotEqual(said.code, 0, "one update at a time")
-        self.assertIn("update_conflict", said.err)
+        self.assertIn("commit or abort it first", said.err)
         controller.kill()
         batch = self.batch(scheduler)
         self.wait_for_phase(scheduler, "idle")
