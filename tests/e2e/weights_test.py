@@ -177,7 +177,11 @@ class Updated(ClusterTest):
         self.addCleanup(worker.process.send_signal, signal.SIGCONT)
 
     def batch(self, scheduler, **settings):
-        return self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE, **settings)
+        """A batch that is accepted."""
+        batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE, **settings)
+        wait_until(lambda: batch.poll() is not None or status(scheduler.endpoint)["batches"],
+                   "the batch is accepted", timeout=BOUND_S)
+        return batch
 
     def assert_serves(self, scheduler, oracle, version, workers):
         """All workers are ready at that version, and all take part in what the oracle says."""
