@@ -261,7 +261,13 @@ TEST(refusal, of_a_worker_with_another_checkpoint) {
     options.weight_epoch = epoch;
     fake_device device;
     device.weights = weights;
-    return said(run_worker(options, std::make_unique<fake_backend>(device), std::stop_token{}));
+    std::stop_source late; // One that is taken on would stay.
+    auto ended = std::async(std::launch::async, [&] {
+      return said(run_worker(options, std::make_unique<fake_backend>(device), late.get_token()));
+    });
+    if (ended.wait_for(10s) == std::future_status::timeout)
+      late.request_stop();
+    return ended.get();
   };
   expect_said(join("same epoch", 2, 1), {"numerics_mismatch", "epoch 1"});
   expect_said(join("older", 2, 0), {"numerics_mismatch", "checkpoint"});
