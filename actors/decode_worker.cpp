@@ -123,6 +123,9 @@ caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
   if (a.worker != st.id)
     return to_caf(errc::stale_epoch, "chunk for worker " + std::to_string(a.worker.value)
                                        + ", this is worker " + std::to_string(st.id.value));
+  if (a.epoch != st.epoch)
+    return to_caf(errc::stale_epoch, "chunk for epoch " + std::to_string(a.epoch) + ", epoch "
+                                       + std::to_string(st.epoch) + " is served here");
   auto& h = st.responses[a.response];
   if (h.attempt >= a.attempt)
     return caf::ok_atom_v; // a doubled dispatch is answered like the first
@@ -177,6 +180,7 @@ void report(self_ptr self, const chunk_report& r) {
   outcome.worker = st.id;
   outcome.response = r.response;
   outcome.attempt = it->second.attempt;
+  outcome.epoch = st.epoch;
   outcome.position = it->second.position;
   outcome.tokens = to_bytes(r.tokens);
   outcome.logprobs = to_bytes(r.logprobs);
@@ -243,7 +247,8 @@ void offer_kv(self_ptr self, const export_query& query) {
 
 // -- the link to the scheduler ------------------------------------------------
 
-/// Forgets all work: whatever the scheduler gives out next, it gives to a new incarnation.
+} // namespace
+
 void lose_scheduler(self_ptr self, error why) {
   auto& st = self->state;
   if (!st.scheduler)
@@ -261,6 +266,8 @@ void lose_scheduler(self_ptr self, error why) {
   spdlog::warn("lost the scheduler: {}", why.detail);
   st.parts.pulse->set_link(link_state::down, std::move(why));
 }
+
+namespace {
 
 void drain(self_ptr self) {
   auto& st = self->state;

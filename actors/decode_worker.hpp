@@ -54,6 +54,7 @@ struct decode_worker_state {
 
   /// Weights on their way into the second buffer.
   struct preparation {
+    std::uint64_t number = 0; ///< The worker's own: a scheduler that restarts counts anew.
     weight_order order;
     std::shared_ptr<weight_cargo> cargo;        ///< Null if nothing differs from `over`.
     std::shared_ptr<const device_weights> over; ///< Gives what is not pulled; null if all is.
@@ -71,6 +72,7 @@ struct decode_worker_state {
   std::uint64_t epoch = 0;
   std::shared_ptr<const device_weights> base; ///< Started from; null once nothing needs it.
   std::optional<preparation> preparing;
+  std::uint64_t preparations = 0;
   std::optional<kept_epoch> previous; ///< Until the next order.
   tensor_memory weight_memory;
   std::vector<std::jthread> packers;

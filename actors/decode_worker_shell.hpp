@@ -12,6 +12,9 @@ using self_ptr = decode_worker_actor::stateful_pointer<decode_worker_state>;
 /// Drops the response in any state, if the attempt held is not above the one named.
 void drop(self_ptr self, response_id response, std::uint32_t attempt);
 
+/// Forgets all work: whatever the scheduler gives out next, it gives to a new incarnation.
+void lose_scheduler(self_ptr self, error why);
+
 // -- weights, decode_worker_weights.cpp ---------------------------------------
 
 void prepare(self_ptr self, const weight_order& order);

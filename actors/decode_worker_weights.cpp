@@ -71,8 +71,8 @@ void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
   p.pulling = true;
   const auto me = caf::actor_cast<decode_worker_actor>(self);
   self->state.parts.weights->pull(
-    p.order.update, upstream, p.cargo, {}, [me, update = p.order.update](result<void> how) {
-      caf::anon_send(me, weights_pulled{update, std::make_shared<result<void>>(std::move(how))});
+    p.order.update, upstream, p.cargo, {}, [me, number = p.number](result<void> how) {
+      caf::anon_send(me, weights_pulled{number, std::make_shared<result<void>>(std::move(how))});
     });
 }
 
@@ -98,6 +98,14 @@ result<void> start_cargo(decode_worker_state& st, preparation& p) {
   return {};
 }
 
+/// Whether weights hold that very tensor.
+bool has(const std::shared_ptr<const device_weights>& weights, const tensor_info& tensor) {
+  if (!weights)
+    return false;
+  const auto all = weights->tensors();
+  return std::find(all.begin(), all.end(), tensor) != all.end();
+}
+
 /// Checks and packs what was pulled.
 result<std::shared_ptr<const device_weights>>
 pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
@@ -105,8 +113,10 @@ pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
   tensor_set tensors{"update to epoch " + std::to_string(order.epoch)};
   for (const auto& t : cargo.tensors()) {
     auto content = cargo.tensor(t.name);
+    if (!content && has(over, t))
+      continue; // it was never wanted: what it goes over has it
     if (!content)
-      continue; // it was never wanted: what is served has it
+      return fail(content);
     if (auto added = tensors.add({t.name, t.type, t.shape, content->bytes, t.hash}, content->owner);
         !added)
       return fail(added);
@@ -132,6 +142,7 @@ void prepare(self_ptr self, const weight_order& order) {
   forget_preparation(self);
   st.previous.reset();
   auto& p = st.preparing.emplace();
+  p.number = ++st.preparations;
   p.order = order;
   p.over = base_of(st, order);
   if (auto started = start_cargo(st, p); !started)
@@ -153,28 +164,28 @@ void redirect(self_ptr self, std::uint64_t update, const std::string& upstream) 
 
 void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
   auto& st = self->state;
-  if (!st.preparing || st.preparing->order.update != outcome.update || !st.preparing->pulling)
+  if (!st.preparing || st.preparing->number != outcome.preparation || !st.preparing->pulling)
     return; // forgotten meanwhile
   auto& p = *st.preparing;
   p.pulling = false;
   if (!*outcome.how) {
     spdlog::warn("weights of epoch {} do not come: {}", p.order.epoch, outcome.how->error().detail);
-    return tell(self, outcome.update, weight_news_kind::upstream_failed);
+    return tell(self, p.order.update, weight_news_kind::upstream_failed);
   }
   const auto me = caf::actor_cast<decode_worker_actor>(self);
   if (st.packers.size() == packers_max)
     st.packers.erase(st.packers.begin()); // ended long ago, or is waited for
-  st.packers.emplace_back([me, device = st.parts.device, cargo = p.cargo, order = p.order,
-                           over = p.over, threads = st.options.weight_threads] {
+  st.packers.emplace_back([me, number = p.number, device = st.parts.device, cargo = p.cargo,
+                           order = p.order, over = p.over, threads = st.options.weight_threads] {
     auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
       pack(*device, *cargo, order, over, threads));
-    caf::anon_send(me, weights_packed{order.update, std::move(packed)});
+    caf::anon_send(me, weights_packed{number, std::move(packed)});
   });
 }
 
 void end_packing(self_ptr self, const weights_packed& outcome) {
   auto& st = self->state;
-  if (!st.preparing || st.preparing->order.update != outcome.update)
+  if (!st.preparing || st.preparing->number != outcome.preparation)
     return;
   if (!*outcome.weights)
     return refuse(self, outcome.weights->error());
@@ -188,7 +199,10 @@ void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
                          : st.preparing && st.preparing->order.update == update
                              && st.preparing->order.epoch == epoch && st.preparing->ready;
   if (!held)
-    return spdlog::error("told to serve epoch {}, which is not held here", epoch);
+    return lose_scheduler(
+      self, {errc::stale_epoch,
+             "told to serve epoch " + std::to_string(epoch) + ", which is not held here",
+             {}});
   // No chunk runs anywhere; what is parked was computed by other weights.
   while (!st.responses.empty()) {
     const auto [response, h] = *st.responses.begin();
@@ -198,7 +212,7 @@ void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
   auto next = back ? st.previous->weights : st.preparing->ready;
   auto now = st.parts.device->device().weights();
   if (auto used = st.parts.device->use_weights(std::move(next)); !used)
-    return spdlog::error("epoch {} cannot be served: {}", epoch, used.error().detail);
+    return lose_scheduler(self, used.error());
   if (!back && st.preparing->order.complete)
     st.base.reset();
   st.previous = {st.epoch, std::move(now)};

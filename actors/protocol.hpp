@@ -48,7 +48,8 @@ struct worker_hello {
 /// A chunk, as a worker receives it. Carries the whole response so far, so that any worker can run
 /// it with nothing but this.
 struct chunk_assignment {
-  worker_id worker = {}; ///< The incarnation it is meant for.
+  worker_id worker = {};   ///< The incarnation it is meant for.
+  std::uint64_t epoch = 0; ///< Of the weights that must run it.
   response_id response = {};
   std::uint32_t attempt = 0;
   group_id group = {};
@@ -65,6 +66,7 @@ struct chunk_assignment {
 /// What became of a chunk.
 struct chunk_outcome {
   worker_id worker = {};
+  std::uint64_t epoch = 0; ///< Of the weights that made the tokens.
   response_id response = {};
   std::uint32_t attempt = 0;
   std::uint32_t position = 0; ///< Tokens that the response had before this chunk.
@@ -135,15 +137,15 @@ typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, chunk_assignment& x) {
-  return f(caf::meta::type_name("chunk_assignment"), x.worker, x.response, x.attempt, x.group,
-           x.probe, x.tokens, x.prompt_tokens, x.sampling, x.generate_max, x.reserve,
+  return f(caf::meta::type_name("chunk_assignment"), x.worker, x.epoch, x.response, x.attempt,
+           x.group, x.probe, x.tokens, x.prompt_tokens, x.sampling, x.generate_max, x.reserve,
            x.pull_endpoint, x.pull_from);
 }
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, chunk_outcome& x) {
-  return f(caf::meta::type_name("chunk_outcome"), x.worker, x.response, x.attempt, x.position,
-           x.tokens, x.logprobs, x.kept_masses, x.why, x.kv_parked, x.stats);
+  return f(caf::meta::type_name("chunk_outcome"), x.worker, x.epoch, x.response, x.attempt,
+           x.position, x.tokens, x.logprobs, x.kept_masses, x.why, x.kv_parked, x.stats);
 }
 
 template <class Inspector>
@@ -175,13 +177,13 @@ struct pull_outcome {
 
 /// A pull of weights has ended, from the weight exchange's thread.
 struct weights_pulled {
-  std::uint64_t update = 0;
+  std::uint64_t preparation = 0; ///< The worker's own number, which no scheduler uses again.
   std::shared_ptr<result<void>> how;
 };
 
 /// Weights were packed into the second buffer, or not, from a thread of their own.
 struct weights_packed {
-  std::uint64_t update = 0;
+  std::uint64_t preparation = 0; ///< As in `weights_pulled`.
   std::shared_ptr<result<std::shared_ptr<const device_weights>>> weights;
 };
 

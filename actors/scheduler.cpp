@@ -176,7 +176,8 @@ void tick(self_ptr self) {
 } // namespace
 
 std::string process_of(const worker_hello& hello) {
-  return hello.host + ":" + std::to_string(hello.pid) + " '" + hello.name + "'";
+  return hello.host + ":" + std::to_string(hello.pid) + " '" + hello.name + "' "
+         + to_string(hello.weights_hash);
 }
 
 void admit_worker(self_ptr self, worker_id id) {
@@ -298,6 +299,8 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       for (auto& [id, batch] : self->state.book->batches())
         if (batch.receiver == peer)
           batch.receiver.clear();
+      std::erase_if(self->state.scores,
+                    [&](const auto& job) { return job.second.from.peer == peer; });
     },
     [self](atom::plan) { shell::place(self); },
     [self](atom::again, worker_id worker, response_id response, std::uint32_t attempt) {

@@ -44,7 +44,7 @@ struct scheduler_options {
   struct {
     caf::timespan receiving = std::chrono::minutes{1};
     caf::timespan preparing = std::chrono::minutes{15};
-    caf::timespan silence = std::chrono::seconds{30};
+    caf::timespan silence = std::chrono::minutes{5}; // progress is told between steps
     caf::timespan waiting = std::chrono::hours{6};
     caf::timespan flipping = std::chrono::seconds{30};
   } weight_deadlines;
@@ -102,6 +102,7 @@ struct scheduler_state {
   struct weight_update {
     weights::update_id number;
     std::uint64_t epoch = 0;
+    std::string peer;                       ///< The controller that began it.
     std::optional<controller_request> from; ///< Who waits for its end.
     bool reading = false;                   ///< A directory is read for it.
     std::uint64_t tensors = 0;
@@ -114,9 +115,10 @@ struct scheduler_state {
   std::optional<weights::update_machine> machine;
   std::optional<weight_update> update;
   std::optional<weights::hold> held; ///< Work must come to an end.
-  bool quiet = false;                ///< It has, and nothing is placed.
-  std::uint64_t quiet_ns = 0;        ///< Since then.
-  bool settling = false;             ///< Decisions of `machine` are being carried out.
+  bool scores_wait = false;   ///< It has but for sequences being scored: no more are given out.
+  bool quiet = false;         ///< It has, and nothing is placed.
+  std::uint64_t quiet_ns = 0; ///< Since then.
+  bool settling = false;      ///< Decisions of `machine` are being carried out.
   /// Workers that must not come back by themselves, by process, and why.
   std::map<std::string, error> banned;
 

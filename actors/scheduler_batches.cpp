@@ -58,9 +58,9 @@ void leave_identity(scheduler_state& st) {
   for (const auto& [id, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       return;
-  if (st.update || (st.parts.weights && st.parts.weights->has_served()))
+  if (st.update || !st.scores.empty() || (st.parts.weights && st.parts.weights->has_served()))
     return;
-  st.machine.emplace();
+  st.machine->reset();
   st.identity.reset();
   st.book->numerics_profile.clear();
   st.book->weight_version = 0;

@@ -31,6 +31,7 @@ chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
   chunk_assignment a;
   a.worker = d.worker;
+  a.epoch = st.book->weight_version;
   a.response = d.response;
   a.attempt = d.attempt;
   a.group = {at.batch->first_group + at.response->group};
@@ -136,6 +137,10 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
                        "it reports " + std::to_string(fresh.tokens.size()) + " tokens at position "
                          + std::to_string(outcome.position) + ", the edge is at "
                          + std::to_string(at.response->tokens.size()));
+  if (outcome.epoch != st.book->weight_version)
+    return take_failed(self, outcome.worker, outcome.response, outcome.attempt,
+                       "its tokens are of epoch " + std::to_string(outcome.epoch) + ", epoch "
+                         + std::to_string(st.book->weight_version) + " is served");
   const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
   const auto most =
     tokens_max(at.batch->sampling_of(*at.response), prompt.size(), st.identity->model.context_max);

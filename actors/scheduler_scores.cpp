@@ -124,8 +124,12 @@ void score_on(self_ptr self, std::uint64_t number) {
   if (it == st.scores.end())
     return;
   auto& job = it->second;
+  if (st.scores_wait)
+    plan_soon(self); // it looks whether this was the last
   if (job.waiting.empty() && job.running == 0)
     return finish_job(self, number);
+  if (st.scores_wait)
+    return; // until the weights have changed
   const auto& request = std::get<wire::score>(job.from.envelope->body);
   while (!job.waiting.empty()) {
     const auto w = idlest(st, job);

@@ -20,7 +20,7 @@ void plan_soon(self_ptr self);
 
 // -- workers, scheduler.cpp ---------------------------------------------------
 
-/// Names the process of a worker, across its incarnations.
+/// Names the process of a worker and what it serves, across its incarnations.
 std::string process_of(const worker_hello& hello);
 /// Forgets a worker; its chunks wait again at their last edge.
 void lose_worker(self_ptr self, worker_id id, const std::string& why);

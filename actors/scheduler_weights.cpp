@@ -36,10 +36,12 @@ void note_phase(self_ptr self) {
   u.phase_ns = now;
 }
 
-scheduler_state::weight_update& note_begin(self_ptr self, weights::update_id number) {
+scheduler_state::weight_update& note_begin(self_ptr self, const controller_request& from,
+                                           weights::update_id number) {
   auto& st = self->state;
   auto& u = st.update.emplace();
   u.number = number;
+  u.peer = from.peer;
   u.epoch = st.machine->update()->epoch;
   u.began_ns = u.phase_ns = now_ns(self);
   u.at = st.machine->at();
@@ -109,7 +111,7 @@ void carry_out(self_ptr self, const weights::cancel& d) {
 
 void carry_out(self_ptr self, const weights::hold& d) {
   self->state.held = d;
-  self->state.quiet = false;
+  self->state.quiet = self->state.scores_wait = false;
   plan_soon(self); // it looks whether anything runs
 }
 
@@ -118,7 +120,9 @@ void carry_out(self_ptr self, const weights::release&) {
   if (st.quiet)
     st.parts.metrics->weight_pause_seconds.observe(seconds(st.quiet_ns, now_ns(self)));
   st.held.reset();
-  st.quiet = false;
+  st.quiet = st.scores_wait = false;
+  for (const auto& [number, job] : st.scores)
+    self->send(self, atom::score_v, number);
   activate(self);
   plan_soon(self);
 }
@@ -260,12 +264,13 @@ bool receives(self_ptr self, const controller_request& from, std::uint64_t epoch
               std::string_view what) {
   const auto& st = self->state;
   if (st.update && st.machine->at() == weights::phase::receiving && !st.update->reading
-      && st.update->epoch == epoch)
+      && st.update->epoch == epoch && st.update->peer == from.peer)
     return true;
   std::string now = "no update is in work";
   if (st.update)
     now = "the update to epoch " + std::to_string(st.update->epoch) + " is "
-          + (st.update->reading ? "read from a directory" : std::string{to_string(st.update->at)});
+          + (st.update->reading ? "read from a directory" : std::string{to_string(st.update->at)})
+          + (st.update->peer == from.peer ? "" : ", begun by another connection");
   answer(self, from,
          error{errc::update_conflict,
                std::string{what} + " for epoch " + std::to_string(epoch) + ": " + now
@@ -352,7 +357,10 @@ bool may_place(self_ptr self) {
                         : std::none_of(batches.begin(), batches.end(), [](const auto& b) {
                             return b.second.phase == batch_phase::running;
                           });
-    if (done) {
+    st.scores_wait = done;
+    if (done && std::all_of(st.workers.begin(), st.workers.end(), [](const auto& w) {
+          return w.second.scoring.empty();
+        })) {
       st.quiet = true;
       st.quiet_ns = now_ns(self);
       tell_machine(self, weights::quiet{st.held->update});
@@ -364,7 +372,7 @@ bool may_place(self_ptr self) {
 
 void take_weights_read(self_ptr self, const weights_read& outcome) {
   auto& st = self->state;
-  if (!st.update || st.update->number.value != outcome.update)
+  if (!st.update || st.update->number.value != outcome.update || !st.update->reading)
     return; // aborted meanwhile
   st.update->reading = false;
   auto committed = *outcome.how ? commit(self, {}, {}) : result<void>{fail(*outcome.how)};
@@ -399,7 +407,7 @@ void take(self_ptr self, const controller_request& from, const wire::begin_weigh
     st.machine->begin(spec_of(r.epoch, r.changed_only, r.flip, r.allow_non_finite));
   if (!begun)
     return answer(self, from, begun.error());
-  const auto& u = note_begin(self, *begun);
+  const auto& u = note_begin(self, from, *begun);
   st.parts.weights->begin(begun->value, !r.changed_only);
   answer(self, from, wire::weights_begun{u.epoch, weight_store::bucket_bytes_max});
   settle(self);
@@ -446,7 +454,7 @@ void take(self_ptr self, const controller_request& from, const wire::load_weight
   const auto begun = st.machine->begin(spec_of(r.epoch, false, r.flip, r.allow_non_finite));
   if (!begun)
     return answer(self, from, begun.error());
-  auto& u = note_begin(self, *begun);
+  auto& u = note_begin(self, from, *begun);
   u.from = from;
   u.reading = true;
   st.parts.weights->begin(begun->value, true);
@@ -464,7 +472,7 @@ void take(self_ptr self, const controller_request& from, const wire::rollback_we
   const auto begun = st.machine->rollback();
   if (!begun)
     return answer(self, from, begun.error());
-  note_begin(self, *begun).from = from;
+  note_begin(self, from, *begun).from = from;
   settle(self);
 }
 

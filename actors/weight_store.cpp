@@ -9,11 +9,18 @@
 namespace rollcast {
 namespace {
 
-result<void> stage_directory(weight_stage& stage, const std::filesystem::path& directory) {
+/// Threads that have read a directory, or soon see that nobody waits for it.
+constexpr std::size_t readers_max = 4;
+
+result<void> stage_directory(weight_stage& stage, const std::filesystem::path& directory,
+                             const std::stop_token& stop) {
   const auto source = checkpoint::open(directory);
   if (!source)
     return fail(source);
   for (const auto name : source->names()) {
+    if (stop.stop_requested())
+      return fail(errc::cancelled,
+                  "the update was aborted while " + directory.string() + " was read");
     const auto tensor = source->tensor(name);
     if (!tensor)
       return fail(tensor);
@@ -59,9 +66,12 @@ result<void> weight_store::add(const wire::weight_bucket& bucket) {
 
 void weight_store::read(const std::filesystem::path& directory,
                         std::function<void(result<void>)> done) {
-  reader_ = std::jthread{[stage = stage_, directory, done = std::move(done)] {
-    done(stage_directory(*stage, directory));
-  }};
+  if (readers_.size() == readers_max)
+    readers_.erase(readers_.begin());
+  readers_.emplace_back(
+    [stage = stage_, directory, done = std::move(done)](const std::stop_token& stop) {
+      done(stage_directory(*stage, directory, stop));
+    });
 }
 
 result<weight_parcel> weight_store::finish(std::uint64_t update) {
@@ -123,6 +133,8 @@ void weight_store::drop(std::uint64_t update) {
   if (update != update_)
     return;
   exchange_->withdraw(update);
+  if (!readers_.empty())
+    readers_.back().request_stop();
   stage_.reset();
   buckets_.clear();
   parcel_ = {};

@@ -90,7 +90,7 @@ private:
   weight_parcel parcel_;         ///< Of `update_`, once it is finished.
   std::vector<sent_epoch> sent_; ///< The one served comes last, before it the one before.
   std::unique_ptr<weight_exchange> exchange_;
-  std::jthread reader_;
+  std::vector<std::jthread> readers_; ///< The last one may still read.
 };
 
 } // namespace rollcast

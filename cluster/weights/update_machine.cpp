@@ -35,6 +35,15 @@ update_machine::update_machine(std::string coordinator_host, std::optional<serve
   highest_epoch_ = serves->epoch;
 }
 
+void update_machine::reset() {
+  ROLLCAST_CHECK(!update_);
+  current_.reset();
+  previous_.reset();
+  highest_epoch_ = 0;
+  workers_.clear();
+  decisions_.clear();
+}
+
 // -- commands -------------------------------------------------------------------------------------
 
 result<update_id> update_machine::begin(const update_spec& spec) {

@@ -43,6 +43,10 @@ public:
   explicit update_machine(std::string coordinator_host = {},
                           std::optional<served_weights> serves = {});
 
+  /// Forgets fleet and epochs, because an empty cluster becomes another one; not the numbers, so
+  /// that news and timers from before stay old. @pre no update is in work.
+  void reset();
+
   // -- the controller's commands; a refusal changes nothing ---------------------------------------
 
   /// Opens an update. Fails with `update_conflict` (one is in work, or nothing is known to be

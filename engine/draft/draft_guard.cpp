@@ -9,8 +9,10 @@ namespace {
 
 /// What one step without drafts is worth in the mean of its band.
 constexpr double refresh = 1.0 / 16;
-/// A step that took so much longer than the table says was held up by others.
+/// A step that took so much longer than those before was held up by others: no more of it counts.
 constexpr double held_up = 4;
+/// A step with drafts counts as no worse than this, for the same reason.
+constexpr double lost_max = 2;
 /// A trial that brings less is none that pays: time is not measured any better.
 constexpr double gain_min = 1.02;
 /// A trial that brings less than this has failed before its end.
@@ -31,10 +33,10 @@ bool draft_guard::admits(std::uint32_t rows) {
 }
 
 void draft_guard::plain(std::uint32_t rows, double seconds, double plain_seconds) {
-  if (plain_seconds <= 0 || seconds <= 0 || seconds > held_up * plain_seconds)
+  if (plain_seconds <= 0 || seconds <= 0)
     return;
   auto& b = band_of(rows);
-  b.slowness += refresh * (seconds / plain_seconds - b.slowness);
+  b.slowness += refresh * (std::min(seconds / plain_seconds, held_up * b.slowness) - b.slowness);
 }
 
 void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_seconds,
@@ -43,10 +45,10 @@ void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_secon
   const auto per_token =
     plain_seconds * b.slowness / static_cast<double>(std::max<std::size_t>(seats, 1));
   const auto worth = per_token * static_cast<double>(tokens);
-  if (worth <= 0 || seconds <= 0 || seconds > held_up * worth)
+  if (worth <= 0 || seconds <= 0)
     return;
   b.worth_s += worth;
-  b.spent_s += seconds;
+  b.spent_s += std::min(seconds, lost_max * worth);
   const bool lost = ++b.steps >= trial_steps_min && b.worth_s < gain_lost * b.spent_s;
   if (b.steps < trial_steps && !lost)
     return;

@@ -69,7 +69,8 @@ def parts_of(responses):
 def learn(model, optimiser, responses, wanted):
     """One step of the optimiser on all responses; `wanted` are their advantages.
 
-    Returns the largest difference between the log-probabilities of training and rollout."""
+    No step is taken if the log-probabilities of training and rollout differ. Returns their largest
+    difference."""
     tokens = sum(len(r.token_ids) for r in responses)
     worst = 0.0
     optimiser.zero_grad()
@@ -87,8 +88,9 @@ def learn(model, optimiser, responses, wanted):
         # The ratio is exactly 1 at this one step; its gradient is that of the log-probability.
         ratio = torch.exp(values - rollout)
         (-(ratio * by_token).sum() / tokens).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
+    if worst == 0.0:  # else the gradient is of other weights than those that wrote this
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
     return worst
 
 

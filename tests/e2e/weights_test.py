@@ -389,7 +389,8 @@ class Disturbed(Updated):
     def test_by_the_end_of_its_controller(self):
         scheduler, _ = self.pair(weights_receive_s=1)
         controller = subprocess.Popen(
-            [sys.executable, "-B", "-c", HALF_A_CONTROLLER, scheduler.endpoint, Path(__file__).parent],
+            [sys.executable, "-B", "-c", HALF_A_CONTROLLER, scheduler.endpoint,
+             Path(__file__).parent],
             stdin=subprocess.DEVNULL)
         self.addCleanup(controller.wait)
         self.addCleanup(controller.kill)

@@ -212,7 +212,8 @@ class Client:
         `changed_only`: what is not sent stays as it is. `flip`: "between_batches", so that no
         response has two epochs, or "chunk_edge". `epoch` is by default the next. `timeout`
         (seconds) bounds the time from the last bucket until the new epoch is served; each bucket
-        has the client's own. Whatever fails, the update is aborted and the old epoch serves on.
+        has the client's own. If anything fails before the flip, the update is aborted and
+        the old epoch serves on; after a timeout `status().weights` tells which is served.
         """
         begin = wire.BeginWeights(
             epoch=epoch or 0,
