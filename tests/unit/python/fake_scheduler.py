@@ -78,6 +78,7 @@ class FakeScheduler:
         self._router.setsockopt(zmq.LINGER, 0)
         self.port = self._router.bind_to_random_port("tcp://127.0.0.1")
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
+        self._answering = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
 
@@ -95,8 +96,9 @@ class FakeScheduler:
         return [r.WhichOneof("body") for r in self.requests]
 
     def forget(self) -> None:
-        """Loses every batch, as a restart without a journal."""
-        self.batches.clear()
+        """Loses every batch, as a restart without a journal, between two requests."""
+        with self._answering:
+            self.batches.clear()
 
     def _serve(self) -> None:
         while not self._stop.is_set():
@@ -108,7 +110,8 @@ class FakeScheduler:
             request = wire.Envelope.FromString(data)
             self.requests.append(request)
             if not self.deaf:
-                self._answer(peer, request)
+                with self._answering:
+                    self._answer(peer, request)
 
     def _send(self, peer: bytes, request_id: int, envelope: wire.Envelope) -> None:
         envelope.version = 1
