@@ -76,16 +76,20 @@ void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
     });
 }
 
+/// Whether weights hold that very tensor.
+bool has(const std::shared_ptr<const device_weights>& weights, const tensor_info& tensor) {
+  if (!weights)
+    return false;
+  const auto all = weights->tensors(); // in name order
+  const auto at =
+    std::lower_bound(all.begin(), all.end(), tensor,
+                     [](const tensor_info& x, const tensor_info& y) { return x.name < y.name; });
+  return at != all.end() && *at == tensor;
+}
+
 /// Makes the cargo that lacks what differs from `p.over`.
 result<void> start_cargo(decode_worker_state& st, preparation& p) {
-  std::map<std::string_view, content_hash> known;
-  if (p.over)
-    for (const auto& t : p.over->tensors())
-      known.emplace(t.name, t.hash);
-  const auto wanted = [&](const tensor_info& t) {
-    const auto it = known.find(t.name);
-    return it == known.end() || it->second != t.hash;
-  };
+  const auto wanted = [&](const tensor_info& t) { return !has(p.over, t); };
   if (p.over && std::none_of(p.order.tensors.begin(), p.order.tensors.end(), wanted)) {
     p.ready = p.over;
     return {};
@@ -96,14 +100,6 @@ result<void> start_cargo(decode_worker_state& st, preparation& p) {
     return fail(cargo);
   p.cargo = std::move(*cargo);
   return {};
-}
-
-/// Whether weights hold that very tensor.
-bool has(const std::shared_ptr<const device_weights>& weights, const tensor_info& tensor) {
-  if (!weights)
-    return false;
-  const auto all = weights->tensors();
-  return std::find(all.begin(), all.end(), tensor) != all.end();
 }
 
 /// Checks and packs what was pulled.

@@ -2,8 +2,6 @@
 
 #include "cluster/transport/frame_bytes.hpp"
 
-#include <string>
-
 namespace rollcast {
 namespace {
 
@@ -18,41 +16,27 @@ void walk(Walker& f, Frame& x) noexcept {
   f(x.manifest.low);
 }
 
+constexpr frame_format format{"weight", weight_frame_magic, weight_frame_bytes,
+                              static_cast<std::uint8_t>(weight_message::refused)};
+
 } // namespace
 
 std::array<std::byte, weight_frame_bytes> encode(const weight_frame& frame) noexcept {
   std::array<std::byte, weight_frame_bytes> bytes{};
   frame_writer f{bytes};
-  f(weight_frame_magic);
-  f(static_cast<std::uint8_t>(frame.kind));
-  f(static_cast<std::uint8_t>(frame.code));
-  f(std::uint16_t{0});
+  write_head(f, format, {static_cast<std::uint8_t>(frame.kind), frame.code});
   walk(f, frame);
   return bytes;
 }
 
 result<weight_frame> decode_weight_frame(std::span<const std::byte> bytes) {
-  if (bytes.size() != weight_frame_bytes)
-    return fail(errc::frame_malformed, "weight frame of " + std::to_string(bytes.size())
-                                         + " bytes, need " + std::to_string(weight_frame_bytes));
   frame_reader f{bytes};
-  std::uint32_t magic = 0;
-  std::uint8_t kind = 0;
-  std::uint8_t code = 0;
-  std::uint16_t zero = 0;
-  f(magic);
-  f(kind);
-  f(code);
-  f(zero);
-  if (magic != weight_frame_magic)
-    return fail(errc::frame_malformed, "weight frame with magic " + std::to_string(magic)
-                                         + ": the peer is no worker, or of another version");
-  if (kind < static_cast<std::uint8_t>(weight_message::want)
-      || kind > static_cast<std::uint8_t>(weight_message::refused))
-    return fail(errc::frame_malformed, "weight frame of unknown kind " + std::to_string(kind));
+  const auto head = read_head(f, bytes, format);
+  if (!head)
+    return fail(head);
   weight_frame frame;
-  frame.kind = static_cast<weight_message>(kind);
-  frame.code = static_cast<errc>(code);
+  frame.kind = static_cast<weight_message>(head->kind);
+  frame.code = head->code;
   walk(f, frame);
   return frame;
 }

@@ -6,6 +6,7 @@
 // policy's own books. A failure prints its seed; `ROLLCAST_TEST_SEED=<n>` replays that run alone.
 
 #include "tests/sim/cluster_sim.hpp"
+#include "tests/sim/each_seed.hpp"
 
 #include <gtest/gtest.h>
 
@@ -47,20 +48,6 @@ void run(cluster_sim& sim) {
     ASSERT_EQ(sim.step(), "") << "unsafe at calm tick " << tick;
   EXPECT_TRUE(sim.all_ended()) << "no progress on a calm network: " << sim.policy().waiting()
                                << " wait, " << sim.policy().running() << " run";
-}
-
-/// Runs `seeds` seeds (ROLLCAST_TEST_SEEDS times as many, for a long check), or the one that
-/// ROLLCAST_TEST_SEED names.
-template <class Body>
-void each_seed(std::uint64_t seeds, Body body) {
-  const char* only = std::getenv("ROLLCAST_TEST_SEED");
-  const auto first = only ? std::strtoull(only, nullptr, 10) : 1;
-  const char* times = std::getenv("ROLLCAST_TEST_SEEDS");
-  const auto last = only ? first : seeds * (times ? std::strtoull(times, nullptr, 10) : 1);
-  for (auto seed = first; seed <= last && !testing::Test::HasFailure(); ++seed) {
-    SCOPED_TRACE("replay with ROLLCAST_TEST_SEED=" + std::to_string(seed));
-    body(seed);
-  }
 }
 
 constexpr fault_plan every_fault{.delay_ticks_max = 6,

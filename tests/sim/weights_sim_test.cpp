@@ -8,6 +8,7 @@
 // prints its seed; `ROLLCAST_TEST_SEED=<n>` replays that run alone, `ROLLCAST_TEST_SEEDS=<n>` runs
 // n times as many.
 
+#include "tests/sim/each_seed.hpp"
 #include "tests/sim/weights_sim.hpp"
 
 #include <gtest/gtest.h>
@@ -44,18 +45,6 @@ void run(weights_sim& sim) {
     ASSERT_EQ(sim.step(), "");
   ASSERT_TRUE(sim.settled()) << "no progress of the last update";
   EXPECT_EQ(sim.machine().current()->epoch, epoch);
-}
-
-template <class Body>
-void each_seed(std::uint64_t seeds, Body body) {
-  const char* only = std::getenv("ROLLCAST_TEST_SEED");
-  const auto first = only ? std::strtoull(only, nullptr, 10) : 1;
-  const char* times = std::getenv("ROLLCAST_TEST_SEEDS");
-  const auto last = only ? first : seeds * (times ? std::strtoull(times, nullptr, 10) : 1);
-  for (auto seed = first; seed <= last && !testing::Test::HasFailure(); ++seed) {
-    SCOPED_TRACE("replay with ROLLCAST_TEST_SEED=" + std::to_string(seed));
-    body(seed);
-  }
 }
 
 TEST(weights_sim, a_calm_fleet_takes_every_update) {
