@@ -217,7 +217,7 @@ void journal::writer::succeeded(double seconds) {
     was.swap(failure_);
   }
   if (!was.empty())
-    spdlog::info("journal {}: writes again", options_.path);
+    spdlog::warn("journal {}: writes again", options_.path);
   measure();
   const auto now = durable_.fetch_add(group_.size(), std::memory_order_acq_rel) + group_.size();
   if (told_)
