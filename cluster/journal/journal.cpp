@@ -337,9 +337,11 @@ result<image> take_over(database& db) {
 
 result<journal::opened> journal::open(journal_options options) {
   std::error_code unresolved;
+  if (options.path.empty() || std::filesystem::is_directory(options.path, unresolved))
+    return fail(errc::bad_config, "journal '" + options.path + "': name a file");
   // One lock, by whatever name.
   const auto resolved = std::filesystem::weakly_canonical(options.path, unresolved);
-  if (!unresolved && !options.path.empty())
+  if (!unresolved)
     options.path = resolved.string();
   auto lock = lock_file::take(options.path);
   if (!lock)
