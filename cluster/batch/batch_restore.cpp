@@ -67,7 +67,6 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
   batch.submitted_ns = steady_of(from.submitted_unix_ns, now);
   batch.started_ns = steady_of(from.started_unix_ns, now);
   batch.ended_ns = steady_of(from.ended_unix_ns, now);
-  batch.generated_tokens = from.generated_tokens;
   if (from.started) {
     batch.phase = batch_phase::running;
     batch.numerics_profile = from.started->numerics_profile;
@@ -107,6 +106,7 @@ void batch_book::restore_responses(const journal::batch_image& from, batch_recor
     to.sequence = r.sequence;
     to.reason = r.reason;
     tokens_held_ += to.tokens.size();
+    batch.generated_tokens += to.tokens.size();
     if (to.sequence == 0)
       continue;
     finished.emplace_back(to.sequence, i);

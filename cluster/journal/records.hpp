@@ -134,7 +134,6 @@ struct batch_image {
   std::optional<batch_started> started;
   std::optional<batch_ended> ended;
   std::uint64_t acknowledged = 0;
-  std::uint64_t generated_tokens = 0; ///< Of all its edges, acknowledged results' too.
   std::vector<response_image> responses; ///< By ordinal; empty once its end is acknowledged.
   std::uint64_t submitted_unix_ns = 0;
   std::uint64_t started_unix_ns = 0;
