@@ -96,8 +96,11 @@ void adopt_identity(scheduler_state& st, const worker_hello& hello) {
   }
   const auto holds = std::uint64_t{hello.kv_blocks} * hello.block_tokens;
   auto& most = st.identity->model.kv_tokens_max;
-  // After a restart nobody knows it before the first worker comes.
-  most = most == std::numeric_limits<std::uint64_t>::max() ? holds : std::max(most, holds);
+  if (most == std::numeric_limits<std::uint64_t>::max()) { // the first one after a restart
+    most = holds;
+    st.book->speculate = hello.speculate;
+  }
+  most = std::max(most, holds);
 }
 
 caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
