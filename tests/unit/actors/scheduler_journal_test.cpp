@@ -56,6 +56,7 @@ struct worker_log {
 
 /// A worker whose tokens are a function of seed and position, and so of nothing else.
 struct reckoner_state {
+  reckoner_state() = default; // no aggregate, which CAF would make of a pointer
   registry_actor scheduler;
   worker_hello hello;
 };
@@ -415,6 +416,87 @@ TEST_F(scheduler_journal_test, believes_no_late_word_about_chunks_of_the_schedul
   ask(wire::get_status{});
   settle();
   EXPECT_EQ(std::get<wire::status_report>(controller->all.back()).batches[0].generated_tokens, 0u);
+}
+
+struct flip_test : scheduler_journal_test {
+  /// Has the one worker prepare an update to epoch 1; what comes next is its flip.
+  void prepare() {
+    with_weights = true;
+    start();
+    worker = spawn(reckoner, &log_of, plain_hello());
+    join(worker);
+    settle();
+    commit();
+    ask(wire::begin_weights{});
+    wire::weight_bucket bucket{1, 1, {}};
+    bucket.slices.push_back({"first", kernels::dtype::f32, {2}, 0, std::string(8, 'x')});
+    ask(bucket);
+    ask(wire::commit_weights{1, {}, 1});
+    settle();
+    commit();
+    ASSERT_EQ(log_of.prepared.size(), 1u);
+    weight_news news;
+    news.worker = log_of.id;
+    news.update = log_of.prepared[0];
+    news.kind = static_cast<std::uint8_t>(weight_news_kind::prepared);
+    news.hash = {7, 7};
+    self->send(sut, atom::weights_v, news);
+    settle();
+  }
+
+  journal::epoch_decided decided() const { return *log.image_of(log.all.size()).weights; }
+
+  worker_log log_of;
+  decode_worker_actor worker;
+};
+
+TEST_F(flip_test, waits_until_the_journal_has_it) {
+  prepare();
+  EXPECT_EQ(decided(), (journal::epoch_decided{1, {7, 7}}));
+  pass(5s);
+  EXPECT_TRUE(log_of.flips.empty()) << "a restart would not know of it";
+  commit();
+  settle();
+  EXPECT_EQ(log_of.flips, std::vector<std::uint64_t>{1});
+}
+
+TEST_F(flip_test, comes_to_nothing_if_the_journal_cannot_write) {
+  prepare();
+  health = {false, "the disk is full", 0, 0};
+  for (int i = 0; i < 200; ++i)
+    pass(200ms);
+  EXPECT_TRUE(log_of.flips.empty());
+  ASSERT_FALSE(controller->failures.empty());
+  EXPECT_EQ(controller->failures.back(), errc::io_failed);
+  EXPECT_EQ(decided(), (journal::epoch_decided{0, {1, 0}})) << "it takes its word back";
+  commit();
+  settle();
+  EXPECT_TRUE(log_of.flips.empty());
+  kill();
+  start();
+  settle();
+  join(worker);
+  settle();
+  EXPECT_TRUE(log_of.admitted) << "epoch 0 is served on";
+  ask(wire::begin_weights{1, false, wire::weight_flip::between_batches, false});
+  settle();
+  EXPECT_EQ(controller->failures.back(), errc::stale_epoch) << "1 was promised before";
+}
+
+TEST_F(flip_test, is_the_epoch_of_the_next_scheduler_though_nobody_flipped) {
+  prepare();
+  durable = log.all.size();
+  kill();
+  start();
+  settle();
+  join(worker);
+  settle();
+  EXPECT_FALSE(log_of.admitted);
+  ASSERT_EQ(log_of.prepared.size(), 2u) << "it is asked whether it can have it";
+  EXPECT_GT(log_of.prepared[1], 1'000'000'000u) << "late news of the old update are no news";
+  ask(wire::get_status{});
+  settle();
+  EXPECT_EQ(std::get<wire::status_report>(controller->all.back()).weights.epoch, 1u);
 }
 
 } // namespace
