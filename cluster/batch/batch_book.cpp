@@ -3,6 +3,7 @@
 #include "engine/base/check.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 namespace rollcast {
@@ -15,9 +16,32 @@ void drop(std::vector<T>& all) {
   std::vector<T>{}.swap(all);
 }
 
+/// What was appended behind `position`.
+journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
+                            std::uint64_t weight_version) {
+  const auto& r = *at.response;
+  journal::chunk_edge e;
+  e.id = at.batch->id;
+  e.ordinal = static_cast<std::uint64_t>(at.response - at.batch->responses.data());
+  e.position = position;
+  e.weight_version = weight_version;
+  e.tokens.assign(r.tokens.begin() + position, r.tokens.end());
+  e.logprobs.assign(r.logprobs.begin() + position, r.logprobs.end());
+  if (!std::all_of(r.kept_masses.begin() + position, r.kept_masses.end(),
+                   [](float mass) { return mass == 1.0f; }))
+    e.kept_masses.assign(r.kept_masses.begin() + position, r.kept_masses.end());
+  return e;
+}
+
 } // namespace
 
-batch_book::batch_book(batch_limits limits) : limits_(limits) {}
+batch_book::batch_book(batch_limits limits, journal::sink* journal)
+  : limits_(limits), journal_(journal) {}
+
+void batch_book::write(journal::record what) {
+  if (journal_ != nullptr)
+    journal_->write(std::move(what));
+}
 
 // -- batches ------------------------------------------------------------------
 
@@ -46,6 +70,9 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   by_key_.emplace(batch.spec.batch_key, id);
   by_first_response_.emplace(batch.first_response, id);
   responses_held_ += batch.size;
+  if (journal_ != nullptr)
+    write(journal::batch_submitted{id, std::make_shared<const wire::submit_batch>(batch.spec),
+                                   batch.first_response, batch.first_group});
   return &batch;
 }
 
@@ -91,6 +118,13 @@ std::string batch_book::oldest_left() const {
 void batch_book::add_responses(batch_record& batch) {
   batch.first_response = next_response_;
   batch.first_group = next_group_;
+  make_responses(batch);
+  batch.size = batch.responses.size();
+  next_response_ += batch.size;
+  next_group_ += batch.spec.groups.size();
+}
+
+void batch_book::make_responses(batch_record& batch) {
   for (std::uint32_t g = 0; g < batch.spec.groups.size(); ++g) {
     const auto& group = batch.spec.groups[g];
     for (std::uint32_t i = 0; i < group.group_size; ++i) {
@@ -102,10 +136,7 @@ void batch_book::add_responses(batch_record& batch) {
     }
     batch.group_unfinished.push_back(group.group_size);
   }
-  batch.size = batch.responses.size();
   batch.live_groups = batch.group_unfinished.size();
-  next_response_ += batch.size;
-  next_group_ += batch.spec.groups.size();
 }
 
 result<batch_record*> batch_book::find(const std::string& key) {
@@ -122,6 +153,7 @@ void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
   batch.started_ns = now_ns;
   batch.numerics_profile = numerics_profile;
   batch.weight_version = weight_version;
+  write(journal::batch_started{batch.id, batch.numerics_profile, batch.weight_version});
 }
 
 std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t now_ns) {
@@ -143,6 +175,7 @@ std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std
 }
 
 void batch_book::forget(batch_record& batch) {
+  write(journal::batch_forgotten{batch.id});
   if (!batch.acknowledged_fully())
     responses_held_ -= batch.size;
   by_key_.erase(batch.spec.batch_key);
@@ -176,6 +209,8 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
   at.batch->generated_tokens += tokens.size();
   tokens_held_ += tokens.size();
+  if (journal_ != nullptr)
+    write(edge_of(at, position, weight_version));
   return true;
 }
 
@@ -185,15 +220,22 @@ void batch_book::finish(place at, wire::finish_reason reason, std::uint64_t now_
   at.response->reason = reason;
   batch.finished.push_back(static_cast<std::uint64_t>(at.response - batch.responses.data()));
   at.response->sequence = ++batch.finished_count;
+  write(journal::response_finished{batch.id, batch.finished.back(), reason});
   if (--batch.group_unfinished[at.response->group] == 0)
     --batch.live_groups;
   const auto unfinished = batch.size - batch.finished_count;
   if (batch.tail_ns == 0 && unfinished * 10 <= batch.size)
     batch.tail_ns = now_ns;
-  if (unfinished == 0) {
-    batch.phase = batch_phase::ended;
-    batch.ended_ns = now_ns;
-  }
+  if (unfinished == 0)
+    end(batch, now_ns);
+}
+
+void batch_book::end(batch_record& batch, std::uint64_t now_ns) {
+  batch.phase = batch_phase::ended;
+  batch.ended_ns = now_ns;
+  batch.summary = measure(batch);
+  batch.tally = {};
+  write(journal::batch_ended{batch.id, *batch.summary, batch.failure});
 }
 
 // -- results ------------------------------------------------------------------
@@ -209,6 +251,8 @@ bool batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t
 bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   const auto until = std::min(sequence, batch.sent_max);
   const bool was_full = batch.acknowledged_fully();
+  if (until > batch.acknowledged)
+    write(journal::results_acknowledged{batch.id, until});
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
@@ -281,6 +325,10 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
 }
 
 wire::batch_summary batch_book::summary(const batch_record& batch) const {
+  return batch.summary ? *batch.summary : measure(batch);
+}
+
+wire::batch_summary batch_book::measure(const batch_record& batch) const {
   const auto seconds = [](std::uint64_t from, std::uint64_t to) {
     return to > from ? static_cast<double>(to - from) * 1e-9 : 0.0;
   };
