@@ -2,6 +2,7 @@
 
 #include "cluster/weights/update_machine_view.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -18,6 +19,7 @@ struct worker_status {
   bool preparing = false; ///< For the fleet's update, or fed on its own.
   bool prepared = false;
   std::uint64_t bytes = 0; ///< Of what it prepares.
+  update_id update;        ///< That it prepares, or the last that it did anything for.
 };
 
 /// What the machine believes of the update in work.
@@ -47,8 +49,8 @@ public:
                           std::optional<served_weights> serves = {}, std::uint64_t promised = 0,
                           std::uint64_t numbers = 0);
 
-  /// Forgets fleet and epochs, because an empty cluster becomes another one; not the numbers, so
-  /// that news and timers from before stay old. @pre no update is in work.
+  /// Forgets the fleet and what it served, because an empty cluster becomes another one; not the
+  /// numbers, so that news and timers from before stay old. @pre no update is in work.
   void reset();
 
   // -- the controller's commands; a refusal changes nothing ---------------------------------------
@@ -81,6 +83,8 @@ public:
   std::optional<served_weights> current() const;
   /// The epoch that `rollback` would go back to.
   std::optional<served_weights> previous() const;
+  /// The highest epoch that was ever given to an update, whatever became of it. No other gets it.
+  std::uint64_t promised() const noexcept { return promised_; }
   std::optional<update_status> update() const;
   std::vector<worker_status> workers() const; ///< By id.
   bool routable(worker_id worker) const;
@@ -122,6 +126,7 @@ private:
     timer_id phase_timer;
     timer_id preparing_timer;
     bool overdue = false;          ///< The time for preparing is over.
+    bool deserted = false;         ///< While it waited, all who served the current epoch were lost.
     std::optional<worker_id> tail; ///< The last of the chain.
   };
 
@@ -144,6 +149,7 @@ private:
   worker_record* find(worker_id id, update_id update, task doing);
   /// Whether a worker that does nothing can be part of the update in work.
   bool can_recruit(const worker_record& w) const;
+  std::uint64_t highest_epoch() const { return std::max(promised_, highest_served_); }
   std::uint32_t count(task doing) const; ///< Of those who take part.
   bool serves_current(const worker_record& w) const;
 
@@ -165,7 +171,8 @@ private:
   std::string host_;
   std::optional<epoch_record> current_;
   std::optional<epoch_record> previous_;
-  std::uint64_t highest_epoch_ = 0;
+  std::uint64_t promised_ = 0;
+  std::uint64_t highest_served_ = 0;
   std::optional<update_record> update_;
   std::map<worker_id, worker_record> workers_;
   worker_id last_worker_;
