@@ -23,6 +23,7 @@ struct local_cluster_options {
   bool restart_workers = false;
   /// The same for the scheduler, on the ports that it had: it has a journal.
   bool restart_scheduler = false;
+  std::chrono::milliseconds stop_grace{5000}; ///< Between SIGTERM and SIGKILL, for each role.
 };
 
 /// A scheduler and its workers as child processes of this one, on loopback and free ports. Children
@@ -47,8 +48,8 @@ public:
   result<void> supervise();
 
   /// SIGTERM to the workers, the draft server and then the scheduler; SIGKILL to whoever outlives
-  /// its `grace`.
-  void stop(std::chrono::milliseconds grace = std::chrono::milliseconds{5000});
+  /// its grace. Workers that leave together cut their chunks at once, so this takes a step or two.
+  void stop();
 
 private:
   struct child {
@@ -78,6 +79,7 @@ private:
   std::chrono::milliseconds start_timeout_{0};
   bool restart_workers_ = false;
   bool restart_scheduler_ = false;
+  std::chrono::milliseconds stop_grace_{0};
 };
 
 } // namespace rollcast::cli
