@@ -10,7 +10,7 @@
 namespace rollcast::fuzz {
 namespace {
 
-constexpr std::size_t detail_bytes_max = 16'384;
+constexpr std::size_t detail_bytes_max = 4'096 + 3;
 
 bool is_control(char c) {
   const auto byte = static_cast<unsigned char>(c);
