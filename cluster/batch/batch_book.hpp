@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/batch/batch_tally.hpp"
+#include "cluster/wire/batch_hash.hpp"
 #include "cluster/wire/messages.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
@@ -182,8 +183,5 @@ private:
 
 /// The engine's form of a response's sampling parameters.
 sampling_params to_engine(const wire::sampling_params& sampling, std::uint64_t seed);
-
-/// Hash of everything in a submission: equal content has equal hashes, whatever its key.
-content_hash hash_of(const wire::submit_batch& spec);
 
 } // namespace rollcast
