@@ -245,6 +245,17 @@ def write_transfers():
           + bytes([2, 0, 5, 9, 1, 1]) + bytes([6, 0]))
 
 
+def write_journals():
+    # number of row changes (+ 128: sums put right): column, row, how, value; then bytes of the file
+    write("journal", "whole", b"")
+    write("journal", "rows", bytes([3, 3, 0, 1, 200, 16, 1, 1, 4, 22, 0, 1, 2]))
+    write("journal", "sums", bytes([0x82, 27, 1, 8]) + bytes(8) + bytes([28, 1, 8]) + bytes(8))
+    write("journal", "delete", bytes([2, 23, 0, 255, 25, 2, 255]))
+    write("journal", "texts", bytes([2, 10, 0, 3]) + b"new" + bytes([21, 0, 5]) + b"a\nb\0c")
+    write("journal", "bytes", bytes([0]) + bytes([18, 0, 0, 2, 9, 9]) + bytes([0, 16, 0, 3, 1, 2, 3]))
+    write("journal", "short", bytes([0, 100, 40, 0, 0]))
+
+
 if __name__ == "__main__":
     write_frames()
     write_requests()
@@ -253,4 +264,5 @@ if __name__ == "__main__":
     write_tokenizers()
     write_lines()
     write_transfers()
+    write_journals()
     print(f"{len(list(CORPUS.glob('*/seed-*')))} seeds below {CORPUS}")
