@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -52,9 +53,13 @@ def run_slice(build, target, seconds):
     symbolizer = "/usr/bin/llvm-symbolizer-16"
     if os.path.exists(symbolizer):
         environment.setdefault("ASAN_SYMBOLIZER_PATH", symbolizer)
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True,
-                          errors="replace", env=environment, check=False)
-    return done.stderr
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, errors="replace",
+                          env=environment) as process:
+        said = process.communicate()[1]
+    # What a process that broke has left (fuzz.cpp, `scratch`).
+    shutil.rmtree(f"/dev/shm/rollcast-fuzz-{process.pid}", ignore_errors=True)
+    return said
 
 
 def crashes_of(build, target):
