@@ -3,7 +3,7 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test train-test train-demo train-venv kernels-library bench build clean format deps
+.PHONY: demo test train-test train-demo train-venv kernels-library bench fuzz build clean format deps
 
 deps:
 	@deploy/install_deps.sh
@@ -45,6 +45,14 @@ train-demo: build train-venv
 train-test: build train-venv
 	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast ROLLCAST_KERNELS=$(CURDIR)/build/librollcast_kernels.so \
 	  build/train-venv/bin/python -B -m unittest discover -v -s tests/onpolicy -p '*_test.py'
+
+# Every fuzz target for SECONDS of CPU: executions, edges, new inputs, crashes (build/fuzz/crashes).
+SECONDS ?= 60
+fuzz: deps
+	@deploy/install_deps.sh --dev
+	@cmake --preset fuzz --log-level=WARNING
+	@cmake --build build/fuzz -j $(JOBS)
+	@tests/fuzz/run.py --seconds $(SECONDS)
 
 bench: build
 	@build/rollcast bench engine --out build/bench-engine.json && cat build/bench-engine.json

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 namespace rollcast::cli {
 
@@ -18,7 +19,7 @@ int exit_code_of(const error& e) noexcept {
 int refuse(const error& e) {
   std::string line = e.detail;
   std::replace(line.begin(), line.end(), '\n', ' ');
-  std::fprintf(stderr, "rollcast: %s\n", line.c_str());
+  std::fprintf(stderr, "rollcast: %s\n", one_line(std::move(line)).c_str());
   return exit_code_of(e);
 }
 

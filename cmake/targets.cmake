@@ -2,7 +2,9 @@
 function(rollcast_flags target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
   target_include_directories(${target} SYSTEM PUBLIC ${EXPECTED_INCLUDE_DIR})
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wconversion -Werror -ffp-contract=off)
+  # Clean with g++, the compiler of the product; clang, used to fuzz, warns of other things.
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wall;-Wextra;-Wconversion;-Werror>
+                         -ffp-contract=off)
 endfunction()
 
 function(rollcast_library name)

@@ -125,8 +125,9 @@ void kv_exchange::loop::hear_holder(const std::string& name) {
     else if (frame->kind == kv_message::part)
       take_part(frame->pull, p, *frame, payload);
     else if (frame->kind == kv_message::refused)
-      end_pull(frame->pull, fail(frame->code, "the worker at " + name + " refused: "
-                                                + payload.to_string().substr(0, 200)));
+      end_pull(frame->pull,
+               fail(frame->code == errc::ok ? errc::frame_malformed : frame->code,
+                    "the worker at " + name + " refused: " + payload.to_string().substr(0, 200)));
     else if (frame->kind != kv_message::wait) // which only moves the deadline
       ++counts.frames_rejected;
   }

@@ -33,10 +33,10 @@ result<std::shared_ptr<weight_cargo>> weight_cargo::make(std::vector<tensor_info
                                            + std::to_string(bytes));
     total += bytes;
     const auto count = (bytes - 1) / slice_bytes + 1;
-    if (slices + count >= UINT32_MAX)
-      return fail(errc::frame_too_large, std::to_string(slices + count) + " slices of "
-                                           + std::to_string(slice_bytes) + " bytes, at most "
-                                           + std::to_string(UINT32_MAX - 1) + "; use larger ones");
+    if (count > weight_slices_max || slices + count > weight_slices_max)
+      return fail(errc::frame_too_large,
+                  std::to_string(slices + count) + " slices of " + std::to_string(slice_bytes)
+                    + " bytes, at most " + std::to_string(weight_slices_max) + "; use larger ones");
     hold h;
     h.first = static_cast<std::uint32_t>(slices);
     h.count = static_cast<std::uint32_t>(count);

@@ -29,6 +29,8 @@ struct kept_bytes {
 inline constexpr std::uint64_t weight_bytes_max = std::uint64_t{1} << 40;
 inline constexpr std::uint32_t weight_slice_bytes = 1u << 20;
 inline constexpr std::size_t weight_tensors_max = 1u << 16;
+/// Each slice is some bytes of memory before any has come: 16 times what the largest update has.
+inline constexpr std::uint64_t weight_slices_max = std::uint64_t{1} << 24;
 
 /// The tensors of one update in memory, cut into numbered slices: slice after slice through the
 /// first tensor, then through the second. A tensor's last slice may be short; no slice spans two.

@@ -162,8 +162,8 @@ void weight_exchange::loop::take_slice(std::uint64_t update, pull& p, std::uint3
 void weight_exchange::loop::take_refusal(std::uint64_t update, pull& p, const weight_frame& frame,
                                          const zmq::message_t& payload) {
   error why{frame.code == errc::ok ? errc::frame_malformed : frame.code,
-            "the weight exchange at " + p.endpoint
-              + " refused: " + payload.to_string().substr(0, 300),
+            one_line("the weight exchange at " + p.endpoint
+                     + " refused: " + payload.to_string().substr(0, 300)),
             {}};
   if (frame.code != errc::stale_epoch || frame.slice != no_slice)
     return end_pull(update, tl::unexpected(std::move(why)));

@@ -2,6 +2,7 @@
 
 #include <tl/expected.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <source_location>
 #include <string>
@@ -81,10 +82,27 @@ struct error {
 template <class T>
 using result = tl::expected<T, error>; // std::expected once we may use C++23
 
-/// Builds the failing side of a `result`.
+/// Makes a text one line of bounded length: what a peer or a file wrote is often a part of it, and
+/// must not forge lines of a log or speak to a terminal. Control characters become `?`; of a longer
+/// text the first 4096 bytes are kept, cut between characters of UTF-8.
+[[nodiscard]] inline std::string one_line(std::string text) {
+  constexpr std::size_t most = 4'096;
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      c = '?';
+  if (text.size() <= most)
+    return text;
+  auto end = most;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u)
+    --end;
+  text.resize(end);
+  return text + "...";
+}
+
+/// Builds the failing side of a `result`, whose detail it makes one line.
 [[nodiscard]] inline tl::unexpected<error>
 fail(errc code, std::string detail, std::source_location where = std::source_location::current()) {
-  return tl::unexpected(error{code, std::move(detail), where});
+  return tl::unexpected(error{code, one_line(std::move(detail)), where});
 }
 
 /// Passes on the failure of one result as the failure of another.

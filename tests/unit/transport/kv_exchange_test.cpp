@@ -208,6 +208,16 @@ TEST(kv_exchange, tells_why_the_holder_refused) {
   EXPECT_NE(got.error().detail.find("is parked here"), std::string::npos) << got.error().detail;
 }
 
+TEST(kv_exchange, takes_no_refusal_for_success_and_no_line_break_from_a_holder) {
+  const holder source{tl::unexpected(error{errc::ok, "nothing\nERROR is wrong\x1b[2J", {}})};
+  const auto target = open();
+  const auto got = pull(*target, source.exchange->endpoint()).get();
+  ASSERT_FALSE(got);
+  EXPECT_EQ(got.error().code, errc::frame_malformed);
+  EXPECT_NE(got.error().detail.find("nothing?ERROR is wrong?[2J"), std::string::npos)
+    << got.error().detail;
+}
+
 TEST(kv_exchange, gives_up_on_a_holder_that_keeps_silent) {
   const auto silent = open();
   const auto target = open();

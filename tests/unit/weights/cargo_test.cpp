@@ -153,6 +153,19 @@ TEST(weight_cargo, refuses_slices_and_manifests_that_cannot_be) {
   EXPECT_EQ(refused(std::vector<tensor_info>(weight_tensors_max + 1)), errc::frame_too_large);
 }
 
+TEST(weight_cargo, refuses_slices_so_small_that_their_list_would_fill_the_memory) {
+  const auto made = [](std::size_t bytes, std::uint32_t slice_bytes) {
+    const tensor_info one{"a", kernels::dtype::bf16, {bytes / 2}, {}};
+    return weight_cargo::expecting({one}, slice_bytes, [](const auto&) { return false; });
+  };
+  EXPECT_TRUE(made(std::size_t{1} << 40, weight_slice_bytes)) << "the largest update";
+  EXPECT_TRUE(made(weight_slices_max, 1));
+  const auto refused = made(std::size_t{1} << 29, 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::frame_too_large);
+  EXPECT_FALSE(made(std::size_t{1} << 40, 1));
+}
+
 TEST(weight_cargo, of_a_directory_has_all_its_tensors) {
   const temporary_directory directory;
   write_tiny_model(directory.path(), architecture::qwen3);
