@@ -10,6 +10,7 @@ packages=(
   libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsqlite3-dev libabsl-dev
   libgtest-dev libgmock-dev python3 python3-venv python3-zmq python3-protobuf
 )
+packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)
 
 missing=()
