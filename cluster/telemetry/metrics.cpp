@@ -196,7 +196,9 @@ process_metrics::process_metrics(const std::string& version, const std::string& 
       registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
                        "reason", "too_large"),
       registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
-                       "reason", "unimplemented")} {
+                       "reason", "unimplemented"),
+      registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
+                       "reason", "over_limit")} {
   registry.describe(version, numerics_profile);
 }
 
@@ -238,7 +240,16 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
                                             "Time that nothing was placed for a change of weights",
                                             update_bounds)),
     scored_tokens(registry.counter("rollcast_scored_tokens_total",
-                                   "Tokens whose log-probability a controller asked for")) {}
+                                   "Tokens whose log-probability a controller asked for")),
+    controller_connections(registry.gauge("rollcast_controller_connections",
+                                          "Open connections to the controllers' port")),
+    connections_refused{
+      registry.counter("rollcast_connections_refused_total",
+                       "Connections to the controllers' port that were ended at the door", "reason",
+                       "handshake"),
+      registry.counter("rollcast_connections_refused_total",
+                       "Connections to the controllers' port that were ended at the door", "reason",
+                       "too_many")} {}
 
 worker_metrics::worker_metrics(const std::string& version, const std::string& numerics_profile)
   : process_metrics(version, numerics_profile),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster/security/curve_policy.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/step/engine.hpp"
@@ -33,6 +34,7 @@ struct kv_exchange_options {
   std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
   std::size_t offers_max = 128;  ///< Out of this worker at one time.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
+  std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
 
   std::uint64_t image_bytes(std::uint32_t tokens) const {
     return (std::uint64_t{tokens} + group_tokens - 1) / group_tokens * group_bytes;

@@ -8,7 +8,7 @@ import weakref
 from contextlib import suppress
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Dict, Iterable, Optional, Set, Type, Union
+from typing import Dict, Iterable, List, Optional, Set, Type, Union
 
 import zmq
 from google.protobuf.message import DecodeError
@@ -28,6 +28,7 @@ from ._convert import (
     served_from_wire,
     status_from_wire,
 )
+from ._keys import AnyFile, Keys
 from ._types import (
     RollcastError,
     Sampling,
@@ -56,8 +57,12 @@ _ANSWERS = {
 }  # all others: ok
 
 
-def _end(socket: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    socket.close()
+_KEYS_LOOKED_AT_S = 1.0
+
+
+def _end(sockets: List[zmq.Socket[bytes]], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    for socket in sockets:
+        socket.close()
     context.term()
 
 
@@ -67,9 +72,20 @@ class Client:
     `timeout` (seconds) bounds every request. While a batch is iterated, a scheduler that does not
     answer is asked again until `patience` (seconds) is over; then `Timeout` is raised, and
     iterating may be tried again later. Failures are `RollcastError` with the scheduler's code.
+
+    A scheduler with keys wants `curve_server`, its public key or a file with it, and `curve_key`,
+    our secret key file; without them ROLLCAST_CURVE_SERVER and ROLLCAST_CURVE_KEY count. When such
+    a file changes the client connects anew with what is in it.
     """
 
-    def __init__(self, endpoint: str, timeout: float = 10.0, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        timeout: float = 10.0,
+        patience: float = 60.0,
+        curve_server: Optional[AnyFile] = None,
+        curve_key: Optional[AnyFile] = None,
+    ) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self.patience = patience
@@ -82,19 +98,17 @@ class Client:
         self._bucket_refused: Optional[RollcastError] = None
         # Weak, so that the results of a batch that nobody holds any more are dropped.
         self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
+        self._keys = Keys(curve_server, curve_key)
+        self._keys_looked_at = time.monotonic()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        self._sockets = [self._socket]
         # Ends them in this order. A garbage collector that finds both in a cycle has none, and a
         # context waits for its sockets for ever.
-        self._end = weakref.finalize(self, _end, self._socket, self._context)
+        self._end = weakref.finalize(self, _end, self._sockets, self._context)
         self._end.atexit = False  # a thread may use it until then
         try:
-            self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-            self._socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
-            self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
-            self._socket.connect(endpoint)
+            self._open(self._socket)
             self.status()
         except zmq.ZMQError as error:
             self.close()
@@ -304,6 +318,7 @@ class Client:
 
     def _pump(self, wait: float) -> bool:
         """Takes in one message. Returns False when none came within `wait` seconds."""
+        self._look_at_keys()
         if not self._socket.poll(int(wait * 1000) + 1 if wait > 0 else 0):
             return False
         parts = self._socket.recv_multipart()
@@ -326,6 +341,34 @@ class Client:
         return True
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _open(self, socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
+        socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
+        self._keys.apply(socket)
+        socket.connect(self.endpoint)
+
+    def _look_at_keys(self) -> None:
+        """Connects anew with changed key files; batches ask again for what was on its way. Files
+        that are wrong change nothing: the connection stays as it is."""
+        now = time.monotonic()
+        if now - self._keys_looked_at < _KEYS_LOOKED_AT_S:
+            return
+        self._keys_looked_at = now
+        if not self._keys.changed():
+            return
+        fresh = self._context.socket(zmq.DEALER)
+        try:
+            self._open(fresh)
+        except (RollcastError, zmq.ZMQError):
+            fresh.close()
+            return
+        self._socket.close()
+        self._socket = fresh
+        self._sockets[:] = [fresh]
 
     def _send_buckets(self, buckets: Iterable[Bucket]) -> int:
         """Sends buckets, a few of them ahead of their answers. Returns how many tensors it were."""
