@@ -11,8 +11,11 @@ namespace {
 wire::submit_batch batch_of(const std::string& key, std::size_t groups, std::uint32_t size) {
   wire::submit_batch batch;
   batch.batch_key = key;
-  for (std::size_t g = 0; g < groups; ++g)
-    batch.groups.push_back({.prompt_token_ids = {1, 2}, .group_size = size});
+  for (std::size_t g = 0; g < groups; ++g) {
+    auto& group = batch.groups.emplace_back();
+    group.prompt_token_ids = {1, 2};
+    group.group_size = size;
+  }
   return batch;
 }
 

@@ -69,6 +69,8 @@ class KeyFiles(unittest.TestCase):
             dealer.connect(f"tcp://127.0.0.1:{port}")
             dealer.send(b"hello")
             self.assertEqual(router.poll(5000 if through else 300), through)
+            dealer.close(0)
+        router.close(0)
         self.assertFalse(keys.changed())
         os.replace(self.put("fresh", zmq.curve_keypair()[1].decode()), path)
         self.assertTrue(keys.changed())
