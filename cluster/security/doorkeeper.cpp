@@ -93,7 +93,7 @@ private:
   zmq::socket_t zap_;
   zmq::socket_t monitor_;
   void* listener_ = nullptr;
-  bool running_ = true; ///< The thread's own: until the listener's monitor says that it stopped.
+  std::atomic<bool> running_{true};
   std::chrono::steady_clock::time_point looked_{};
   std::chrono::steady_clock::time_point warned_{};
   std::uint64_t list_version_ = 0;
@@ -123,7 +123,8 @@ void doorkeeper::loop::open(zmq::context_t& context, zmq::socket_t& listener) {
 
 doorkeeper::loop::~loop() {
   if (listener_ != nullptr)
-    ::zmq_socket_monitor(listener_, nullptr, 0); // the thread hears that as the last event
+    ::zmq_socket_monitor(listener_, nullptr, 0); // before its reader is gone, or it would wait
+  running_ = false;
   if (thread_.joinable())
     thread_.join();
 }
