@@ -75,13 +75,13 @@ void serve_with(zmq::socket_t& socket, const key_pair& keys) {
   socket.set(zmq::sockopt::zap_domain, "rollcast");
 }
 
-/// Hands a listening descriptor to ZeroMQ, which closes it when it is unbound.
+/// Hands a listening descriptor to ZeroMQ, which closes it when it is unbound. Throws as `bind`
+/// does.
 void adopt(zmq::socket_t& socket, int descriptor, const std::string& endpoint) {
-  if (::zmq_setsockopt(socket.handle(), ZMQ_USE_FD, &descriptor, sizeof descriptor) != 0)
-    throw zmq::error_t{};
+  (void)::zmq_setsockopt(socket.handle(), ZMQ_USE_FD, &descriptor, sizeof descriptor);
   socket.bind(endpoint);
   const int none = -1;
-  ::zmq_setsockopt(socket.handle(), ZMQ_USE_FD, &none, sizeof none);
+  (void)::zmq_setsockopt(socket.handle(), ZMQ_USE_FD, &none, sizeof none);
 }
 
 } // namespace
@@ -138,15 +138,19 @@ void curve_listener::turn(zmq::socket_t& socket) {
   const auto now = std::chrono::steady_clock::now();
   if (!policy_ || again_ > now || policy_->keys_version() == version_)
     return;
+  int failed = 0;
   try {
-    bind_again(socket);
+    failed = bind_again(socket);
   } catch (const zmq::error_t& e) {
-    again_ = now + std::chrono::milliseconds{100};
-    spdlog::warn("cannot listen on {} with the new key yet: {}", endpoint_, e.what());
+    failed = e.num();
   }
+  if (failed == 0)
+    return;
+  again_ = now + std::chrono::milliseconds{100};
+  spdlog::warn("cannot listen on {} with the new key yet: {}", endpoint_, ::zmq_strerror(failed));
 }
 
-void curve_listener::bind_again(zmq::socket_t& socket) {
+int curve_listener::bind_again(zmq::socket_t& socket) {
   const auto version = policy_->keys_version();
   const auto valid = policy_->valid();
   const auto where = place_of(endpoint_);
@@ -165,10 +169,8 @@ void curve_listener::bind_again(zmq::socket_t& socket) {
     if (std::ranges::find(bound_, *it) != bound_.end())
       continue;
     const auto made = listen_at(*where, true);
-    if (made.descriptor < 0) {
-      errno = made.failed; // ZeroMQ closes what it had a moment later
-      throw zmq::error_t{};
-    }
+    if (made.descriptor < 0)
+      return made.failed; // ZeroMQ closes what it had a moment later
     serve_with(socket, *it);
     adopt(socket, made.descriptor, endpoint_);
     bound_.insert(bound_.begin(), *it);
@@ -176,6 +178,7 @@ void curve_listener::bind_again(zmq::socket_t& socket) {
   }
   version_ = version;
   spdlog::info("{} listens with {} key{}", endpoint_, bound_.size(), bound_.size() == 1 ? "" : "s");
+  return 0;
 }
 
 } // namespace rollcast

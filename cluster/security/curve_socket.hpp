@@ -48,7 +48,8 @@ public:
   void turn(zmq::socket_t& socket);
 
 private:
-  void bind_again(zmq::socket_t& socket);
+  /// @returns 0 or an errno. Throws `zmq::error_t` too.
+  int bind_again(zmq::socket_t& socket);
 
   std::shared_ptr<curve_policy> policy_;
   std::string endpoint_;
