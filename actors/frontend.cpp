@@ -1,5 +1,7 @@
 #include "actors/frontend.hpp"
 
+#include "cluster/security/curve_socket.hpp"
+#include "cluster/security/doorkeeper.hpp"
 #include "cluster/transport/wake_fd.hpp"
 #include "cluster/wire/codec.hpp"
 
@@ -19,7 +21,7 @@ namespace rollcast {
 class frontend::loop {
 public:
   loop(frontend_options options, std::shared_ptr<scheduler_metrics> metrics)
-    : options_(std::move(options)), metrics_(std::move(metrics)) {}
+    : options_(std::move(options)), metrics_(std::move(metrics)), listener_(options_.keys) {}
   ~loop() { stop(); }
   loop(const loop&) = delete;
   loop& operator=(const loop&) = delete;
@@ -31,7 +33,7 @@ public:
   }
   void stop();
   void post(const std::string& peer, wire::event_envelope what);
-  const std::string& endpoint() const noexcept { return endpoint_; }
+  const std::string& endpoint() const noexcept { return listener_.endpoint(); }
 
 private:
   struct outgoing {
@@ -41,25 +43,32 @@ private:
 
   void run();
   void hear();
-  void hear(const std::string& peer, const zmq::message_t& body);
+  void hear(const std::string& peer, const visitor& who, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
   void note_answered(const std::string& peer);
+  void show_door();
   void say(const std::string& peer, std::uint64_t request_id, const wire::event& what);
 
   frontend_options options_;
   std::shared_ptr<scheduler_metrics> metrics_;
   handlers to_;
-  std::string endpoint_;
   wake_fd wake_;
   std::mutex mutex_;
-  std::vector<outgoing> waiting_;                           ///< Guarded by `mutex_`.
-  std::unordered_map<std::string, std::size_t> unanswered_; ///< By peer; the thread's own.
+  std::vector<outgoing> waiting_; ///< Guarded by `mutex_`.
+  struct unanswered {
+    std::size_t requests = 0;
+    std::string client;
+  };
+  std::unordered_map<std::string, unanswered> unanswered_;     ///< By peer; the thread's own.
+  std::unordered_map<std::string, std::size_t> unanswered_of_; ///< By client.
   std::size_t unanswered_all_ = 0;
   std::set<std::string> deaf_; ///< Peers that the log was told of.
   std::atomic<bool> running_{true};
   zmq::context_t context_{1};
   zmq::socket_t router_;
+  curve_listener listener_;
+  std::unique_ptr<doorkeeper> door_; ///< Ends before the socket.
   std::thread thread_;
 };
 
@@ -74,16 +83,16 @@ result<void> frontend::loop::bind() {
     // A controller that vanished without a word is noticed, and its queue freed.
     router_.set(zmq::sockopt::heartbeat_ivl, 5'000);
     router_.set(zmq::sockopt::heartbeat_timeout, 15'000);
-    router_.bind(options_.bind);
-    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
   } catch (const zmq::error_t& e) {
-    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
-    return fail(code, "cannot listen for controllers on " + options_.bind + ": " + e.what()
-                        + (code == errc::address_in_use ? "; stop what listens there or choose "
-                                                          "another port"
-                                                        : ""));
+    return fail(errc::bad_config, std::string{"cannot listen for controllers: "} + e.what());
   }
-  return {};
+  auto door = doorkeeper::open(
+    context_, router_,
+    {options_.keys, options_.connections_max, options_.connections_per_address_max});
+  if (!door)
+    return fail(door);
+  door_ = std::move(*door);
+  return listener_.bind(router_, options_.bind, "cannot listen for controllers on");
 }
 
 void frontend::loop::stop() {
@@ -91,6 +100,7 @@ void frontend::loop::stop() {
   wake_.ring();
   if (thread_.joinable())
     thread_.join();
+  door_.reset(); // it watches the socket
   router_.close();
   to_ = {}; // they hold actors, which must not outlive their system
 }
@@ -116,8 +126,17 @@ void frontend::loop::run() {
     say_waiting();
     if ((items[0].revents & ZMQ_POLLIN) != 0)
       hear();
+    listener_.turn(router_);
+    show_door();
   }
   say_waiting();
+}
+
+void frontend::loop::show_door() {
+  const auto& door = door_->counts();
+  metrics_->controller_connections.set(static_cast<double>(door.connections));
+  metrics_->connections_refused.handshake.raise_to(door.refused_handshake);
+  metrics_->connections_refused.too_many.raise_to(door.refused_too_many);
 }
 
 // -- in -----------------------------------------------------------------------
@@ -141,9 +160,12 @@ void frontend::loop::hear() {
     } catch (const zmq::error_t&) {
       return;
     }
+    const auto who = door_->who_sent(body);
+    if (!who)
+      continue; // its key was taken from the list: it gets nothing, not even a refusal
     const auto name = peer.to_string();
     if (parts == 1) {
-      hear(name, body);
+      hear(name, *who, body);
       continue;
     }
     metrics_->frames_rejected.malformed.add();
@@ -156,7 +178,7 @@ void frontend::loop::hear() {
   }
 }
 
-void frontend::loop::hear(const std::string& peer, const zmq::message_t& body) {
+void frontend::loop::hear(const std::string& peer, const visitor& who, const zmq::message_t& body) {
   const std::span<const std::byte> bytes{body.data<std::byte>(), body.size()};
   auto envelope = wire::decode_request(bytes);
   if (!envelope) {
@@ -164,20 +186,35 @@ void frontend::loop::hear(const std::string& peer, const zmq::message_t& body) {
     return say(peer, wire::request_id_of(bytes),
                wire::request_failed{envelope.error().code, envelope.error().detail, {}, {}});
   }
-  // Counted by peer, so that one who asks too much is the one who is refused.
-  auto& waiting = unanswered_[peer];
-  if (waiting >= options_.requests_waiting_max
-      || unanswered_all_ >= options_.requests_waiting_all_max)
-    return say(
-      peer, envelope->request_id,
-      wire::request_failed{errc::queue_full,
-                           std::to_string(waiting) + " requests of yours wait for the scheduler, "
-                             + std::to_string(unanswered_all_) + " in all; ask again later",
-                           {},
-                           {}});
-  ++waiting;
+  const auto limits = who.limits.value_or(options_.client);
+  // Counted by peer and client, so that one who asks too much is the one who is refused.
+  const auto known = unanswered_.find(peer);
+  const auto waiting = known == unanswered_.end() ? std::size_t{0} : known->second.requests;
+  const auto of_client = unanswered_of_.find(who.client);
+  const auto waiting_of_client =
+    of_client == unanswered_of_.end() ? std::size_t{0} : of_client->second;
+  if (waiting >= options_.requests_waiting_max || waiting_of_client >= limits.requests
+      || unanswered_all_ >= options_.requests_waiting_all_max) {
+    metrics_->frames_rejected.over_limit.add();
+    return say(peer, envelope->request_id,
+               wire::request_failed{
+                 errc::queue_full,
+                 std::to_string(waiting) + " requests of yours wait for the scheduler, "
+                   + std::to_string(waiting_of_client) + " of client " + who.client + ", "
+                   + std::to_string(unanswered_all_) + " in all; allowed are "
+                   + std::to_string(options_.requests_waiting_max) + ", "
+                   + std::to_string(limits.requests) + " and "
+                   + std::to_string(options_.requests_waiting_all_max) + "; ask again later",
+                 {},
+                 {}});
+  }
+  auto& count = unanswered_[peer];
+  ++count.requests;
+  count.client = who.client;
+  ++unanswered_of_[who.client];
   ++unanswered_all_;
-  to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope))});
+  to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope)),
+               who.client, limits});
 }
 
 void frontend::loop::count_refused(errc code) {
@@ -207,7 +244,10 @@ void frontend::loop::note_answered(const std::string& peer) {
   if (it == unanswered_.end())
     return;
   --unanswered_all_;
-  if (--it->second == 0)
+  if (const auto of = unanswered_of_.find(it->second.client);
+      of != unanswered_of_.end() && --of->second == 0)
+    unanswered_of_.erase(of);
+  if (--it->second.requests == 0)
     unanswered_.erase(it);
 }
 

@@ -3,6 +3,7 @@
 #include "actors/frontend.hpp"
 #include "actors/scheduler.hpp"
 #include "cluster/journal/journal.hpp"
+#include "cluster/security/tls_files.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/weights/weight_exchange.hpp"
 #include "engine/backend/backend.hpp"
@@ -32,6 +33,7 @@ struct scheduler_node_options {
   frontend_options frontend;
   std::string cluster_address = "127.0.0.1"; ///< Where workers connect to; "" is every address.
   std::uint16_t cluster_port = 7451;         ///< 0 takes any free port.
+  tls_options tls;                           ///< Of that port; with it nobody else comes in.
   std::string metrics_address = "127.0.0.1";
   std::optional<std::uint16_t> metrics_port = 7452; ///< None: no HTTP; 0 takes any free port.
   liveness_options liveness;
@@ -61,6 +63,7 @@ struct worker_node_options {
   std::string model; ///< Name of the model, for people.
   std::string scheduler_host = "127.0.0.1";
   std::uint16_t scheduler_port = 7451;
+  tls_options tls; ///< Of the connection to it.
   kv_exchange_options kv;
   std::string metrics_address = "127.0.0.1";
   std::optional<std::uint16_t> metrics_port; ///< None: no HTTP; 0 takes any free port.
@@ -70,6 +73,7 @@ struct worker_node_options {
   speculation_options speculation;
   std::string
     draft_server; ///< Its endpoint, for group and auto; "": siblings elsewhere stay unheard.
+  std::shared_ptr<curve_policy> draft_keys; ///< Of the connection to it.
   std::uint32_t slots = 0; ///< Responses running or queued at once; 0: an eighth over batch_max.
   std::uint64_t weight_epoch = 0;
   weight_exchange_options weights; ///< Where other workers pull new weights from.

@@ -1,11 +1,20 @@
 #include "actors/node_system.hpp"
 
+#include <spdlog/spdlog.h>
+
 #include <cstdlib>
+#include <future>
 
 namespace rollcast {
 
-node_config::node_config(const liveness_options& liveness) {
+node_config::node_config(const liveness_options& liveness, const tls_files* tls) {
   load<caf::io::middleman>();
+  if (tls != nullptr) {
+    load<caf::openssl::manager>();
+    openssl_certificate = tls->certificate();
+    openssl_key = tls->key();
+    openssl_cafile = tls->ca();
+  }
   add_message_types<caf::id_block::rollcast>();
   set("middleman.heartbeat-interval", caf::timespan{liveness.heartbeat_interval_ms});
   set("middleman.connection-timeout", caf::timespan{liveness.heartbeat_timeout_ms});
@@ -31,6 +40,28 @@ bool node_system::end_actors(std::chrono::milliseconds span) {
                   caf::after(span) >> [&] { in_time = false; });
   actors_.clear();
   return alive == 0;
+}
+
+void node_system::look_at_tls_files() {
+  if (!tls_ || !tls_->changed())
+    return;
+  // CAF reads the files at each handshake: in its multiplexer's thread where it accepts, and for
+  // the caller of this where it dials. So neither may see files of which half are new.
+  const auto done = std::make_shared<std::promise<void>>();
+  system_.middleman().backend().post([this, done] {
+    if (const auto ok = tls_->refresh(); !ok)
+      spdlog::error("{}; the TLS files read before stay in use", ok.error().detail);
+    else
+      spdlog::info("renewed TLS files are in use");
+    done->set_value();
+  });
+  done->get_future().wait();
+}
+
+result<std::unique_ptr<tls_files>> open_tls(const tls_options& options) {
+  if (!options.any())
+    return std::unique_ptr<tls_files>{};
+  return tls_files::open(options);
 }
 
 result<std::unique_ptr<http_server>>

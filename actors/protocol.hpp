@@ -2,6 +2,7 @@
 
 #include "actors/weight_messages.hpp"
 #include "cluster/policy/view.hpp"
+#include "cluster/security/client_limits.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/wire/messages.hpp"
 #include "engine/backend/device_weights.hpp"
@@ -163,6 +164,8 @@ typename Inspector::result_type inspect(Inspector& f, worker_beat& x) {
 struct controller_request {
   std::string peer; ///< ZeroMQ routing id: where the answer goes.
   std::shared_ptr<const wire::request_envelope> envelope;
+  std::string client = {};   ///< Its name in the allow list, or its address; "" has no limits.
+  client_limits limits = {}; ///< What it may have under way.
 };
 
 /// A peer wants KV, from the KV exchange's thread.

@@ -1,4 +1,5 @@
 #include "actors/scheduler_shell.hpp"
+#include "cluster/batch/client_share.hpp"
 #include "cluster/policy/mode_names.hpp"
 
 #include <spdlog/spdlog.h>
@@ -100,11 +101,20 @@ void take(self_ptr self, const controller_request& from, const wire::submit_batc
       ok = takes_batches(st);
     if (!ok)
       return answer(self, from, ok.error(), spec.batch_key);
+    if (const auto fits = from.client.empty()
+                            ? result<void>{}
+                            : check_share(*st.book, from.client, from.limits, spec);
+        !fits) {
+      st.parts.metrics->frames_rejected.over_limit.add();
+      return answer(self, from, fits.error(), spec.batch_key);
+    }
   }
   const auto batch = st.book->submit(spec, now_ns(self));
   if (!batch)
     return answer(self, from, batch.error(), spec.batch_key);
   auto& record = **batch;
+  if (record.client.empty())
+    record.client = from.client;
   answer(self, from, accepted(st, record));
   st.book->attach(record, from.peer, 0);
   deliver(self, record);

@@ -34,7 +34,9 @@ result<std::uint16_t> publish(caf::actor_system& system, const scheduler_actor& 
                               const scheduler_node_options& options) {
   const registry_actor face = actor;
   const char* address = options.cluster_address.empty() ? nullptr : options.cluster_address.c_str();
-  const auto port = system.middleman().publish(face, options.cluster_port, address, true);
+  const auto port = options.tls.any()
+                      ? caf::openssl::publish(face, options.cluster_port, address, true)
+                      : system.middleman().publish(face, options.cluster_port, address, true);
   if (port)
     return *port;
   const auto where = options.cluster_address + ":" + std::to_string(options.cluster_port);
@@ -112,6 +114,9 @@ private:
 
 result<void> run_scheduler(const scheduler_node_options& options, std::stop_token stop,
                            const std::function<void(const scheduler_ports&)>& ready) {
+  auto tls = open_tls(options.tls);
+  if (!tls)
+    return fail(tls);
   auto metrics = std::make_shared<scheduler_metrics>(ROLLCAST_VERSION);
   auto pulse = std::make_shared<scheduler_pulse>();
   pulse->beat_ns = steady_ns();
@@ -131,7 +136,7 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
     parts.link = kept->link;
     parts.journal = kept->access;
   }
-  node_system node{options.liveness};
+  node_system node{options.liveness, std::move(*tls)};
   const auto actor = node.get().spawn(scheduler, std::move(parts), options.scheduler);
   node.keep(actor);
   const telling news{kept, actor};
@@ -153,7 +158,10 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   std::mutex mutex;
   std::condition_variable_any stopped;
   std::unique_lock lock{mutex};
-  stopped.wait(lock, stop, [] { return false; });
+  while (!stop.stop_requested()) {
+    stopped.wait_for(lock, stop, std::chrono::seconds{1}, [] { return false; });
+    node.look_at_tls_files();
+  }
 
   spdlog::info("scheduler: stopping");
   caf::anon_send(actor, atom::drain_v);

@@ -117,6 +117,7 @@ result<std::shared_ptr<shared_drafter>> share_drafts(const worker_node_options& 
     return std::shared_ptr<shared_drafter>{};
   draft_link_options link;
   link.server = options.draft_server;
+  link.keys = options.draft_keys;
   link.ledger.vocabulary = vocabulary;
   auto opened = draft_link::open(std::move(link));
   if (!opened)
@@ -127,15 +128,16 @@ result<std::shared_ptr<shared_drafter>> share_drafts(const worker_node_options& 
 }
 
 /// Connects to the scheduler; blocks for a few seconds at most.
-result<registry_actor> dial(caf::actor_system& system, const std::string& host,
-                            std::uint16_t port) {
+result<registry_actor> dial(node_system& node, const std::string& host, std::uint16_t port) {
+  auto& system = node.get();
   if (auto there = probe_tcp(host, port, milliseconds{1'000}); !there)
     return fail(there);
   result<registry_actor> out = fail(errc::peer_lost, "no answer");
   caf::scoped_actor self{system};
   self
-    ->request(system.middleman().actor_handle(), std::chrono::seconds{5}, caf::connect_atom_v, host,
-              port)
+    ->request(node.has_tls() ? system.openssl_manager().actor_handle()
+                             : system.middleman().actor_handle(),
+              std::chrono::seconds{5}, caf::connect_atom_v, host, port)
     .receive(
       [&](const caf::node_id&, const caf::strong_actor_ptr& found,
           const std::set<std::string>& offers) {
@@ -153,9 +155,8 @@ result<registry_actor> dial(caf::actor_system& system, const std::string& host,
 }
 
 /// Keeps the worker registered until `stop`, a refusal, or too long a time without a scheduler.
-result<void> keep_linked(caf::actor_system& system, const decode_worker_actor& actor,
-                         worker_pulse& pulse, const worker_node_options& options,
-                         const std::stop_token& stop) {
+result<void> keep_linked(node_system& node, const decode_worker_actor& actor, worker_pulse& pulse,
+                         const worker_node_options& options, const std::stop_token& stop) {
   auto linked_last = clock::now();
   auto pause = milliseconds{50};
   std::string last_words;
@@ -176,7 +177,8 @@ result<void> keep_linked(caf::actor_system& system, const decode_worker_actor& a
                                      + std::to_string(options.scheduler_port) + " for "
                                      + std::to_string(options.give_up_ms.count())
                                      + " ms: " + last_words);
-    if (const auto found = dial(system, options.scheduler_host, options.scheduler_port)) {
+    node.look_at_tls_files();
+    if (const auto found = dial(node, options.scheduler_host, options.scheduler_port)) {
       pulse.set_link(link_state::registering);
       caf::anon_send(actor, atom::join_v, *found);
       continue;
@@ -237,6 +239,9 @@ void drain(const decode_worker_actor& actor, worker_pulse& pulse,
 result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
                         std::stop_token stop,
                         const std::function<void(const worker_ports&)>& ready) {
+  auto tls = open_tls(options.tls);
+  if (!tls)
+    return fail(tls);
   auto spill = spill_store::open(options.spill, device->shape().kv_group_bytes);
   if (!spill)
     return fail(spill);
@@ -258,7 +263,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
 
   // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the
   // exchange's callbacks never outlive the system.
-  node_system node{options.liveness};
+  node_system node{options.liveness, std::move(*tls)};
   mailbox_slot slot;
   auto kv = options.kv;
   kv.group_bytes = runner->device().shape().kv_group_bytes;
@@ -293,7 +298,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     ready({(*exchange)->endpoint(),
            *http ? std::optional{(*http)->port()} : std::optional<std::uint16_t>{}});
 
-  const auto ended = keep_linked(node.get(), actor, *pulse, options, stop);
+  const auto ended = keep_linked(node, actor, *pulse, options, stop);
   if (ended)
     drain(actor, *pulse, options);
   spdlog::info("worker '{}': stopping", options.name);

@@ -2,6 +2,9 @@
 
 #include "cli/device.hpp"
 #include "cluster/policy/limits.hpp"
+#include "cluster/security/client_limits.hpp"
+#include "cluster/security/tls_files.hpp"
+#include "cluster/wire/client.hpp"
 #include "cluster/wire/messages.hpp"
 
 #include <chrono>
@@ -86,8 +89,12 @@ struct bench_weights_options {
 /// Weight updates of a running cluster, on the model of `bench engine`, beside ZeroMQ alone.
 int run_bench_weights(const bench_weights_options& options);
 
+/// Makes a CURVE key pair: `prefix`.secret and `prefix`.public.
+int run_keys_new(const std::filesystem::path& prefix);
+
 struct status_options {
   std::string connect;
+  wire::controller_keys keys;
   bool watch = false;
   bool json = false;
   std::chrono::milliseconds timeout{5000};
@@ -109,6 +116,7 @@ int run_journal_compact(const journal_options& options);
 
 struct weights_options {
   std::string connect;
+  wire::controller_keys keys;
   std::filesystem::path from; ///< Checkpoint directory, which the scheduler reads.
   bool rollback = false;      ///< In place of `from`.
   std::uint64_t epoch = 0;    ///< 0: the next.
@@ -123,6 +131,7 @@ int run_weights(const weights_options& options);
 
 struct discard_options {
   std::string connect;
+  wire::controller_keys keys;
   std::string batch_key;
   std::chrono::milliseconds timeout{10000}; ///< Without a word of the scheduler.
 };
@@ -130,6 +139,22 @@ struct discard_options {
 /// Ends a batch that nobody wants any more and acknowledges its results unread, so that the
 /// scheduler forgets them.
 int run_discard(const discard_options& options);
+
+/// Keys between the processes of a cluster.
+struct cluster_keys {
+  std::filesystem::path data_key; ///< CURVE, of the sockets that carry data; "": none.
+  tls_options tls;                ///< Of the connections between scheduler and workers.
+};
+
+/// Who may be a controller, and how much of one there may be.
+struct door_flags {
+  std::filesystem::path secret;  ///< CURVE secret key file of the scheduler; "": no keys.
+  std::filesystem::path clients; ///< Allow list.
+  std::uint32_t grace_s = 3600;  ///< For a key that was replaced in its file.
+  std::uint32_t connections_max = 8'192;
+  std::uint32_t connections_per_address_max = 2'048;
+  client_limits client; ///< Where the allow list says nothing, and of an address without keys.
+};
 
 /// Where a scheduler listens. Port 0 takes a free one.
 struct scheduler_options {
@@ -149,6 +174,8 @@ struct scheduler_options {
   std::uint32_t weights_receive_s = 60; ///< Silence of a controller that ends its weight update.
   std::filesystem::path journal;        ///< Survives this process; "": none.
   std::uint32_t drain_ms = 10'000;      ///< For edges to come in after SIGTERM.
+  door_flags door;
+  cluster_keys keys;
   int announce_fd = -1;
 };
 
@@ -161,6 +188,7 @@ struct draft_server_command_options {
   std::uint16_t metrics_port = 7454;
   bool no_metrics = false;
   std::uint32_t memory_mib = 1024; ///< Of what groups have written.
+  std::filesystem::path data_key;  ///< CURVE; "": none.
   int announce_fd = -1;
 };
 
@@ -176,6 +204,7 @@ struct worker_options {
   std::uint16_t data_port = 0;
   std::uint16_t weights_port = 0; ///< For peers that pull new weights.
   std::uint32_t weight_threads = 1;
+  cluster_keys keys;
   std::string metrics_address = "127.0.0.1";
   std::uint16_t metrics_port = 0;
   bool no_metrics = false;
@@ -211,7 +240,8 @@ struct bench_policies_options {
 int run_bench_policies(const bench_policies_options& options);
 
 struct run_options {
-  std::string connect; ///< "" starts a private cluster.
+  std::string connect;        ///< "" starts a private cluster.
+  wire::controller_keys keys; ///< With `connect`.
   cluster_options cluster;
   std::filesystem::path prompts;
   std::filesystem::path out;

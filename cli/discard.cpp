@@ -35,7 +35,7 @@ result<std::uint64_t> drop_results(wire::controller_client& client, const discar
 } // namespace
 
 int run_discard(const discard_options& options) {
-  auto client = wire::controller_client::connect(options.connect, options.timeout);
+  auto client = wire::controller_client::connect(options.connect, options.timeout, options.keys);
   if (!client)
     return refuse_contact(client.error());
   if (auto ok = client->cancel(options.batch_key); !ok)

@@ -4,6 +4,7 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/role.hpp"
+#include "cli/security.hpp"
 #include "cli/stop_signal.hpp"
 #include "cluster/telemetry/http_server.hpp"
 #include "cluster/telemetry/metrics.hpp"
@@ -56,6 +57,10 @@ int run_draft_server(const draft_server_command_options& options) {
   int announce_fd = options.announce_fd;
   draft_server_options what;
   what.listen = options.listen;
+  auto keys = data_keys(options.data_key);
+  if (!keys)
+    return fail_start(keys.error(), announce_fd);
+  what.keys = std::move(*keys);
   what.board.bytes_max = std::uint64_t{options.memory_mib} << 20;
   const auto server = draft_server::open(what);
   if (!server)

@@ -1,6 +1,7 @@
 #include "cli/local_launch.hpp"
 
 #include "cli/stop_signal.hpp"
+#include "cluster/security/curve_keys.hpp"
 #include "cluster/wire/client.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/config.hpp"
@@ -14,6 +15,20 @@
 namespace rollcast::cli {
 
 namespace {
+
+void add_file(std::vector<std::string>& arguments, const char* flag,
+              const std::filesystem::path& file) {
+  if (!file.empty())
+    arguments.insert(arguments.end(), {flag, file.string()});
+}
+
+/// What every process of the cluster is told.
+void add_keys(std::vector<std::string>& arguments, const cluster_keys& keys) {
+  add_file(arguments, "--data-key", keys.data_key);
+  add_file(arguments, "--tls-cert", keys.tls.certificate);
+  add_file(arguments, "--tls-key", keys.tls.key);
+  add_file(arguments, "--tls-ca", keys.tls.ca);
+}
 
 std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
   std::vector<std::string> arguments{"--listen",
@@ -44,6 +59,21 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
     arguments.emplace_back("--no-metrics");
   if (!options.journal.empty())
     arguments.insert(arguments.end(), {"--journal", options.journal.string()});
+  const auto& door = options.door;
+  const auto number = [&arguments](const char* flag, std::uint32_t value) {
+    arguments.insert(arguments.end(), {flag, std::to_string(value)});
+  };
+  number("--curve-grace-s", door.grace_s);
+  number("--connections-max", door.connections_max);
+  number("--connections-per-address-max", door.connections_per_address_max);
+  number("--client-batches-max", door.client.batches);
+  number("--client-groups-max", door.client.groups);
+  number("--client-kept-max", door.client.kept);
+  number("--client-responses-max", door.client.responses);
+  number("--client-requests-max", door.client.requests);
+  add_file(arguments, "--curve-secret", door.secret);
+  add_file(arguments, "--curve-clients", door.clients);
+  add_keys(arguments, options.keys);
   return arguments;
 }
 
@@ -84,6 +114,7 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      std::to_string(options.scheduler.drain_ms)};
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
+  add_keys(arguments, options.scheduler.keys);
   if (!device.draft_server.empty())
     arguments.insert(arguments.end(), {"--draft-server", device.draft_server});
   if (!device.instruction_set.empty())
@@ -98,6 +129,7 @@ std::vector<std::string> draft_server_arguments(const cluster_options& options) 
       || (how != "group" && how != "auto"))
     return {};
   std::vector<std::string> arguments{"--metrics-port", "0"};
+  add_file(arguments, "--data-key", options.scheduler.keys.data_key);
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   return arguments;
@@ -105,10 +137,19 @@ std::vector<std::string> draft_server_arguments(const cluster_options& options) 
 
 /// Waits until the scheduler counts every worker. A worker says that it is there when its ports are
 /// bound; a batch that comes before it is registered would be shared out without it.
-result<void> await_workers(local_cluster& cluster, std::uint32_t workers,
+result<void> await_workers(local_cluster& cluster, const cluster_options& options,
                            std::chrono::milliseconds span) {
+  const auto workers = options.workers;
   const auto deadline = std::chrono::steady_clock::now() + span;
-  auto client = wire::controller_client::connect(cluster.endpoint(), span);
+  wire::controller_keys keys;
+  if (const auto& secret = options.scheduler.door.secret; !secret.empty()) {
+    // Who holds the scheduler's own key is let in.
+    const auto own = load_keys(secret);
+    if (!own)
+      return fail(own);
+    keys = {own->public_key, secret};
+  }
+  auto client = wire::controller_client::connect(cluster.endpoint(), span, std::move(keys));
   if (!client)
     return fail(client);
   for (;;) {
@@ -155,7 +196,7 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
   auto cluster = local_cluster::start(local);
   if (!cluster)
     return cluster;
-  if (auto ok = await_workers(*cluster, options.workers, local.start_timeout); !ok)
+  if (auto ok = await_workers(*cluster, options, local.start_timeout); !ok)
     return fail(ok);
   return cluster;
 }

@@ -1,7 +1,9 @@
 #include "cli/commands.hpp"
 #include "cli/config_file.hpp"
 #include "cli/exit_code.hpp"
+#include "cli/flags.hpp"
 #include "cli/last_words.hpp"
+#include "cli/security_flags.hpp"
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
@@ -10,14 +12,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -27,61 +25,12 @@ namespace rollcast::cli {
 
 namespace {
 
-/// --lost-after-ms is ROLLCAST_LOST_AFTER_MS.
-std::string variable_of(const std::string& flag) {
-  std::string variable = "ROLLCAST_" + flag.substr(2);
-  std::transform(variable.begin(), variable.end(), variable.begin(), [](unsigned char c) {
-    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
-  });
-  return variable;
-}
-
-/// Accepts what fits a T: the library takes -1 for the largest number there is.
-template <class T>
-CLI::Validator whole_number() {
-  const auto most = std::numeric_limits<T>::max();
-  return {[most](std::string& text) {
-            T value = 0;
-            const auto end = text.data() + text.size();
-            const auto [stop, failed] = std::from_chars(text.data(), end, value);
-            return failed == std::errc{} && stop == end
-                     ? std::string{}
-                     : "'" + text + "' is no whole number from 0 to " + std::to_string(most);
-          },
-          "UINT"};
-}
-
-template <class T>
-struct bare {
-  using type = T;
-};
-template <class T>
-struct bare<std::optional<T>> {
-  using type = T;
-};
-
-/// Adds an option with its environment variable.
-template <class T>
-CLI::Option* add(CLI::App& app, const std::string& flag, T& value, const std::string& help) {
-  auto* option = app.add_option(flag, value, help)->envname(variable_of(flag));
-  if constexpr (std::is_unsigned_v<typename bare<T>::type>)
-    option->check(whole_number<typename bare<T>::type>());
-  return option->capture_default_str();
-}
-
-/// Adds a flag with its environment variable, which says true or false.
-CLI::Option* add_flag(CLI::App& app, const std::string& flag, bool& value,
-                      const std::string& help) {
-  return app.add_flag(flag, value, help)->envname(variable_of(flag));
-}
-
 /// Only shown here: `with_config_file` has read it before the options are parsed.
 void add_config(CLI::App& app) {
   app.add_option("--config", "TOML file with any of these options")->envname("ROLLCAST_CONFIG");
 }
 
 const CLI::Range draft_widths{1u, 16u};
-const CLI::Range at_least_1{1u, std::numeric_limits<std::uint32_t>::max()};
 
 CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   auto* model = add(app, "--model", device.model, "Hugging Face checkpoint directory");
@@ -136,6 +85,8 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
   add_drain(app, options.drain_ms);
+  add_door(app, options.door);
+  add_cluster_keys(app, options.keys);
 }
 
 /// The policies of a real cluster; the line that refuses another is admission's.
@@ -197,6 +148,7 @@ void add_draft_server_command(CLI::App& root, command& chosen) {
   add(*app, "--metrics-address", options->metrics_address, "address of /metrics");
   add(*app, "--metrics-port", options->metrics_port, "port of /metrics; 0: any");
   add_flag(*app, "--no-metrics", options->no_metrics, "serve no metrics");
+  add_data_key(*app, options->data_key);
   add(*app, "--memory-mib", options->memory_mib, "memory for what groups have written")
     ->check(at_least_1);
   add_hidden_announce(*app, options->announce_fd);
@@ -208,6 +160,7 @@ void add_worker_command(CLI::App& root, command& chosen) {
   auto options = std::make_shared<worker_options>();
   add_config(*app);
   add_device(*app, options->device, true)->required();
+  add_cluster_keys(*app, options->keys);
   add(*app, "--name", options->name, "name in status and metrics; empty: host and pid");
   add(*app, "--scheduler-host", options->scheduler_host, "host of the scheduler");
   add(*app, "--scheduler-port", options->scheduler_port, "its control port");
@@ -260,6 +213,7 @@ void add_run(CLI::App& root, command& chosen) {
   add(*app, "--prompts", options->prompts, "prompts.jsonl")->required();
   add(*app, "--out", options->out, "directory for responses.jsonl and summary.json")->required();
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler; not with --model");
+  add_controller_keys(*app, options->keys);
   add_device(*app, cluster.device, true);
   add(*app, "--workers", cluster.workers, "workers of the private cluster")->check(at_least_1);
   add(*app, "--tokenizer", options->tokenizer, "tokenizer.json; empty: the model's");
@@ -335,6 +289,7 @@ void add_status(CLI::App& root, command& chosen) {
   add_config(*app);
   options->connect = "tcp://127.0.0.1:7450";
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  add_controller_keys(*app, options->keys);
   add_flag(*app, "--watch", options->watch, "redraw every second");
   add_flag(*app, "--json", options->json, "print JSON");
   app->callback([options, &chosen] { chosen = [options] { return run_status(*options); }; });
@@ -346,6 +301,7 @@ void add_weights(CLI::App& root, command& chosen) {
   options->connect = "tcp://127.0.0.1:7450";
   add_config(*app);
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  add_controller_keys(*app, options->keys);
   add(*app, "--from", options->from,
       "checkpoint directory; the scheduler reads it, so it must be there under this name");
   add_flag(*app, "--rollback", options->rollback, "serve the epoch before again");
@@ -366,8 +322,18 @@ void add_discard(CLI::App& root, command& chosen) {
   options->connect = "tcp://127.0.0.1:7450";
   add_config(*app);
   add(*app, "--connect", options->connect, "tcp://host:port of a scheduler");
+  add_controller_keys(*app, options->keys);
   add(*app, "--batch-key", options->batch_key, "as `status` lists it")->required();
   app->callback([options, &chosen] { chosen = [options] { return run_discard(*options); }; });
+}
+
+void add_keys(CLI::App& root, command& chosen) {
+  auto* keys = root.add_subcommand("keys", "key pairs for controllers, schedulers and data");
+  keys->require_subcommand(1);
+  auto* app = keys->add_subcommand("new", "make a pair: PREFIX.secret and PREFIX.public");
+  auto prefix = std::make_shared<std::filesystem::path>();
+  app->add_option("--out", *prefix, "PREFIX")->required();
+  app->callback([prefix, &chosen] { chosen = [prefix] { return run_keys_new(*prefix); }; });
 }
 
 void add_bench_scheduler(CLI::App& bench, command& chosen) {
@@ -538,6 +504,7 @@ int parse_and_run(int argc, char** argv) {
   add_journal(app, chosen);
   add_simulate(app, chosen);
   add_discard(app, chosen);
+  add_keys(app, chosen);
   add_bench(app, chosen);
   std::vector<std::string> arguments{argv + 1, argv + argc};
   if (!arguments.empty() && !arguments[0].starts_with("-")

@@ -331,7 +331,8 @@ result<void> collection::run() {
 
 int run_with(const run_options& options, const std::string& endpoint, local_cluster* cluster,
              const tokenizer* words, const wire::submit_batch& batch, output_dir& out) {
-  auto client = wire::controller_client::connect(endpoint, options.timeout);
+  auto client = wire::controller_client::connect(
+    endpoint, options.timeout, options.connect.empty() ? wire::controller_keys{} : options.keys);
   if (!client)
     return refuse_contact(client.error());
   const auto begin = clock::now();

@@ -3,7 +3,9 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/role.hpp"
+#include "cli/security.hpp"
 #include "cli/stop_signal.hpp"
+#include "cluster/security/doorkeeper.hpp"
 
 #include <nlohmann/json.hpp>
 #include <unistd.h>
@@ -51,12 +53,36 @@ std::string host_name() {
   return name.data();
 }
 
+/// Puts the keys and the limits where they belong.
+result<void> guard(scheduler_node_options& node, const scheduler_options& options) {
+  const auto& door = options.door;
+  node.frontend.client = door.client;
+  node.frontend.connections_max = connections_within_file_limit(door.connections_max);
+  node.frontend.connections_per_address_max = door.connections_per_address_max;
+  node.tls = options.keys.tls;
+  auto data = data_keys(options.keys.data_key);
+  if (!data)
+    return fail(data);
+  node.weights.keys = *data;
+  if (door.secret.empty())
+    return {};
+  auto keys = curve_policy::open(
+    {door.secret, door.clients, door.client, std::chrono::seconds{door.grace_s}});
+  if (!keys)
+    return fail(keys);
+  node.frontend.keys = *keys;
+  return {};
+}
+
 } // namespace
 
 int run_scheduler(const scheduler_options& options) {
   catch_stop_signals();
   const stop_watch stop;
+  raise_file_limit();
   scheduler_node_options node;
+  if (const auto ok = guard(node, options); !ok)
+    return fail_start(ok.error(), options.announce_fd);
   node.frontend.bind = options.listen;
   node.cluster_address = options.control_address;
   node.cluster_port = options.control_port;

@@ -108,7 +108,7 @@ void print_tables(const wire::status_report& status) {
 
 int run_status(const status_options& options) {
   catch_stop_signals();
-  auto client = wire::controller_client::connect(options.connect, options.timeout);
+  auto client = wire::controller_client::connect(options.connect, options.timeout, options.keys);
   if (!client)
     return refuse_contact(client.error());
   do {

@@ -46,7 +46,8 @@ result<wire::weights_served> update(wire::controller_client& client,
 int run_weights(const weights_options& options) {
   if (options.from.empty() != options.rollback)
     return refuse({errc::bad_config, "weights needs either --from DIR or --rollback", {}});
-  auto client = wire::controller_client::connect(options.connect, options.contact_timeout);
+  auto client =
+    wire::controller_client::connect(options.connect, options.contact_timeout, options.keys);
   if (!client)
     return refuse_contact(client.error());
   const auto served = update(*client, options);

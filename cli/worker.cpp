@@ -3,7 +3,9 @@
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/role.hpp"
+#include "cli/security.hpp"
 #include "cli/stop_signal.hpp"
+#include "cluster/security/doorkeeper.hpp"
 
 #include <nlohmann/json.hpp>
 #include <unistd.h>
@@ -25,6 +27,10 @@ int run_worker(const worker_options& options) {
                            "--data-advertise HOST too",
                        {}},
                       announce_fd);
+  raise_file_limit();
+  const auto keys = data_keys(options.keys.data_key);
+  if (!keys)
+    return fail_start(keys.error(), announce_fd);
   std::optional<leave_on_stop> loading{std::in_place};
   auto device = open_device(options.device);
   loading.reset();
@@ -39,6 +45,10 @@ int run_worker(const worker_options& options) {
   node.kv.advertise_host = options.data_advertise;
   node.weights.bind = endpoint_at(options.data_address, options.weights_port);
   node.weights.advertise_host = options.data_advertise;
+  node.kv.keys = *keys;
+  node.weights.keys = *keys;
+  node.draft_keys = *keys;
+  node.tls = options.keys.tls;
   node.weight_threads = options.weight_threads;
   node.metrics_address = options.metrics_address;
   if (!options.no_metrics)

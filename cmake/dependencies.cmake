@@ -23,7 +23,7 @@ endif()
 
 # Debian's libcaf-dev 0.17.6 ships neither a CMake package nor a pkg-config file.
 find_path(CAF_INCLUDE_DIR caf/all.hpp REQUIRED)
-foreach(component core io)
+foreach(component core io openssl)
   find_library(CAF_${component}_LIBRARY caf_${component} REQUIRED)
   add_library(CAF::${component} UNKNOWN IMPORTED)
   set_target_properties(CAF::${component} PROPERTIES IMPORTED_LOCATION ${CAF_${component}_LIBRARY}
@@ -31,3 +31,4 @@ foreach(component core io)
 endforeach()
 target_link_libraries(CAF::core INTERFACE Threads::Threads)
 target_link_libraries(CAF::io INTERFACE CAF::core)
+target_link_libraries(CAF::openssl INTERFACE CAF::io OpenSSL::SSL OpenSSL::Crypto)

@@ -8,7 +8,7 @@ packages=(
   libcaf-dev libssl-dev libzmq3-dev cppzmq-dev libprotobuf-dev protobuf-compiler
   prometheus-cpp-dev libcpp-httplib-dev libhwy-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
   libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsqlite3-dev libabsl-dev
-  libgtest-dev libgmock-dev python3 python3-venv python3-zmq python3-protobuf
+  libgtest-dev libgmock-dev openssl python3 python3-venv python3-zmq python3-protobuf
 )
 packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)

@@ -20,7 +20,7 @@ namespace rollcast {
 
 /// Bounds of what a scheduler keeps for its controllers.
 struct batch_limits {
-  std::size_t live_batches = 64;       ///< Batches that are not finished.
+  std::size_t live_batches = 256;      ///< Batches that are not finished.
   std::size_t kept_batches = 1'024;    ///< All, with finished and acknowledged ones.
   std::uint64_t responses = 2'000'000; ///< Of all kept batches whose end was not acknowledged.
   std::uint64_t tokens = std::uint64_t{1} << 30; ///< Of those responses, 12 bytes each, at submits.
@@ -78,6 +78,7 @@ struct batch_record {
   std::optional<wire::batch_summary> summary; ///< From its end on, always the same.
   bool restored = false;                      ///< Taken on by an earlier scheduler.
 
+  std::string client;             ///< Whose share it counts for; "" is nobody.
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
   std::uint64_t sent_max = 0;     ///< Last sequence pushed to anybody.

@@ -1,5 +1,6 @@
 #include "cluster/drafts/draft_link.hpp"
 
+#include "cluster/security/curve_socket.hpp"
 #include "cluster/transport/wake_fd.hpp"
 
 #include <zmq.hpp>
@@ -71,6 +72,7 @@ private:
   draft_ledger ledger_;
   zmq::context_t context_;
   zmq::socket_t socket_;
+  std::uint64_t keys_version_ = 0; ///< Of the keys that it dialled with.
   wake_fd wake_;
   std::atomic<bool> looks_soon_{false}; ///< The thread turns within milliseconds.
   std::uint64_t rejected_ = 0;          ///< Frames that are none.
@@ -109,6 +111,9 @@ result<void> draft_link::loop::connect() {
     socket_.set(zmq::sockopt::heartbeat_timeout, 3'000);
     socket_.set(zmq::sockopt::reconnect_ivl, 100);
     socket_.set(zmq::sockopt::reconnect_ivl_max, 2'000);
+    if (options_.keys)
+      keys_version_ = options_.keys->keys_version();
+    dial_within(socket_, options_.keys);
     socket_.connect(options_.server);
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, "cannot connect to a draft server at '" + options_.server
@@ -159,6 +164,9 @@ void draft_link::loop::collect(std::size_t tokens_max, std::vector<heard_tokens>
 
 void draft_link::loop::run() {
   while (!stopping_) {
+    // The old key opens for a while only; what is lost with the connection is told again.
+    if (options_.keys && options_.keys->keys_version() != keys_version_)
+      (void)connect(); // as it did before
     std::vector<zmq::pollitem_t> items{{socket_.handle(), 0, ZMQ_POLLIN, 0},
                                        {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
     const bool refused = clock::now() < refused_until_;

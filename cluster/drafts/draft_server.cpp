@@ -1,5 +1,7 @@
 #include "cluster/drafts/draft_server.hpp"
 
+#include "cluster/security/curve_socket.hpp"
+#include "cluster/security/doorkeeper.hpp"
 #include "cluster/transport/wake_fd.hpp"
 
 #include <sys/random.h>
@@ -46,7 +48,8 @@ public:
   using clock = std::chrono::steady_clock;
 
   explicit loop(draft_server_options options)
-    : options_(std::move(options)), board_(options_.board, fresh_incarnation()) {}
+    : options_(std::move(options)), board_(options_.board, fresh_incarnation()),
+      listener_(options_.keys) {}
   ~loop();
   loop(const loop&) = delete;
   loop& operator=(const loop&) = delete;
@@ -55,7 +58,7 @@ public:
   void start() {
     thread_ = std::thread{[this] { run(); }};
   }
-  const std::string& endpoint() const noexcept { return endpoint_; }
+  const std::string& endpoint() const noexcept { return listener_.endpoint(); }
 
   counters counts;
 
@@ -70,7 +73,8 @@ private:
   draft_board board_;
   zmq::context_t context_;
   zmq::socket_t router_;
-  std::string endpoint_;
+  curve_listener listener_;
+  std::unique_ptr<doorkeeper> door_; ///< Null without keys; ends before the socket.
   wake_fd wake_;
   std::uint64_t unsent_ = 0;
   std::atomic<bool> stopping_{false};
@@ -94,13 +98,16 @@ result<void> draft_server::loop::bind() {
     router_.set(zmq::sockopt::maxmsgsize, std::int64_t{draft_frame_bytes_max});
     router_.set(zmq::sockopt::heartbeat_ivl, 1'000);
     router_.set(zmq::sockopt::heartbeat_timeout, 3'000);
-    router_.bind(options_.listen);
-    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
   } catch (const zmq::error_t& e) {
-    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
-    return fail(code, "cannot bind the draft server to " + options_.listen + ": " + e.what());
+    return fail(errc::bad_config, std::string{"cannot open the draft server: "} + e.what());
   }
-  return {};
+  if (options_.keys) {
+    auto door = doorkeeper::open(context_, router_, {options_.keys});
+    if (!door)
+      return fail(door);
+    door_ = std::move(*door);
+  }
+  return listener_.bind(router_, options_.listen, "cannot bind the draft server to");
 }
 
 void draft_server::loop::run() {
@@ -119,6 +126,7 @@ void draft_server::loop::run() {
       expired = now;
       board_.expire(now);
     }
+    listener_.turn(router_);
     show_counts();
   }
 }

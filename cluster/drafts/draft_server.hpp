@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/drafts/draft_board.hpp"
+#include "cluster/security/curve_policy.hpp"
 #include "engine/base/error.hpp"
 
 #include <atomic>
@@ -15,6 +16,7 @@ struct draft_server_options {
   std::string listen = "tcp://127.0.0.1:*"; ///< ZeroMQ endpoint; `*` takes any free port.
   draft_board_limits board;
   int frames_max = 4'096; ///< Waiting for one worker, or from it; more is dropped and asked for.
+  std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
 };
 
 /// Relays what the members of a group write to the workers that host others of the group: a ROUTER

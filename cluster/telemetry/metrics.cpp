@@ -200,7 +200,9 @@ process_metrics::process_metrics(const std::string& version, const std::string& 
       registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
                        "reason", "too_large"),
       registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
-                       "reason", "unimplemented")} {
+                       "reason", "unimplemented"),
+      registry.counter("rollcast_frames_rejected_total", "Frames from outside that were refused",
+                       "reason", "over_limit")} {
   registry.describe(version, numerics_profile);
 }
 
@@ -248,7 +250,16 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
             registry.gauge("rollcast_journal_bytes", "Size of the journal, free pages left out"),
             registry.gauge("rollcast_journal_pending_bytes", "Records that are not on disk yet"),
             registry.gauge("rollcast_journal_full",
-                           "1 while no new batch is taken on because of the journal")} {}
+                           "1 while no new batch is taken on because of the journal")},
+    controller_connections(registry.gauge("rollcast_controller_connections",
+                                          "Open connections to the controllers' port")),
+    connections_refused{
+      registry.counter("rollcast_connections_refused_total",
+                       "Connections to the controllers' port that were ended at the door", "reason",
+                       "handshake"),
+      registry.counter("rollcast_connections_refused_total",
+                       "Connections to the controllers' port that were ended at the door", "reason",
+                       "too_many")} {}
 
 worker_metrics::worker_metrics(const std::string& version, const std::string& numerics_profile)
   : process_metrics(version, numerics_profile),

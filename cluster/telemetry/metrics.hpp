@@ -109,6 +109,7 @@ struct process_metrics {
     metric_counter malformed;     ///< Not an envelope, wrong version, or a count out of range.
     metric_counter too_large;     ///< Over the size limit.
     metric_counter unimplemented; ///< A known request that this server does not serve.
+    metric_counter over_limit;    ///< One of a client that has its share under way already.
   } frames_rejected;
 };
 
@@ -160,6 +161,12 @@ struct scheduler_metrics : process_metrics {
     metric_gauge pending_bytes;
     metric_gauge full;
   } journal;
+  metric_gauge controller_connections;
+  /// Connections to the controllers' port that were ended at the door, by reason.
+  struct {
+    metric_counter handshake; ///< Of a key that is not in the allow list, or none.
+    metric_counter too_many;  ///< Over the bound in all, or of one address.
+  } connections_refused;
 };
 
 /// The series of `rollcast worker`. Meanings: dashboards/metrics.md.

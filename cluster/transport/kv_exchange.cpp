@@ -7,7 +7,7 @@
 namespace rollcast {
 
 kv_exchange::loop::loop(kv_exchange_options options, serve_function serve)
-  : options_(std::move(options)), serve_(std::move(serve)) {}
+  : options_(std::move(options)), serve_(std::move(serve)), listener_(options_.keys) {}
 
 kv_exchange::loop::~loop() {
   post(stop_command{});
@@ -21,12 +21,19 @@ result<void> kv_exchange::loop::bind() {
     router_.set(zmq::sockopt::linger, 0);
     router_.set(zmq::sockopt::router_mandatory, true);
     router_.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} + 1024);
-    router_.bind(options_.bind);
-    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
   } catch (const zmq::error_t& e) {
-    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
-    return fail(code, "cannot bind the worker's data endpoint " + options_.bind + ": " + e.what());
+    return fail(errc::bad_config, std::string{"cannot open the data endpoint: "} + e.what());
   }
+  if (options_.keys) {
+    auto door = doorkeeper::open(context_, router_, {options_.keys});
+    if (!door)
+      return fail(door);
+    door_ = std::move(*door);
+  }
+  if (auto bound = listener_.bind(router_, options_.bind, "cannot bind the worker's data endpoint");
+      !bound)
+    return bound;
+  endpoint_ = listener_.endpoint();
   if (!options_.advertise_host.empty())
     endpoint_ = "tcp://" + options_.advertise_host + endpoint_.substr(endpoint_.rfind(':'));
   return {};
@@ -66,6 +73,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
+    listener_.turn(router_);
     start_offers();
     start_pulls();
   }

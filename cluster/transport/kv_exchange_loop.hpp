@@ -1,5 +1,7 @@
 #pragma once
 
+#include "cluster/security/curve_socket.hpp"
+#include "cluster/security/doorkeeper.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/transport/kv_frame.hpp"
 #include "cluster/transport/wake_fd.hpp"
@@ -130,6 +132,8 @@ private:
   // Owned by the thread. The context comes first, so that it outlives the sockets.
   zmq::context_t context_{1};
   zmq::socket_t router_;
+  curve_listener listener_;
+  std::unique_ptr<doorkeeper> door_; ///< Null without keys; ends before the socket.
   std::map<std::string, peer> peers_;
   /// Holders that cannot be reached from here, and when to try them again. By incarnation: another
   /// one may be behind the same endpoint.

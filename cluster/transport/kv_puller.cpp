@@ -70,6 +70,7 @@ result<void> kv_exchange::loop::connect(const std::string& name) {
     fresh.socket = zmq::socket_t{context_, zmq::socket_type::dealer};
     fresh.socket.set(zmq::sockopt::linger, 0);
     fresh.socket.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.part_bytes} * 16 + 1024);
+    dial_within(fresh.socket, options_.keys);
     fresh.socket.connect(name);
     fresh.heard = clock::now();
     peers_.emplace(name, std::move(fresh));

@@ -20,7 +20,8 @@ void let_malloc_keep(std::uint32_t bytes) {
 
 } // namespace
 
-weight_exchange::loop::loop(weight_exchange_options options) : options_(std::move(options)) {}
+weight_exchange::loop::loop(weight_exchange_options options)
+  : options_(std::move(options)), listener_(options_.keys) {}
 
 weight_exchange::loop::~loop() {
   post(stop_command{});
@@ -38,12 +39,19 @@ result<void> weight_exchange::loop::bind() {
     router_.set(zmq::sockopt::heartbeat_ivl, static_cast<int>(options_.idle_ms_max.count()));
     router_.set(zmq::sockopt::heartbeat_timeout,
                 static_cast<int>(2 * options_.idle_ms_max.count()));
-    router_.bind(options_.bind);
-    endpoint_ = router_.get(zmq::sockopt::last_endpoint);
   } catch (const zmq::error_t& e) {
-    const auto code = e.num() == EADDRINUSE ? errc::address_in_use : errc::bad_config;
-    return fail(code, "cannot bind the weights endpoint " + options_.bind + ": " + e.what());
+    return fail(errc::bad_config, std::string{"cannot open the weights endpoint: "} + e.what());
   }
+  if (options_.keys) {
+    auto door = doorkeeper::open(context_, router_, {options_.keys});
+    if (!door)
+      return fail(door);
+    door_ = std::move(*door);
+  }
+  if (auto bound = listener_.bind(router_, options_.bind, "cannot bind the weights endpoint");
+      !bound)
+    return bound;
+  endpoint_ = listener_.endpoint();
   if (!options_.advertise_host.empty())
     endpoint_ = "tcp://" + options_.advertise_host + endpoint_.substr(endpoint_.rfind(':'));
   return {};
@@ -83,6 +91,7 @@ void weight_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_upstream(updates[i]);
     expire();
+    listener_.turn(router_);
   }
   while (!pulls_.empty())
     end_pull(pulls_.begin()->first, fail(errc::cancelled, "the weight exchange is stopping"));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "cluster/security/curve_socket.hpp"
+#include "cluster/security/doorkeeper.hpp"
 #include "cluster/transport/wake_fd.hpp"
 #include "cluster/weights/weight_exchange.hpp"
 #include "cluster/weights/weight_frame.hpp"
@@ -143,6 +145,8 @@ private:
   // Owned by the thread. The context comes first, so that it outlives the sockets.
   zmq::context_t context_{1};
   zmq::socket_t router_;
+  curve_listener listener_;
+  std::unique_ptr<doorkeeper> door_; ///< Null without keys; ends before the socket.
   std::map<std::uint64_t, pull> pulls_;
   std::uint64_t last_attempt_ = 0;
   std::map<std::uint64_t, offering> offers_;

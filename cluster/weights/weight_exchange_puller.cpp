@@ -66,6 +66,7 @@ result<void> weight_exchange::loop::connect(pull& p) {
     p.socket.set(zmq::sockopt::maxmsgsize, std::int64_t{options_.slice_bytes_max} + 1024);
     p.socket.set(zmq::sockopt::reconnect_ivl, 50);
     p.socket.set(zmq::sockopt::reconnect_ivl_max, std::max(50, bound / 4));
+    dial_within(p.socket, options_.keys);
     p.socket.connect(p.endpoint);
   } catch (const zmq::error_t& e) {
     return fail(errc::peer_lost,

@@ -1,5 +1,6 @@
 #include "cluster/wire/client.hpp"
 
+#include "cluster/security/curve_socket.hpp"
 #include "cluster/wire/codec.hpp"
 
 #include <zmq.hpp>
@@ -33,30 +34,57 @@ milliseconds left_until(clock::time_point deadline) {
 /// The ZeroMQ socket, what was pushed while an answer was awaited, and the request numbers.
 class controller_client::socket {
 public:
-  socket(std::string endpoint, milliseconds timeout)
-    : endpoint_(std::move(endpoint)), timeout_(timeout), context_(1),
-      dealer_(context_, zmq::socket_type::dealer), monitor_(context_, zmq::socket_type::pair) {
-    dealer_.set(zmq::sockopt::linger, linger_ms);
-    dealer_.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout.count()));
-    dealer_.set(zmq::sockopt::rcvhwm, 0); // what is dropped would be sent again
+  socket(std::string endpoint, milliseconds timeout, controller_keys keys)
+    : endpoint_(std::move(endpoint)), timeout_(timeout), keys_(std::move(keys)), context_(1) {}
+  ~socket() { stop_watching(); }
+  socket(const socket&) = delete;
+  socket& operator=(const socket&) = delete;
+
+  /// Connects, with the keys that the files hold now. Throws `zmq::error_t`.
+  result<void> open() {
+    stamps_ = stamps();
+    looked_ = clock::now();
+    key_pair own;
+    std::string server;
+    if (keys_.any()) {
+      if (keys_.server.empty() || keys_.key.empty())
+        return fail(errc::bad_config, "--curve-server and --curve-key must be given together");
+      auto loaded = load_keys(keys_.key);
+      if (!loaded)
+        return fail(loaded);
+      auto known = load_public_key(keys_.server);
+      if (!known)
+        return fail(known);
+      own = std::move(*loaded);
+      server = std::move(*known);
+    }
+    zmq::socket_t dealer{context_, zmq::socket_type::dealer};
+    dealer.set(zmq::sockopt::linger, linger_ms);
+    dealer.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout_.count()));
+    dealer.set(zmq::sockopt::rcvhwm, 0); // what is dropped would be sent again
     // A connection that died silently is noticed and made anew.
-    dealer_.set(zmq::sockopt::heartbeat_ivl, 2'000);
-    dealer_.set(zmq::sockopt::heartbeat_timeout, 6'000);
-    dealer_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
+    dealer.set(zmq::sockopt::heartbeat_ivl, 2'000);
+    dealer.set(zmq::sockopt::heartbeat_timeout, 6'000);
+    dealer.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
     // Asked for no longer than this, a scheduler that is back is found soon.
-    dealer_.set(zmq::sockopt::reconnect_ivl, 100);
-    dealer_.set(zmq::sockopt::reconnect_ivl_max, 1'000);
-    if (zmq_socket_monitor(dealer_.handle(), monitor_name,
+    dealer.set(zmq::sockopt::reconnect_ivl, 100);
+    dealer.set(zmq::sockopt::reconnect_ivl_max, 1'000);
+    if (keys_.any())
+      dial_with(dealer, own, server);
+    stop_watching();
+    dealer_ = std::move(dealer);
+    // The name of the one before is free only some time after its end.
+    const auto name = "inproc://connections-" + std::to_string(++monitors_);
+    if (zmq_socket_monitor(dealer_.handle(), name.c_str(),
                            ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED)
         != 0)
       throw zmq::error_t{};
+    monitor_ = zmq::socket_t{context_, zmq::socket_type::pair};
     monitor_.set(zmq::sockopt::linger, 0);
-    monitor_.connect(monitor_name);
+    monitor_.connect(name);
     dealer_.connect(endpoint_);
+    return {};
   }
-  ~socket() { (void)zmq_socket_monitor(dealer_.handle(), nullptr, 0); }
-  socket(const socket&) = delete;
-  socket& operator=(const socket&) = delete;
 
   /// Looks what became of the connection.
   void watch() {
@@ -99,6 +127,7 @@ public:
 
   /// Receives one message. @returns nothing when `wait` is over or a signal came.
   result<std::optional<event_envelope>> receive(milliseconds wait) {
+    look_at_keys();
     zmq::message_t message;
     try {
       dealer_.set(zmq::sockopt::rcvtimeo, static_cast<int>(wait.count()));
@@ -125,7 +154,8 @@ public:
 
   std::string silence(milliseconds waited) const {
     return "no answer from " + endpoint_ + " within " + std::to_string(waited.count())
-           + " ms: is a Rollcast scheduler running there?";
+           + " ms: is a Rollcast scheduler running there"
+           + (keys_.any() ? ", and does it know our key?" : "?");
   }
 
   std::deque<event> pushed;
@@ -135,14 +165,45 @@ public:
   std::uint64_t told = 1; ///< Connections that the user knows of; the first one is no news.
 
 private:
+  using key_stamps = std::pair<file_stamp, file_stamp>;
+  key_stamps stamps() const {
+    return keys_.any() ? key_stamps{stamp_of(keys_.server), stamp_of(keys_.key)} : key_stamps{};
+  }
+
+  /// What is asked now is answered to nobody.
+  void stop_watching() {
+    if (dealer_.handle() == nullptr)
+      return;
+    watch();
+    (void)zmq_socket_monitor(dealer_.handle(), nullptr, 0);
+    monitor_.close();
+    lost += std::exchange(connected, false) ? 1 : 0;
+  }
+
+  /// Connects anew with changed keys. Files that are wrong, or half written, are tried again when
+  /// they change the next time; until then the connection stays.
+  void look_at_keys() {
+    if (!keys_.any() || clock::now() - looked_ < std::chrono::seconds{1})
+      return;
+    looked_ = clock::now();
+    if (stamps() == stamps_)
+      return;
+    try {
+      (void)open();
+    } catch (const zmq::error_t&) { // nothing that worked before is worse now
+    }
+  }
+
   std::string endpoint_;
   milliseconds timeout_;
+  controller_keys keys_;
+  key_stamps stamps_;
+  clock::time_point looked_{};
   std::uint64_t last_request_id_ = 0;
   zmq::context_t context_;
   zmq::socket_t dealer_;
   zmq::socket_t monitor_;
-
-  static constexpr const char* monitor_name = "inproc://controller-connections";
+  std::uint32_t monitors_ = 0; ///< Made so far.
 };
 
 controller_client::controller_client(std::unique_ptr<socket> opened) : socket_(std::move(opened)) {}
@@ -150,10 +211,13 @@ controller_client::~controller_client() = default;
 controller_client::controller_client(controller_client&&) noexcept = default;
 controller_client& controller_client::operator=(controller_client&&) noexcept = default;
 
-result<controller_client> controller_client::connect(std::string endpoint, milliseconds timeout) {
+result<controller_client> controller_client::connect(std::string endpoint, milliseconds timeout,
+                                                     controller_keys keys) {
   std::unique_ptr<socket> opened;
   try {
-    opened = std::make_unique<socket>(endpoint, timeout);
+    opened = std::make_unique<socket>(endpoint, timeout, std::move(keys));
+    if (const auto ok = opened->open(); !ok)
+      return fail(ok);
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config,
                 "cannot connect to \"" + endpoint + "\": " + e.what() + "; give tcp://host:port");

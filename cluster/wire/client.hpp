@@ -5,12 +5,20 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
 namespace rollcast::wire {
+
+/// What a controller needs at a scheduler that has keys: both or none.
+struct controller_keys {
+  std::string server;        ///< Its public key, or a file with it.
+  std::filesystem::path key; ///< Our own secret key file.
+  bool any() const noexcept { return !server.empty() || !key.empty(); }
+};
 
 /// A controller's end of the wire, for the command line and tests. One thread at a time. Every call
 /// ends within the timeout given to `connect`, or its own where it takes one.
@@ -25,8 +33,11 @@ public:
 
   /// Connects to `endpoint` ("tcp://host:port") and asks for the status once, so that a wrong or
   /// dead endpoint is one clear line within `timeout`. @returns also `bad_config` when the endpoint
-  /// is none that ZeroMQ understands.
-  static result<controller_client> connect(std::string endpoint, milliseconds timeout);
+  /// is none that ZeroMQ understands, or a key is none. Key files are looked at again while it
+  /// lives: when they have changed it connects anew, and what it was to hear must be asked for
+  /// again, as after any silence.
+  static result<controller_client> connect(std::string endpoint, milliseconds timeout,
+                                           controller_keys keys = {});
   ~controller_client();
   controller_client(controller_client&&) noexcept;
   controller_client& operator=(controller_client&&) noexcept;

@@ -8,7 +8,7 @@ import weakref
 from contextlib import suppress
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Dict, Iterable, Optional, Set, Type, Union
+from typing import Dict, Iterable, List, Optional, Set, Type, Union
 
 import zmq
 from google.protobuf.message import DecodeError
@@ -28,6 +28,7 @@ from ._convert import (
     served_from_wire,
     status_from_wire,
 )
+from ._keys import AnyFile, Keys
 from ._types import (
     RollcastError,
     Sampling,
@@ -56,14 +57,19 @@ _ANSWERS = {
 }  # all others: ok
 
 
-def _end(
-    socket: zmq.Socket[bytes],
-    monitor: zmq.Socket[bytes],
-    context: zmq.Context[zmq.Socket[bytes]],
-) -> None:
-    socket.disable_monitor()
-    monitor.close(0)
-    socket.close()
+_KEYS_LOOKED_AT_S = 1.0
+
+
+def _close(sockets: List[zmq.Socket[bytes]]) -> None:
+    if len(sockets) > 1:
+        sockets[0].disable_monitor()
+    for socket in reversed(sockets):
+        socket.close()
+
+
+def _end(sockets: List[zmq.Socket[bytes]], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Ends a connection and its monitor, then their context."""
+    _close(sockets)
     context.term()
 
 
@@ -73,10 +79,22 @@ class Client:
     `timeout` (seconds) bounds every request. While a batch is iterated, a scheduler that does not
     answer is asked again until `patience` (seconds) is over; then `Timeout` is raised, and
     iterating may be tried again later. A scheduler that was started again at the same address is
-    found at once, and batches go on where they stood. Failures are `RollcastError` with the scheduler's code.
+    found at once, and batches go on where they stood. Failures are
+    `RollcastError` with the scheduler's code.
+
+    A scheduler with keys wants `curve_server`, its public key or a file with it, and `curve_key`,
+    our secret key file; without them ROLLCAST_CURVE_SERVER and ROLLCAST_CURVE_KEY count. When such
+    a file changes the client connects anew with what is in it.
     """
 
-    def __init__(self, endpoint: str, timeout: float = 10.0, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        timeout: float = 10.0,
+        patience: float = 60.0,
+        curve_server: Optional[AnyFile] = None,
+        curve_key: Optional[AnyFile] = None,
+    ) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self.patience = patience
@@ -89,22 +107,17 @@ class Client:
         self._bucket_refused: Optional[RollcastError] = None
         # Weak, so that the results of a batch that nobody holds any more are dropped.
         self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
+        self._keys = Keys(curve_server, curve_key)
+        self._keys_looked_at = time.monotonic()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
+        self._sockets: List[zmq.Socket[bytes]] = []  # the connection and its monitor
         # Ends them in this order. A garbage collector that finds both in a cycle has none, and a
         # context waits for its sockets for ever.
         self._connections = 0
-        events = zmq.EVENT_HANDSHAKE_SUCCEEDED
-        self._monitor = self._socket.get_monitor_socket(events)
-        self._end = weakref.finalize(self, _end, self._socket, self._monitor, self._context)
+        self._end = weakref.finalize(self, _end, self._sockets, self._context)
         self._end.atexit = False  # a thread may use it until then
         try:
-            self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-            self._socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
-            self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
-            self._socket.connect(endpoint)
+            self._open()
             self.status()
         except zmq.ZMQError as error:
             self.close()
@@ -317,6 +330,7 @@ class Client:
     def _pump(self, wait: float) -> bool:
         """Takes in one message. Returns False when none came within `wait` seconds, or the
         connection was made anew."""
+        self._look_at_keys()
         sockets = zmq.Poller()
         sockets.register(self._socket, zmq.POLLIN)
         sockets.register(self._monitor, zmq.POLLIN)
@@ -354,6 +368,44 @@ class Client:
             if self._connections > 1:
                 for batch in self._batches.values():
                     batch._reconnected()
+
+    @property
+    def _socket(self) -> zmq.Socket[bytes]:
+        return self._sockets[0]
+
+    @property
+    def _monitor(self) -> zmq.Socket[bytes]:
+        return self._sockets[1]
+
+    def _open(self) -> None:
+        """Connects, in place of the connection that is there."""
+        socket = self._context.socket(zmq.DEALER)
+        fresh: List[zmq.Socket[bytes]] = [socket]
+        try:
+            socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
+            socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
+            self._keys.apply(socket)
+            fresh.append(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED))
+            socket.connect(self.endpoint)
+        except BaseException:
+            _close(fresh)
+            raise
+        _close(self._sockets)
+        self._sockets[:] = fresh
+
+    def _look_at_keys(self) -> None:
+        """Connects anew with changed key files; batches ask again for what was on its way. Files
+        that are wrong change nothing: the connection stays as it is."""
+        now = time.monotonic()
+        if now - self._keys_looked_at < _KEYS_LOOKED_AT_S:
+            return
+        self._keys_looked_at = now
+        if self._keys.changed():
+            with suppress(RollcastError, zmq.ZMQError):
+                self._open()
 
     def _send_buckets(self, buckets: Iterable[Bucket]) -> int:
         """Sends buckets, a few of them ahead of their answers. Returns how many tensors it were."""

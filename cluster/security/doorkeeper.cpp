@@ -1,0 +1,363 @@
+#include "cluster/security/doorkeeper.hpp"
+
+#include <arpa/inet.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+namespace rollcast {
+namespace {
+
+constexpr const char* zap_endpoint = "inproc://zeromq.zap.01";
+constexpr const char* monitor_endpoint = "inproc://rollcast.door";
+constexpr const char* key_property = "X-Rollcast-Key";
+constexpr int watched = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED
+                        | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
+                        | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_MONITOR_STOPPED;
+
+/// The address at the other end of a connection; "" if it is none any more.
+std::string address_of(int descriptor) {
+  sockaddr_storage name{};
+  socklen_t size = sizeof name;
+  if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&name), &size) != 0)
+    return {};
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  const void* from =
+    name.ss_family == AF_INET6
+      ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(name).sin6_addr)
+      : &reinterpret_cast<const sockaddr_in&>(name).sin_addr;
+  if (::inet_ntop(name.ss_family, from, text.data(), text.size()) == nullptr)
+    return {};
+  return text.data();
+}
+
+/// A property of ZMTP metadata: a byte of length and the name, four bytes of length and the value.
+std::string property(std::string_view name, std::string_view value) {
+  std::string bytes(1, static_cast<char>(name.size()));
+  bytes += name;
+  for (int shift = 24; shift >= 0; shift -= 8)
+    bytes += static_cast<char>((value.size() >> shift) & 0xff);
+  return bytes.append(value);
+}
+
+const char* property_of(const zmq::message_t& message, const char* name) {
+  return ::zmq_msg_gets(message.handle(), name);
+}
+
+} // namespace
+
+class doorkeeper::loop {
+public:
+  explicit loop(door_options options) : options_(std::move(options)) {}
+  ~loop();
+  loop(const loop&) = delete;
+  loop& operator=(const loop&) = delete;
+
+  void open(zmq::context_t& context, zmq::socket_t& listener);
+  std::optional<visitor> who_sent(const zmq::message_t& body);
+
+  counters counts;
+
+private:
+  struct connection {
+    std::string address;
+    std::uint64_t number = 0; ///< Ascends from one to the next.
+    bool spoke = false;       ///< A whole message has come by it.
+    std::string key;          ///< Once it has spoken.
+  };
+  /// The connections of one address.
+  struct neighbours {
+    std::size_t count = 0;
+    std::map<std::uint64_t, int> silent; ///< Descriptors of those that have not spoken, by number.
+  };
+
+  void run();
+  void hear_monitor();
+  void accepted(int descriptor);
+  void ended(int descriptor);
+  void make_room(neighbours& of, int descriptor);
+  void hear_zap();
+  void look_at_files();
+  void show_out_removed();
+
+  door_options options_;
+  zmq::socket_t zap_;
+  zmq::socket_t monitor_;
+  void* listener_ = nullptr;
+  std::atomic<bool> running_{true};
+  std::chrono::steady_clock::time_point looked_{};
+  std::chrono::steady_clock::time_point warned_{};
+  std::uint64_t list_version_ = 0;
+  std::uint64_t last_number_ = 0;
+  std::mutex mutex_; ///< Guards the two below.
+  std::unordered_map<std::string, neighbours> by_address_;
+  std::unordered_map<int, connection> connections_; ///< By descriptor.
+  std::thread thread_;
+};
+
+void doorkeeper::loop::open(zmq::context_t& context, zmq::socket_t& listener) {
+  if (options_.keys) {
+    list_version_ = options_.keys->list_version();
+    zap_ = zmq::socket_t{context, zmq::socket_type::rep};
+    zap_.set(zmq::sockopt::linger, 0);
+    zap_.bind(zap_endpoint);
+  }
+  if (::zmq_socket_monitor(listener.handle(), monitor_endpoint, watched) != 0)
+    throw zmq::error_t{};
+  listener_ = listener.handle();
+  monitor_ = zmq::socket_t{context, zmq::socket_type::pair};
+  monitor_.set(zmq::sockopt::linger, 0);
+  monitor_.set(zmq::sockopt::rcvhwm, 0); // a full queue would stop ZeroMQ's own thread
+  monitor_.connect(monitor_endpoint);
+  thread_ = std::thread{[this] { run(); }};
+}
+
+doorkeeper::loop::~loop() {
+  if (listener_ != nullptr)
+    ::zmq_socket_monitor(listener_, nullptr, 0); // before its reader is gone, or it would wait
+  running_ = false;
+  if (thread_.joinable())
+    thread_.join();
+}
+
+void doorkeeper::loop::run() {
+  while (running_) {
+    std::vector<zmq::pollitem_t> items{{monitor_.handle(), 0, ZMQ_POLLIN, 0}};
+    if (zap_)
+      items.push_back({zap_.handle(), 0, ZMQ_POLLIN, 0});
+    try {
+      zmq::poll(items, std::chrono::milliseconds{1'000});
+    } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again
+    }
+    hear_monitor();
+    if (zap_)
+      hear_zap();
+    look_at_files();
+  }
+}
+
+// -- connections --------------------------------------------------------------
+
+void doorkeeper::loop::hear_monitor() {
+  for (int turn = 0; turn < 1'024; ++turn) {
+    zmq::message_t event;
+    zmq::message_t endpoint;
+    try {
+      if (!monitor_.recv(event, zmq::recv_flags::dontwait))
+        return;
+      if (event.more() && !monitor_.recv(endpoint, zmq::recv_flags::none))
+        return;
+    } catch (const zmq::error_t&) {
+      return;
+    }
+    if (event.size() != 6)
+      continue;
+    std::uint16_t kind = 0;
+    std::int32_t value = 0;
+    std::memcpy(&kind, event.data(), sizeof kind);
+    std::memcpy(&value, event.data<char>() + sizeof kind, sizeof value);
+    if (kind == ZMQ_EVENT_ACCEPTED)
+      accepted(value);
+    else if (kind == ZMQ_EVENT_DISCONNECTED || kind == ZMQ_EVENT_CLOSED)
+      ended(value);
+    else if (kind == ZMQ_EVENT_MONITOR_STOPPED)
+      running_ = false;
+    else if (options_.keys)
+      ++counts.refused_handshake;
+  }
+}
+
+void doorkeeper::loop::accepted(int descriptor) {
+  ended(descriptor); // of an earlier connection with the same number, should its end be missing
+  const auto address = address_of(descriptor);
+  if (address.empty())
+    return; // it has gone already
+  const std::scoped_lock lock{mutex_};
+  const auto number = ++last_number_;
+  connections_[descriptor] = {address, number, false, {}};
+  counts.connections = connections_.size();
+  auto& here = by_address_[address];
+  ++here.count;
+  here.silent.emplace(number, descriptor);
+  if (here.count > options_.connections_per_address_max)
+    return make_room(here, descriptor);
+  if (connections_.size() <= options_.connections_max)
+    return;
+  const auto most = std::ranges::max_element(
+    by_address_, {}, [](const auto& entry) { return entry.second.silent.size(); });
+  make_room(most->second, descriptor);
+}
+
+/// Ends the connection that has been silent for longest: whoever works speaks at once. If all have
+/// spoken it is the new one.
+void doorkeeper::loop::make_room(neighbours& of, int descriptor) {
+  if (!of.silent.empty()) {
+    descriptor = of.silent.begin()->second;
+    of.silent.erase(of.silent.begin());
+  }
+  ++counts.refused_too_many;
+  const auto& address = connections_.at(descriptor).address;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - warned_ > std::chrono::seconds{10}) {
+    warned_ = now;
+    spdlog::warn("too many connections, so one of {} is ended: {} are open, {} of that address; "
+                 "at most {} and {} are allowed",
+                 address, connections_.size(), of.count, options_.connections_max,
+                 options_.connections_per_address_max);
+  }
+  // ZeroMQ owns the descriptor and closes it when it sees the end. Should it be another's by now,
+  // that one dials again.
+  if (address_of(descriptor) == address)
+    ::shutdown(descriptor, SHUT_RDWR);
+}
+
+void doorkeeper::loop::ended(int descriptor) {
+  const std::scoped_lock lock{mutex_};
+  const auto it = connections_.find(descriptor);
+  if (it == connections_.end())
+    return;
+  const auto here = by_address_.find(it->second.address);
+  here->second.silent.erase(it->second.number);
+  if (--here->second.count == 0)
+    by_address_.erase(here);
+  connections_.erase(it);
+  counts.connections = connections_.size();
+}
+
+// -- keys ---------------------------------------------------------------------
+
+/// Answers ZeroMQ's questions who may come in (RFC 27).
+void doorkeeper::loop::hear_zap() {
+  for (int turn = 0; turn < 256; ++turn) {
+    std::vector<std::string> parts;
+    try {
+      for (bool more = true; more;) {
+        zmq::message_t part;
+        if (!zap_.recv(part, zmq::recv_flags::dontwait))
+          return;
+        parts.push_back(part.to_string());
+        more = part.more();
+      }
+      // version, request id, domain, address, identity, mechanism, public key
+      std::optional<client_entry> known;
+      std::array<char, 41> key{};
+      if (parts.size() == 7 && parts[0] == "1.0" && parts[5] == "CURVE" && parts[6].size() == 32
+          && ::zmq_z85_encode(key.data(), reinterpret_cast<const std::uint8_t*>(parts[6].data()),
+                              32)
+               != nullptr)
+        known = options_.keys->admit(key.data());
+      if (!known)
+        spdlog::info("a client at {} is refused: its key is not in the allow list",
+                     parts.size() > 3 ? parts[3] : "?");
+      const std::array<std::string, 6> answer{"1.0",
+                                              parts.size() > 1 ? parts[1] : "",
+                                              known ? "200" : "400",
+                                              known ? "OK" : "unknown key",
+                                              known ? known->name : "",
+                                              known ? property(key_property, key.data()) : ""};
+      for (std::size_t at = 0; at < answer.size(); ++at)
+        (void)zap_.send(zmq::buffer(answer[at]),
+                        at + 1 < answer.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    } catch (const zmq::error_t&) { // interrupted: the client dials again
+      return;
+    }
+  }
+}
+
+void doorkeeper::loop::look_at_files() {
+  const auto now = std::chrono::steady_clock::now();
+  if (!options_.keys || now - looked_ < std::chrono::seconds{1})
+    return;
+  looked_ = now;
+  options_.keys->refresh(now);
+  if (const auto complaint = options_.keys->complaint(); !complaint.empty())
+    spdlog::error("{}", complaint);
+  if (const auto version = options_.keys->list_version(); version != list_version_) {
+    list_version_ = version;
+    spdlog::info("who may come in was read again");
+    show_out_removed();
+  }
+}
+
+void doorkeeper::loop::show_out_removed() {
+  const std::scoped_lock lock{mutex_};
+  for (const auto& [descriptor, who] : connections_)
+    if (!who.key.empty() && !options_.keys->admit(who.key)
+        && address_of(descriptor) == who.address) {
+      ++counts.refused_handshake;
+      ::shutdown(descriptor, SHUT_RDWR);
+    }
+}
+
+std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
+  const auto* key = property_of(body, key_property);
+  if (options_.keys && key == nullptr)
+    return std::nullopt;
+  {
+    const std::scoped_lock lock{mutex_};
+    const auto it = connections_.find(::zmq_msg_get(body.handle(), ZMQ_SRCFD));
+    if (it != connections_.end() && !it->second.spoke) {
+      it->second.spoke = true;
+      it->second.key = key == nullptr ? "" : key;
+      by_address_.at(it->second.address).silent.erase(it->second.number);
+    }
+  }
+  if (!options_.keys) {
+    const auto* address = property_of(body, "Peer-Address");
+    return visitor{address == nullptr ? "?" : address, std::nullopt};
+  }
+  auto known = options_.keys->admit(key);
+  if (!known)
+    return std::nullopt;
+  return visitor{std::move(known->name), known->limits};
+}
+
+// -- the public class ---------------------------------------------------------
+
+doorkeeper::doorkeeper(std::unique_ptr<loop> l) noexcept : loop_(std::move(l)) {}
+doorkeeper::~doorkeeper() = default;
+
+result<std::unique_ptr<doorkeeper>>
+doorkeeper::open(zmq::context_t& context, zmq::socket_t& listener, door_options options) {
+  auto made = std::make_unique<loop>(std::move(options));
+  try {
+    made->open(context, listener);
+  } catch (const zmq::error_t& e) {
+    return fail(errc::bad_config, std::string{"cannot watch a listening socket: "} + e.what());
+  }
+  return std::unique_ptr<doorkeeper>{new doorkeeper{std::move(made)}};
+}
+
+std::optional<visitor> doorkeeper::who_sent(const zmq::message_t& body) {
+  return loop_->who_sent(body);
+}
+
+const doorkeeper::counters& doorkeeper::counts() const noexcept {
+  return loop_->counts;
+}
+
+void raise_file_limit() noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max)
+    return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit); // as it is then
+}
+
+std::size_t connections_within_file_limit(std::size_t wanted) noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return wanted;
+  return std::min<std::size_t>(wanted, limit.rlim_cur / 4 * 3);
+}
+
+} // namespace rollcast
