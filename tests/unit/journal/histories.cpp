@@ -192,7 +192,7 @@ std::string text_of(const image& all) {
 // -- small things ---------------------------------------------------------------------------------
 
 bool settled(const journal& keeper) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{60};
   while (keeper.durable() < keeper.written()) {
     if (std::chrono::steady_clock::now() > until)
       return false;
