@@ -216,7 +216,7 @@ struct scheduler_journal_test : deterministic_system {
       (void)sched.try_run_once();
   }
 
-  ~scheduler_journal_test() override { caf::anon_send_exit(sut, caf::exit_reason::kill); }
+  ~scheduler_journal_test() override { kill(); } // it writes to the log, which ends first
 
   scheduler_options options;
   bool with_weights = false;
