@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <openssl/bio.h>
+#include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <openssl/x509_vfy.h>
@@ -127,8 +128,10 @@ result<void> tls_files::refresh() {
   if (!ca)
     return fail(ca);
   const std::array<std::string, 3> texts{std::move(*certificate), std::move(*key), std::move(*ca)};
-  if (const auto ok = check(options_, texts); !ok)
-    return ok;
+  const auto checked = check(options_, texts);
+  ERR_clear_error(); // the end of each file is in it, and the next user would take it for its own
+  if (!checked)
+    return checked;
   std::array<int, 3> fresh{};
   for (std::size_t at = 0; at < fresh.size(); ++at) {
     const auto made = in_memory(texts[at]);

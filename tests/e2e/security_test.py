@@ -183,6 +183,8 @@ class Secured(ClusterTest):
 
     def test_a_worker_with_a_wrong_certificate_cannot_join(self):
         node = self.secured()
+        good = self.helper(node)
+        (known,) = wait_until(lambda: ready_workers(node.endpoint), "the worker that may join")
         for settings in (self.tls("stranger", "ca"), self.tls("stranger", "other-ca"), {}):
             try:
                 self.worker(node, data_key=self.file("data.secret"), **settings)
@@ -190,16 +192,20 @@ class Secured(ClusterTest):
                 self.assertIn("is not good by the CA", str(refused))
         port = node.ports["control_port"]
         for words in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + bytes(500)):
-            peer = socket.create_connection(("127.0.0.1", port), timeout=5)
-            self.addCleanup(peer.close)
-            peer.sendall(words)
+            for _ in range(20):
+                peer = socket.create_connection(("127.0.0.1", port), timeout=5)
+                self.addCleanup(peer.close)
+                peer.sendall(words)
+        batch = self.submit(node.endpoint, self.prompts, **{**BATCH, "force_migration": False})
         time.sleep(3)
-        self.assertEqual(status(node.endpoint)["workers"], [])
-        self.assertTrue(is_alive(node.pid))
-        good = self.helper(node)
-        wait_until(lambda: ready_workers(node.endpoint), "the worker with the right certificate")
+        # The one that was there before is the only one, and its connection has lived on.
         (only,) = status(node.endpoint)["workers"]
-        self.assertEqual(only["pid"], good.pid)
+        self.assertEqual((only["pid"], only["worker"]), (good.pid, known))
+        self.assertTrue(is_alive(node.pid))
+        self.assertIn("rollcast_worker_lost_total 0\n", http_get(node.metrics + "/metrics")[1])
+        self.assert_same(self.collect(batch)[0], self.oracle, "beside strangers")
+        self.helper(node)
+        wait_until(lambda: len(ready_workers(node.endpoint)) == 2, "another with a certificate")
 
     def test_data_sockets_give_nothing_without_the_data_key(self):
         node = self.cluster()
