@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -102,17 +103,68 @@ result<std::unique_ptr<dump_writer>> open_dump(const score_options& options,
   return dump;
 }
 
-/// Scores one response, and dumps it if there is a dump.
-result<void> score_one(engine& scorer, dump_writer* dump, const response_record& r,
-                       const score_options& options, std::vector<float>& logprobs) {
-  if (dump != nullptr)
-    if (auto ok = dump->begin(dumped(r, options)); !ok)
-      return ok;
-  auto scored = scorer.score(tokens_of(r), static_cast<std::uint32_t>(r.prompt_token_ids.size()),
-                             options.temperature.value_or(r.temperature), logprobs);
-  if (!scored || dump == nullptr)
+/// Sequences that the engine is given together. It keeps its passes full with fewer.
+constexpr std::size_t batch_max = 64;
+
+/// Scores responses, those behind `lines`, together. A failure is said of the first line that has
+/// it.
+result<void> score_together(engine& scorer, const std::vector<response_record>& responses,
+                            std::span<const std::size_t> lines, const score_options& options,
+                            std::vector<std::vector<float>>& logprobs) {
+  std::vector<std::vector<token_id>> tokens;
+  std::vector<score_request> wanted;
+  tokens.reserve(lines.size());
+  for (const auto line : lines) {
+    const auto& r = responses[line];
+    tokens.push_back(tokens_of(r));
+    wanted.push_back({tokens.back(), static_cast<std::uint32_t>(r.prompt_token_ids.size()),
+                      options.temperature.value_or(r.temperature)});
+  }
+  auto scored = scorer.score(wanted, logprobs);
+  if (scored)
     return scored;
-  return dump->end();
+  if (lines.size() == 1)
+    return fail(scored.error().code, line_of(options, lines[0]) + ": " + scored.error().detail);
+  for (const auto line : lines) // which of them it is
+    if (auto alone = score_together(scorer, responses, {&line, 1}, options, logprobs); !alone)
+      return alone;
+  return scored;
+}
+
+/// The lines that have tokens to score, in runs that are scored together. A dump takes one sequence
+/// after another.
+std::vector<std::vector<std::size_t>> runs_of(const std::vector<response_record>& responses,
+                                              bool dumps) {
+  std::vector<std::vector<std::size_t>> runs;
+  for (std::size_t line = 0; line < responses.size(); ++line) {
+    if (responses[line].token_ids.empty())
+      continue;
+    if (runs.empty() || runs.back().size() == (dumps ? 1 : batch_max))
+      runs.emplace_back();
+    runs.back().push_back(line);
+  }
+  return runs;
+}
+
+/// Scores all responses against what they say themselves, and dumps them if there is a dump.
+result<difference> score_all(engine& scorer, dump_writer* dump,
+                             const std::vector<response_record>& responses,
+                             const score_options& options) {
+  difference total;
+  std::vector<std::vector<float>> logprobs;
+  for (const auto& lines : runs_of(responses, dump != nullptr)) {
+    const auto& first = responses[lines.front()];
+    if (auto ok = dump != nullptr ? dump->begin(dumped(first, options)) : result<void>{}; !ok)
+      return fail(ok);
+    if (auto ok = score_together(scorer, responses, lines, options, logprobs); !ok)
+      return fail(ok);
+    if (auto ok = dump != nullptr ? dump->end() : result<void>{}; !ok)
+      return fail(ok);
+    for (std::size_t i = 0; i < lines.size(); ++i)
+      for (std::size_t t = 0; t < logprobs[i].size(); ++t)
+        total.add(logprobs[i][t], responses[lines[i]].logprobs[t]);
+  }
+  return total;
 }
 
 } // namespace
@@ -154,24 +206,16 @@ int run_score(const score_options& options) {
     dump = std::move(*opened);
   }
   engine scorer{std::move(*device), limits_of(device_settings)};
-  difference total;
-  std::vector<float> logprobs;
-  for (std::size_t line = 0; line < responses->size(); ++line) {
-    const auto& r = (*responses)[line];
-    if (!has_tokens(r))
-      continue;
-    if (auto ok = score_one(scorer, dump.get(), r, options, logprobs); !ok)
-      return refuse({ok.error().code, line_of(options, line) + ": " + ok.error().detail, {}});
-    for (std::size_t i = 0; i < logprobs.size(); ++i)
-      total.add(logprobs[i], r.logprobs[i]);
-  }
+  const auto total = score_all(scorer, dump.get(), *responses, options);
+  if (!total)
+    return refuse(total.error());
   if (dump)
     if (auto ok = dump->finish(); !ok)
       return refuse(ok.error());
   std::printf("scored %zu tokens of %zu responses with %s: max abs difference %.9g, mean %.9g\n",
-              total.tokens, responses->size(), device_settings.numerics.c_str(), total.max,
-              total.sum / static_cast<double>(total.tokens));
-  return total.exact() ? exit_done : exit_check_failed;
+              total->tokens, responses->size(), device_settings.numerics.c_str(), total->max,
+              total->sum / static_cast<double>(total->tokens));
+  return total->exact() ? exit_done : exit_check_failed;
 }
 
 } // namespace rollcast::cli

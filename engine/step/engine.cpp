@@ -188,15 +188,25 @@ result<void> engine::import_kv(const kv_manifest& manifest, std::span<const std:
 result<void> engine::use_weights(std::shared_ptr<const device_weights> weights) {
   return state_->use_weights(std::move(weights));
 }
+result<void> engine::score(std::span<const score_request> sequences,
+                           std::vector<std::vector<float>>& logprobs,
+                           const std::shared_ptr<const device_weights>& at) {
+  if (!at)
+    return state_->score(sequences, logprobs);
+  auto used = state_->device->weights();
+  state_->device->use_weights(at);
+  auto scored = state_->score(sequences, logprobs);
+  state_->device->use_weights(std::move(used));
+  return scored;
+}
 result<void> engine::score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
                            float temperature, std::vector<float>& logprobs,
                            const std::shared_ptr<const device_weights>& at) {
-  if (!at)
-    return state_->score(tokens, prompt_tokens, temperature, logprobs);
-  auto used = state_->device->weights();
-  state_->device->use_weights(at);
-  auto scored = state_->score(tokens, prompt_tokens, temperature, logprobs);
-  state_->device->use_weights(std::move(used));
+  const score_request one{tokens, prompt_tokens, temperature};
+  std::vector<std::vector<float>> rows(1);
+  rows[0].swap(logprobs);
+  auto scored = score(std::span{&one, 1}, rows, at);
+  logprobs.swap(rows[0]);
   return scored;
 }
 bool engine::parked(response_id response) const noexcept {

@@ -33,6 +33,13 @@ struct kv_manifest {
   content_hash weights = {}; ///< That it was computed with.
 };
 
+/// A sequence whose tokens behind the prompt are to be scored.
+struct score_request {
+  std::span<const token_id> tokens; ///< The prompt, then what is scored.
+  std::uint32_t prompt_tokens = 0;  ///< At least 1.
+  float temperature = 1;
+};
+
 /// Continuous batching on one device: admits chunks, steps them together, keeps the KV of responses
 /// between chunks, and exports or imports it. Not thread-safe; one thread owns it.
 ///
@@ -90,11 +97,17 @@ public:
 
   // -- scoring ----------------------------------------------------------------
 
-  /// Teacher-forced log-probabilities of tokens[prompt_tokens ..], by the same forward pass and so
-  /// with the same bits as generation. Needs free blocks for the whole sequence and leaves them
-  /// free. `logprobs` gets tokens.size() - prompt_tokens values.
+  /// Teacher-forced log-probabilities of the tokens behind each prompt, by the same forward pass
+  /// and so with the same bits as generation. Rows of several sequences share a pass, which
+  /// changes no bit either. Needs free blocks for the longest sequence alone, takes more while they
+  /// are free, and leaves all of them free. `logprobs[i]` gets the values of `sequences[i]`.
+  /// Fails, before anything is computed, with `bad_prompt` or `out_of_kv_blocks`.
   /// @param at  Weights to score with instead of those that are used, which are used again after;
   ///            what is admitted or parked stays as it is.
+  result<void> score(std::span<const score_request> sequences,
+                     std::vector<std::vector<float>>& logprobs,
+                     const std::shared_ptr<const device_weights>& at = {});
+  /// The same of one sequence.
   result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
                      float temperature, std::vector<float>& logprobs,
                      const std::shared_ptr<const device_weights>& at = {});

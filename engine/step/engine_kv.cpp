@@ -1,6 +1,4 @@
-#include "engine/base/check.hpp"
 #include "engine/step/engine_state.hpp"
-#include "engine/step/validate.hpp"
 
 #include <algorithm>
 #include <string>
@@ -68,51 +66,6 @@ result<void> engine::state::import_kv(const kv_manifest& manifest,
   seq->cached = manifest.tokens;
   device->import_kv(seq->blocks, groups, image);
   sequences_.emplace(seq->id, std::move(seq));
-  return {};
-}
-
-result<void> engine::state::score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
-                                  float temperature, std::vector<float>& logprobs) {
-  const device_shape& shape = device->shape();
-  if (auto ok = validate_tokens(tokens, shape.vocabulary, limits.context_max + 1); !ok)
-    return ok;
-  if (prompt_tokens == 0 || prompt_tokens > tokens.size())
-    return fail(errc::bad_prompt, "prompt of " + std::to_string(prompt_tokens) + " in "
-                                    + std::to_string(tokens.size()) + " tokens");
-  logprobs.clear();
-  const auto fed = static_cast<std::uint32_t>(tokens.size() - 1); // the last is only scored
-  std::vector<std::uint32_t> blocks;
-  if (!pool_.take(blocks_for(fed), blocks))
-    return fail(errc::out_of_kv_blocks, "scoring " + std::to_string(tokens.size())
-                                          + " tokens needs " + std::to_string(blocks_for(fed))
-                                          + " KV blocks, free " + std::to_string(pool_.free()));
-  logprobs.resize(tokens.size() - prompt_tokens);
-  std::size_t scored = 0;
-  for (std::uint32_t begin = 0; begin < fed;) {
-    const std::uint32_t wanted_from = prompt_tokens - 1; // its row predicts the first token
-    std::uint32_t rows = std::min(limits.rows_max, fed - begin);
-    rows = begin < wanted_from ? std::min(rows, wanted_from - begin)
-                               : std::min(rows, shape.logit_rows_max);
-    row_tokens_.assign(tokens.begin() + begin, tokens.begin() + begin + rows);
-    row_places_.clear();
-    logit_rows_.clear();
-    for (std::uint32_t i = 0; i < rows; ++i) {
-      row_places_.push_back({begin + i, blocks[(begin + i) / shape.block_tokens]});
-      if (begin >= wanted_from)
-        logit_rows_.push_back(i);
-    }
-    row_sequences_.assign(1, {blocks.data(), 0, rows, begin});
-    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_});
-    if (!logit_rows_.empty()) {
-      const std::vector<float> temperatures(rows, temperature);
-      device->score(temperatures, tokens.subspan(begin + 1, rows),
-                    std::span{logprobs}.subspan(scored, rows));
-      scored += rows;
-    }
-    begin += rows;
-  }
-  ROLLCAST_CHECK(scored == logprobs.size());
-  pool_.give_back(blocks);
   return {};
 }
 

@@ -12,7 +12,8 @@
 namespace rollcast {
 
 /// Everything inside an engine. Split over engine.cpp (what callers see), engine_step.cpp (one
-/// step), engine_draft.cpp (what it drafts and verifies) and engine_kv.cpp (images and scoring).
+/// step), engine_draft.cpp (what it drafts and verifies), engine_kv.cpp (images) and
+/// engine_score.cpp.
 class engine::state {
 public:
   state(std::unique_ptr<backend> device, engine_limits limits);
@@ -23,8 +24,8 @@ public:
   result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
   result<void> use_weights(std::shared_ptr<const device_weights> weights);
-  result<void> score(std::span<const token_id> tokens, std::uint32_t prompt_tokens,
-                     float temperature, std::vector<float>& logprobs);
+  result<void> score(std::span<const score_request> sequences,
+                     std::vector<std::vector<float>>& logprobs);
   kv_usage kv() const noexcept;
   bool is_parked(response_id response) const noexcept;
 
@@ -44,7 +45,19 @@ private:
     std::uint32_t table; ///< Where its block table begins in `branch_blocks_`.
   };
 
+  /// A sequence of which scores are still to come.
+  struct scored_sequence {
+    std::size_t index;         ///< In what was asked for.
+    std::uint32_t fed;         ///< Positions to compute; the last token is only scored.
+    std::uint32_t wanted_from; ///< The first position whose logits are wanted.
+    std::uint32_t begin = 0;   ///< The next position to compute.
+    std::uint32_t end = 0;     ///< Behind the positions of the pass being built.
+    std::vector<std::uint32_t> blocks = {};
+  };
+
   std::uint32_t blocks_for(std::uint32_t tokens) const noexcept;
+  result<void> check_scores(std::span<const score_request> sequences) const;
+  void plan_scores(std::span<const score_request> sequences, std::vector<scored_sequence>& active);
   std::unique_ptr<sequence> make_sequence(chunk_request&& request) const;
   void adopt_parked(sequence& fresh);
   void retire_ended();

@@ -43,6 +43,69 @@ TEST_P(engine_contract, scoring_gives_the_bits_of_generation) {
   }
 }
 
+TEST_P(engine_contract, scores_have_the_same_bits_alone_and_in_any_company) {
+  const auto done = run_setting(weights, profile(), work, plain);
+  std::vector<std::vector<token_id>> tokens;
+  std::vector<score_request> wanted;
+  std::vector<std::vector<float>> expected;
+  tokens.reserve(done.size());
+  for (const auto& [id, r] : done) {
+    tokens.push_back(r.prompt);
+    tokens.back().insert(tokens.back().end(), r.tokens.begin(), r.tokens.end());
+    wanted.push_back({tokens.back(), static_cast<std::uint32_t>(r.prompt.size()), r.temperature});
+    expected.push_back(r.logprobs);
+  }
+  // One with nothing to score among them, one of a single token, and one that comes twice.
+  wanted.push_back({tokens[0], static_cast<std::uint32_t>(tokens[0].size()), 1});
+  wanted.push_back({std::span{tokens[0]}.first(1), 1, 1});
+  wanted.push_back(wanted[3]);
+  expected.insert(expected.end(), {{}, {}, expected[3]});
+  const std::vector<setting> ways{
+    {"all together", device_of(2, 512, 16), {64, 256, 0}, {}},
+    {"room for a few at a time", device_of(1, 12, 16), {64, 256, 0}, {}},
+    {"passes of 19 rows", device_of(1, 256, 32, 19), {8, 19, 0}, {}},
+    {"few rows with logits",
+     [] {
+       auto device = device_of(2, 256, 16);
+       device.logit_rows_max = 3;
+       return device;
+     }(),
+     {3, 256, 0},
+     {}}};
+  for (const auto& way : ways) {
+    engine scorer{make_device(weights, profile(), way.device), way.limits};
+    std::vector<std::vector<float>> logprobs{{1, 2, 3}};
+    const auto scored = scorer.score(wanted, logprobs);
+    ASSERT_TRUE(scored) << way.name << ": " << scored.error().detail;
+    ASSERT_EQ(logprobs.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_TRUE(
+        logprobs[i].size() == expected[i].size()
+        && std::memcmp(logprobs[i].data(), expected[i].data(), expected[i].size() * sizeof(float))
+             == 0)
+        << way.name << ", sequence " << i;
+    EXPECT_EQ(scorer.kv().free, way.device.kv_blocks) << way.name;
+  }
+}
+
+TEST_P(engine_contract, what_cannot_be_scored_is_named_and_nothing_is_computed) {
+  engine scorer{make_device(weights, profile(), device_of(1, 4, 16)), {8, 64, 0}};
+  const std::vector<token_id> few(10, 1);
+  const std::vector<token_id> many(100, 1);
+  std::vector<std::vector<float>> logprobs;
+  const std::vector<score_request> large{{few, 2, 1}, {many, 2, 1}};
+  const auto no_room = scorer.score(large, logprobs);
+  ASSERT_FALSE(no_room);
+  EXPECT_EQ(no_room.error().code, errc::out_of_kv_blocks);
+  EXPECT_EQ(no_room.error().detail,
+            "sequence 1 of 2: scoring 100 tokens needs 7 KV blocks, free 4");
+  const std::vector<score_request> empty{{few, 2, 1}, {few, 0, 1}};
+  const auto no_prompt = scorer.score(empty, logprobs);
+  ASSERT_FALSE(no_prompt);
+  EXPECT_EQ(no_prompt.error().code, errc::bad_prompt);
+  EXPECT_EQ(scorer.kv().free, 4u);
+}
+
 TEST_P(engine_contract, a_changed_image_or_another_prefix_is_not_believed) {
   std::vector<engine> engines;
   for (int i = 0; i < 2; ++i)
