@@ -22,7 +22,7 @@ wire::batch_accepted accepted(const scheduler_state& st, const batch_record& bat
   const bool queued = batch.phase == batch_phase::queued;
   return {batch.spec.batch_key, batch.size, batch.acknowledged + 1,
           queued ? st.book->numerics_profile : batch.numerics_profile,
-          queued ? st.book->weight_version : batch.weight_version};
+          queued ? batch.spec.required_weight_version : std::optional{batch.weight_version}};
 }
 
 void close_groups(self_ptr self, const batch_record& batch) {

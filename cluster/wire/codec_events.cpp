@@ -17,7 +17,8 @@ void to_wire(const batch_accepted& from, v1::Envelope& envelope) {
   to->set_responses(from.responses);
   to->set_first_sequence(from.first_sequence);
   to->set_numerics_profile(from.numerics_profile);
-  to->set_weight_version(from.weight_version);
+  if (from.weight_version)
+    to->set_weight_version(*from.weight_version);
 }
 
 void to_wire(const request_done&, v1::Envelope& envelope) {
@@ -153,7 +154,9 @@ batch_accepted from_wire(const v1::BatchAccepted& from) {
           .responses = from.responses(),
           .first_sequence = from.first_sequence(),
           .numerics_profile = from.numerics_profile(),
-          .weight_version = from.weight_version()};
+          .weight_version = from.has_weight_version()
+                              ? std::optional{from.weight_version()}
+                              : std::nullopt};
 }
 
 std::optional<errc> errc_of(std::string_view name) {

@@ -31,7 +31,10 @@ class Batch(Iterator[Response]):
         self.key: str = accepted.batch_key
         self.responses: int = accepted.responses
         self.numerics_profile: str = accepted.numerics_profile
-        self.weight_version: int = accepted.weight_version
+        # That it started at; while it waits to start the one that it requires, if any.
+        self.weight_version: Optional[int] = (
+            accepted.weight_version if accepted.HasField("weight_version") else None
+        )
         self.summary: Optional[Summary] = None  # there once iteration has ended
         self.lost = False  # the scheduler did not answer for all of the client's patience
         self._client = client

@@ -260,7 +260,8 @@ event random_event(prng& rng) {
   switch (rng.below(std::variant_size_v<event>)) {
     case 0:
       return batch_accepted{random_text(rng, 1, 20), random_number(rng), random_number(rng),
-                            random_text(rng, 0, 9), random_number(rng)};
+                            random_text(rng, 0, 9),
+                            rng.below(3) == 0 ? std::nullopt : std::optional{random_number(rng)}};
     case 1: return request_done{};
     case 2:
       return request_failed{errc::queue_full, random_text(rng, 0, 20), random_text(rng, 0, 20),
