@@ -79,7 +79,7 @@ public:
   ///                 in `tensors` is taken from it.
   /// @returns what was made: the same, bit for bit, with and without `over`. `bad_checkpoint` with
   ///          one line if a tensor is missing, unknown, of another shape or (with `over`) dtype, or
-  ///          not finite; `bad_config` without memory.
+  ///          not finite; `bad_config` without memory; `cancelled` once `options.stop` says so.
   virtual result<std::shared_ptr<const device_weights>>
   prepare_weights(const tensor_source& tensors, const std::shared_ptr<const device_weights>& over,
                   const prepare_options& options) const = 0;

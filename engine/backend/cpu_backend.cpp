@@ -150,7 +150,7 @@ cpu_backend::prepare_weights(const tensor_source& tensors,
                              const std::shared_ptr<const device_weights>& over,
                              const prepare_options& options) const {
   // Another thread may be in `use_weights`: only what never changes is read here.
-  const load_options load{options.allow_non_finite, options.threads};
+  const load_options load{options.allow_non_finite, options.threads, options.stop};
   auto packed = over ? model_weights::load_over(*packed_in(*over).packed(), tensors, load)
                      : model_weights::load(config_, tensors, profile_.arithmetic, load);
   if (!packed)

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <stop_token>
 
 namespace rollcast {
 
@@ -25,6 +26,7 @@ public:
 struct prepare_options {
   std::size_t threads = 1;       ///< Taken from those that serve meanwhile.
   bool allow_non_finite = false; ///< Take NaN and infinities instead of refusing them.
+  std::stop_token stop = {};     ///< Looked at within milliseconds; then it fails: `cancelled`.
 };
 
 } // namespace rollcast

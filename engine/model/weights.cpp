@@ -103,6 +103,7 @@ private:
   result<void> load_matrix(const fused_matrix& matrix);
   result<void> pack(const fused_matrix& matrix, const tensor_view& view, std::size_t column) const;
   result<void> check_values(const tensor_view& view, std::size_t begin, std::size_t count) const;
+  result<void> still_wanted() const;
   void copy_packed(const kernels::packed_matrix& from, const kernels::packed_matrix& to) const;
 
   /// The bytes of a placed matrix, to be filled.
@@ -190,6 +191,12 @@ result<void> weight_loader::check_values(const tensor_view& view, std::size_t be
   return check_finite(view, begin, count, rounds, source_);
 }
 
+result<void> weight_loader::still_wanted() const {
+  if (options_.stop.stop_requested())
+    return fail(errc::cancelled, "the weights are not wanted any more");
+  return {};
+}
+
 // -- vectors ------------------------------------------------------------------
 
 template <class Weights>
@@ -210,6 +217,8 @@ result<void> weight_loader::load_vectors() {
     const auto& tensor = plan_[i];
     if (tensor.shape.size() != 1)
       continue;
+    if (auto wanted = still_wanted(); !wanted)
+      return wanted;
     auto& target = vector_of(out_, tensor);
     if (!views_[i]) {
       const auto from = std::span(vector_of(*base_, tensor)).subspan(target.size());
@@ -308,6 +317,8 @@ void weight_loader::copy_packed(const kernels::packed_matrix& from,
 /// Copies the embedding row-major, and packs it as the head where they are tied.
 result<void> weight_loader::load_embedding() {
   ROLLCAST_CHECK(plan_[0].role == tensor_role::embedding);
+  if (auto wanted = still_wanted(); !wanted)
+    return wanted;
   const auto& view = views_[0];
   const auto bytes = view ? view->bytes : base_->embedding_.bytes;
   if (view) {
@@ -347,6 +358,8 @@ result<void> weight_loader::load_tied_head() {
 }
 
 result<void> weight_loader::load_matrix(const fused_matrix& matrix) {
+  if (auto wanted = still_wanted(); !wanted)
+    return wanted;
   const auto kept = [&](std::size_t i) { return !views_[i]; };
   // Parts that stay are columns among those that do not, so all is copied, and theirs replaced.
   if (std::any_of(matrix.parts.begin(), matrix.parts.end(), kept))
@@ -374,6 +387,8 @@ result<void> weight_loader::pack(const fused_matrix& matrix, const tensor_view& 
     std::max<std::size_t>(kernels::panel_columns,
                           run_bytes / row_bytes / kernels::panel_columns * kernels::panel_columns);
   for (std::size_t row = 0; row < view.shape[0]; row += run) {
+    if (auto wanted = still_wanted(); !wanted)
+      return wanted;
     const std::size_t rows = std::min(run, view.shape[0] - row);
     if (const auto finite = check_values(view, row * target.k, rows * target.k); !finite)
       return fail(finite);

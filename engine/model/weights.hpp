@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <vector>
 
 namespace rollcast {
@@ -33,6 +34,7 @@ struct layer_weights {
 struct load_options {
   bool allow_non_finite = false; ///< Load NaN and infinities instead of refusing them.
   std::size_t threads = 2;       ///< Speed only; results are identical.
+  std::stop_token stop = {};     ///< Nobody wants them any more; looked at while loading.
 };
 
 /// The weights of one epoch: immutable, in memory once, shared by whoever computes with them.
@@ -47,7 +49,7 @@ public:
   ///          whose dtype is not BF16, F16 or F32; the first element that is not finite (or becomes
   ///          infinite when rounded to bf16), by tensor, index and value; a `lm_head.weight` that
   ///          differs from the embedding although the config ties them. as `aligned_buffer::make`
-  ///          without memory.
+  ///          without memory; `cancelled` once `options.stop` says so.
   static result<std::shared_ptr<const model_weights>> load(const model_config& config,
                                                            const tensor_source& source,
                                                            kernels::arithmetic how,

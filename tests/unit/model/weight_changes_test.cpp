@@ -143,6 +143,24 @@ TEST(changed_weights, go_back_to_what_they_were) {
   expect_equal(*base, **again);
 }
 
+TEST(changed_weights, that_nobody_wants_any_more_are_not_loaded) {
+  const two_models models(architecture::qwen3);
+  const auto base = models.base(arithmetic::f32);
+  const auto names = models.names();
+  const auto all = models.mixture({names.begin(), names.end()}, false);
+  std::stop_source stop;
+  load_options options;
+  options.stop = stop.get_token();
+  EXPECT_TRUE(model_weights::load_over(*base, all, options));
+  stop.request_stop();
+  const auto changed = model_weights::load_over(*base, all, options);
+  ASSERT_FALSE(changed);
+  EXPECT_EQ(changed.error().code, errc::cancelled);
+  const auto whole = model_weights::load(models.config(), models.before(), arithmetic::f32, options);
+  ASSERT_FALSE(whole);
+  EXPECT_EQ(whole.error().code, errc::cancelled);
+}
+
 TEST(changed_weights, say_what_each_tensor_is) {
   const two_models models(architecture::llama);
   const auto base = models.base(arithmetic::f32);
