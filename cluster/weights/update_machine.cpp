@@ -27,19 +27,21 @@ std::string_view to_string(phase at) noexcept {
   return "unknown";
 }
 
-update_machine::update_machine(std::string coordinator_host, std::optional<served_weights> serves)
-  : host_(std::move(coordinator_host)) {
+update_machine::update_machine(std::string coordinator_host, std::optional<served_weights> serves,
+                               std::uint64_t promised, std::uint64_t numbers)
+  : host_(std::move(coordinator_host)), promised_(promised), last_update_(numbers),
+    last_timer_(numbers) {
   if (!serves)
     return;
   current_ = epoch_record{*serves};
-  highest_epoch_ = serves->epoch;
+  highest_served_ = serves->epoch;
 }
 
 void update_machine::reset() {
   ROLLCAST_CHECK(!update_);
   current_.reset();
   previous_.reset();
-  highest_epoch_ = 0;
+  highest_served_ = 0;
   workers_.clear();
   decisions_.clear();
 }
@@ -54,15 +56,16 @@ result<update_id> update_machine::begin(const update_spec& spec) {
   if (!current_)
     return fail(errc::update_conflict, "begin of weights: no worker has joined yet, so nothing is "
                                        "known to be served; start one first");
-  if (spec.epoch != 0 && spec.epoch <= highest_epoch_)
+  if (spec.epoch != 0 && spec.epoch <= highest_epoch())
     return fail(errc::stale_epoch, "begin of weights: " + name(spec.epoch)
                                      + " was used, the next is "
-                                     + std::to_string(highest_epoch_ + 1)
-                                     + "; an epoch must be above every one before it");
+                                     + std::to_string(highest_epoch() + 1)
+                                     + "; an epoch must be above every one before it, served or "
+                                       "aborted");
   update_.emplace();
   update_->number = {++last_update_};
   update_->spec = spec;
-  update_->spec.epoch = spec.epoch == 0 ? highest_epoch_ + 1 : spec.epoch;
+  update_->spec.epoch = promised_ = spec.epoch == 0 ? highest_epoch() + 1 : spec.epoch;
   update_->phase_timer = arm_timer(deadline::receiving);
   settle();
   return update_id{last_update_};
@@ -92,7 +95,7 @@ result<update_id> update_machine::commit(std::uint64_t epoch, std::optional<cont
   return number;
 }
 
-result<void> update_machine::abort(std::uint64_t epoch) {
+result<void> update_machine::abort(std::uint64_t epoch, std::optional<error> why) {
   if (!update_ || update_->spec.epoch != epoch)
     return fail(errc::update_conflict,
                 "abort of " + name(epoch) + ": "
@@ -102,7 +105,9 @@ result<void> update_machine::abort(std::uint64_t epoch) {
     return fail(errc::update_conflict, "abort of " + name(epoch)
                                          + ": its flip has begun and can only go forward; roll "
                                            "back once it is served");
-  abandon({errc::cancelled, name(epoch) + " was aborted by a controller", {}});
+  if (!why)
+    why = error{errc::cancelled, name(epoch) + " was aborted by a controller", {}};
+  abandon(std::move(*why));
   settle();
   return {};
 }
@@ -178,14 +183,22 @@ bool update_machine::advance() {
     update_->at = phase::waiting;
     update_->phase_timer = arm_timer(deadline::waiting);
     decisions_.emplace_back(hold{update_->number, update_->spec.flip});
-    return false;
+    return true;
   }
   if (update_->at == phase::waiting && none) {
     // Whoever comes next may still take it, within the time for preparing.
     update_->at = phase::distributing;
     update_->phase_timer = {};
+    update_->deserted = false;
     decisions_.emplace_back(release{});
     return true;
+  }
+  const auto routable =
+    std::ranges::any_of(workers_, [](const auto& kvp) { return kvp.second.routable; });
+  if (update_->at == phase::waiting && !routable && !std::exchange(update_->deserted, true)
+      && update_->spec.flip == flip_at::between_batches) {
+    decisions_.emplace_back(hold{update_->number, flip_at::chunk_edge});
+    return false;
   }
   if (update_->at == phase::flipping && all(task::flipped)) {
     finish();
@@ -207,11 +220,13 @@ void update_machine::finish() {
     current_ = std::exchange(previous_, std::nullopt);
   } else {
     const auto changed = done.spec.covers == coverage::changed_only;
-    previous_ = std::exchange(current_, epoch_record{{done.spec.epoch, *done.hash}, true});
+    // Changes over an epoch of which tensors are missing leave them missing.
+    const auto held = !changed || current_->held;
+    previous_ = std::exchange(current_, epoch_record{{done.spec.epoch, *done.hash}, held});
     current_->allow_non_finite =
       done.spec.allow_non_finite || (changed && previous_->allow_non_finite);
   }
-  highest_epoch_ = std::max(highest_epoch_, done.spec.epoch);
+  highest_served_ = std::max(highest_served_, done.spec.epoch);
   for (auto& [id, w] : workers_) {
     w.unfit = false;
     if (takes_part(w)) {
@@ -271,8 +286,8 @@ std::vector<worker_status> update_machine::workers() const {
   for (const auto& [id, w] : workers_)
     all.push_back(
       {id, w.serves, w.routable, w.doing == task::preparing,
-       w.doing == task::prepared || w.doing == task::flipping || w.doing == task::flipped,
-       w.bytes});
+       w.doing == task::prepared || w.doing == task::flipping || w.doing == task::flipped, w.bytes,
+       w.update});
   return all;
 }
 

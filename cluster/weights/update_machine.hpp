@@ -2,6 +2,7 @@
 
 #include "cluster/weights/update_machine_view.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -18,6 +19,7 @@ struct worker_status {
   bool preparing = false; ///< For the fleet's update, or fed on its own.
   bool prepared = false;
   std::uint64_t bytes = 0; ///< Of what it prepares.
+  update_id update;        ///< That it prepares, or the last that it did anything for.
 };
 
 /// What the machine believes of the update in work.
@@ -40,11 +42,14 @@ class update_machine {
 public:
   /// @param serves  what the fleet serves, where that is known (a journal); else the first worker
   ///                that joins decides
+  /// @param promised  the highest epoch that was ever given to an update
+  /// @param numbers  updates and timers are numbered above this
   explicit update_machine(std::string coordinator_host = {},
-                          std::optional<served_weights> serves = {});
+                          std::optional<served_weights> serves = {}, std::uint64_t promised = 0,
+                          std::uint64_t numbers = 0);
 
-  /// Forgets fleet and epochs, because an empty cluster becomes another one; not the numbers, so
-  /// that news and timers from before stay old. @pre no update is in work.
+  /// Forgets the fleet and what it served, because an empty cluster becomes another one; not the
+  /// numbers, so that news and timers from before stay old. @pre no update is in work.
   void reset();
 
   // -- the controller's commands; a refusal changes nothing ---------------------------------------
@@ -59,7 +64,8 @@ public:
   [[nodiscard]] result<update_id> commit(std::uint64_t epoch, std::optional<content_hash> hash,
                                          std::uint64_t bytes);
   /// Ends an update (or a rollback) before its flip. Fails with `update_conflict`.
-  [[nodiscard]] result<void> abort(std::uint64_t epoch);
+  /// @param why  none: a controller wants it
+  [[nodiscard]] result<void> abort(std::uint64_t epoch, std::optional<error> why = {});
   /// Goes back to the epoch before the last update; once. Fails with `update_conflict` (one is in
   /// work) or `stale_epoch` (it is not held any more).
   [[nodiscard]] result<update_id> rollback();
@@ -76,6 +82,8 @@ public:
   std::optional<served_weights> current() const;
   /// The epoch that `rollback` would go back to.
   std::optional<served_weights> previous() const;
+  /// The highest epoch that was ever given to an update, whatever became of it. No other gets it.
+  std::uint64_t promised() const noexcept { return promised_; }
   std::optional<update_status> update() const;
   std::vector<worker_status> workers() const; ///< By id.
   bool routable(worker_id worker) const;
@@ -117,6 +125,7 @@ private:
     timer_id phase_timer;
     timer_id preparing_timer;
     bool overdue = false;          ///< The time for preparing is over.
+    bool deserted = false;         ///< While it waited, all who served the current epoch were lost.
     std::optional<worker_id> tail; ///< The last of the chain.
   };
 
@@ -139,6 +148,7 @@ private:
   worker_record* find(worker_id id, update_id update, task doing);
   /// Whether a worker that does nothing can be part of the update in work.
   bool can_recruit(const worker_record& w) const;
+  std::uint64_t highest_epoch() const { return std::max(promised_, highest_served_); }
   std::uint32_t count(task doing) const; ///< Of those who take part.
   bool serves_current(const worker_record& w) const;
 
@@ -160,7 +170,8 @@ private:
   std::string host_;
   std::optional<epoch_record> current_;
   std::optional<epoch_record> previous_;
-  std::uint64_t highest_epoch_ = 0;
+  std::uint64_t promised_ = 0;
+  std::uint64_t highest_served_ = 0;
   std::optional<update_record> update_;
   std::map<worker_id, worker_record> workers_;
   worker_id last_worker_;

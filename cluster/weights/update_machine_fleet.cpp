@@ -39,7 +39,10 @@ verdict update_machine::note(const worker_joined& e) {
   w.serves = e.serves;
   if (!current_)
     current_ = epoch_record{e.serves};
-  highest_epoch_ = std::max(highest_epoch_, e.serves.epoch);
+  // Nothing was ever sent that the checkpoint of the fleet lacks.
+  if (e.as_started && serves_current(w))
+    current_->held = true;
+  highest_served_ = std::max(highest_served_, e.serves.epoch);
   return verdict::accepted;
 }
 

@@ -29,7 +29,7 @@ struct served_weights {
 
 /// When the fleet may change over.
 enum class flip_at : std::uint8_t {
-  between_batches, ///< No open batch sees two epochs.
+  between_batches, ///< No open batch sees two epochs, unless nobody is left who serves the first.
   chunk_edge,      ///< Once the running chunks have ended; responses may span epochs.
 };
 
@@ -64,7 +64,8 @@ std::string_view to_string(phase at) noexcept;
 struct worker_joined {
   worker_id worker;
   std::string host;
-  served_weights serves; ///< What it says that it serves, hashed by itself.
+  served_weights serves;   ///< What it says that it serves, hashed by itself.
+  bool as_started = false; ///< It serves the very checkpoint that it was started from.
 };
 struct worker_lost {
   worker_id worker;
@@ -147,7 +148,8 @@ struct cancel {
   update_id update;
 };
 /// Place nothing new (`chunk_edge`: no chunk; `between_batches`: no chunk of a batch that has not
-/// begun), and say `quiet` once nothing runs and, between batches, no batch is open.
+/// begun), and say `quiet` once nothing runs and, between batches, no batch is open. May come a
+/// second time, with `chunk_edge`: then nobody is left who could end a batch.
 struct hold {
   update_id update;
   flip_at flip = flip_at::between_batches;

@@ -29,12 +29,16 @@ weight_stage::weight_stage(std::uint64_t update, weight_stage_limits limits, ten
     hasher_([this] { hash_full_ones(); }) {}
 
 weight_stage::~weight_stage() {
+  give_up();
+  hasher_.join();
+}
+
+void weight_stage::give_up() {
   {
     const std::scoped_lock lock{mutex_};
-    stopping_ = true;
+    stopping_ = finished_ = true;
   }
   changed_.notify_all();
-  hasher_.join();
 }
 
 result<void> weight_stage::add_slice(const tensor_slice& where, std::span<const std::byte> bytes) {
@@ -196,8 +200,12 @@ result<std::shared_ptr<weight_cargo>> weight_stage::finish(std::uint32_t slice_b
   }
   finished_ = true;
   changed_.wait(lock, [this] {
-    return std::ranges::all_of(parts_, [](const auto& named) { return named.second.hashed; });
+    return stopping_
+           || std::ranges::all_of(parts_, [](const auto& named) { return named.second.hashed; });
   });
+  if (stopping_)
+    return fail(errc::cancelled,
+                "weight update " + std::to_string(update_) + " is not wanted any more");
   std::vector<tensor_info> tensors;
   std::vector<kept_bytes> content;
   for (auto& [name, p] : parts_) {

@@ -56,8 +56,11 @@ public:
   /// Waits for the last hashes and hands the tensors over; nothing can be added afterwards.
   /// @returns `bad_checkpoint` if a tensor is incomplete (detail: the first such tensor, the first
   /// range that is missing, how many tensors are), after which slices may still be added, or if
-  /// there is none; `cancelled` the second time.
+  /// there is none; `cancelled` the second time or after `give_up`.
   result<std::shared_ptr<weight_cargo>> finish(std::uint32_t slice_bytes = weight_slice_bytes);
+
+  /// Nobody wants it any more: `finish` ends at once with `cancelled`, nothing is taken or hashed.
+  void give_up();
 
   std::uint64_t update() const noexcept { return update_; }
   /// Bytes that came so far.

@@ -8,6 +8,7 @@ namespace rollcast::weights::sim {
 namespace {
 
 constexpr std::uint64_t hang_ticks = 400; ///< Above preparing + waiting + flipping.
+constexpr std::uint64_t pause_ticks = 30; ///< That a flip waits for paused batches.
 
 std::uint64_t ticks_of(deadline kind) {
   switch (kind) {
@@ -37,6 +38,7 @@ weights_sim::weights_sim(std::uint64_t seed, std::uint32_t workers, const weight
     process p;
     p.host = "host" + std::to_string(rng_.below(3));
     p.disk = p.serves = base_;
+    p.base = base_;
     processes_.push_back(std::move(p));
     at(between(0, 20), [this, i] { register_again(i); });
   }
@@ -57,10 +59,15 @@ std::string weights_sim::step() {
     work(i);
   if (!calm_)
     command();
+  else
+    heal();
+  if (happens(faults_.restart))
+    restart_scheduler();
   send_parts();
   open_batches();
   place();
   say_quiet();
+  watch_pause();
   check();
   return wrong_;
 }
@@ -93,9 +100,12 @@ void weights_sim::take(const prepare& d) {
     if (!p.orders.insert(d.update).second)
       return wrong(name(d.worker) + " is told twice to prepare the same update");
     p.kept.reset();
-    pull next{d, d.what == cargo::sent ? p.serves : p.disk};
+    if (d.what == cargo::sent && p.covered)
+      p.base.reset();
+    pull next{d, d.what == cargo::whole && p.base ? *p.base : p.serves};
     for (std::size_t i = 0; i < over.size(); ++i)
       next.content[i] = over[i].value_or(next.content[i]);
+    next.complete = std::ranges::all_of(over, [](const auto& t) { return t.has_value(); });
     next.non_finite = bad;
     next.stuck = happens(faults_.stuck);
     next.done_at = now_ + (happens(faults_.slow) ? 500 : between(3, 15));
@@ -121,8 +131,12 @@ void weights_sim::take(const cancel& d) {
 }
 
 void weights_sim::take(const hold& d) {
-  if (held_)
+  const auto again = held_ && held_->update == d.update && d.flip == flip_at::chunk_edge;
+  if (held_ && !again)
     wrong("held twice");
+  if (again && !routable_.empty())
+    wrong("the flip does not wait for batches that can end");
+  counters_.deserted += again && is_open();
   held_ = d;
 }
 
@@ -154,12 +168,14 @@ void weights_sim::take(const flip& d) {
       if (!p.kept || p.kept->first != d.epoch)
         return wrong(name(d.worker) + " does not hold what it is to go back to");
       p.serves = p.kept->second;
+      p.covered = false;
       p.kept.reset();
     } else {
       if (!p.second || !p.second->ready || p.second->what.update != d.update)
         return wrong(name(d.worker) + " is to flip to what it has not prepared");
       p.kept = {p.epoch, p.serves};
       p.serves = p.second->content;
+      p.covered = p.covered || p.second->complete;
       p.second.reset();
     }
     p.epoch = d.epoch;
@@ -182,6 +198,7 @@ void weights_sim::take(const expel& d) {
       wrong(name(d.worker) + " is refused for good: " + d.why.detail);
     restart(index, 100); // By a person, with the right checkpoint.
     p.disk = p.serves = base_;
+    p.base = base_;
     return;
   }
   // Late enough that it has heard of its id: it may be expelled as soon as it joined.
@@ -204,10 +221,8 @@ void weights_sim::take(const ended& d) {
     wrong("an end has a reason if and only if it is an abort");
   if (sending_ && sending_->number == d.update)
     sending_.reset();
-  if (d.how == outcome::aborted) {
-    aborted_numbers_.insert(d.epoch);
+  if (d.how == outcome::aborted)
     return;
-  }
   for (const auto id : routable_) {
     const auto* p = who(id);
     if (p && (p->epoch != d.epoch || p->serves != truth_.at(d.epoch).value))
@@ -265,7 +280,7 @@ void weights_sim::open_batches() {
 }
 
 void weights_sim::place() {
-  if (routable_.empty() || (held_ && held_->flip == flip_at::chunk_edge))
+  if (routable_.empty() || now_ < paused_until_ || (held_ && held_->flip == flip_at::chunk_edge))
     return;
   for (auto& [number, c] : chunks_) {
     if (c.holder || rng_.chance(50))
@@ -284,14 +299,75 @@ void weights_sim::place() {
   }
 }
 
+bool weights_sim::runs() const {
+  return std::ranges::any_of(chunks_,
+                             [](const auto& kvp) { return kvp.second.holder.has_value(); });
+}
+
+bool weights_sim::is_open() const {
+  return std::ranges::any_of(batches_, [](const auto& kvp) { return kvp.second.open; });
+}
+
 void weights_sim::say_quiet() {
-  if (!held_)
-    return;
-  const auto runs =
-    std::ranges::any_of(chunks_, [](const auto& kvp) { return kvp.second.holder.has_value(); });
-  const auto open = std::ranges::any_of(batches_, [](const auto& kvp) { return kvp.second.open; });
-  if (!runs && !(open && held_->flip == flip_at::between_batches))
+  if (held_ && !runs() && !(is_open() && held_->flip == flip_at::between_batches))
     tell(quiet{held_->update});
+}
+
+void weights_sim::watch_pause() {
+  if (!held_ || now_ >= paused_until_ || runs() || !is_open()
+      || held_->flip == flip_at::chunk_edge) {
+    stuck_at_ = 0;
+    return;
+  }
+  if (stuck_at_ == 0)
+    stuck_at_ = now_;
+  if (now_ - stuck_at_ < pause_ticks)
+    return;
+  ++counters_.paused_out;
+  const auto aborted =
+    machine_.abort(machine_.update()->epoch, error{errc::timed_out, "serving is paused", {}});
+  carry_out();
+  if (!aborted || held_)
+    wrong("an update waits for batches that a pause keeps from ending");
+}
+
+void weights_sim::restart_scheduler() {
+  if (!machine_.current())
+    return;
+  ++counters_.restarts;
+  ++generation_;
+  auto serves = *machine_.current();
+  // Its journal knows a flip that was decided.
+  if (const auto u = machine_.update(); u && u->at == phase::flipping)
+    serves = {u->epoch, hash_of_all(truth_.at(u->epoch).value)};
+  machine_ = update_machine{"host0", serves, machine_.promised(), generation_ * 1'000'000};
+  for (auto& [epoch, what] : truth_)
+    what.sent = {};
+  sending_.reset();
+  held_.reset();
+  watched_ = {};
+  routable_.clear();
+  for (auto& [number, c] : chunks_)
+    c.holder.reset();
+  for (std::size_t i = 0; i < processes_.size(); ++i)
+    if (processes_[i].up_at <= now_)
+      register_again(i);
+}
+
+void weights_sim::heal() {
+  const auto all = std::ranges::all_of(processes_, [this](const process& p) {
+    return p.id != worker_id{} && routable_.contains(p.id);
+  });
+  if (all || counters_.restarts == 0 || machine_.update() || sending_) {
+    aside_at_ = 0;
+    return;
+  }
+  if (aside_at_ == 0)
+    aside_at_ = now_;
+  if (now_ - aside_at_ < 100)
+    return;
+  ++counters_.left_aside;
+  begin(true);
 }
 
 void weights_sim::finished(worker_id from, const chunk_order& done, std::uint64_t epoch,
@@ -339,6 +415,10 @@ void weights_sim::check() {
   } else if (update && now_ - started_at_ > 2 * hang_ticks) {
     wrong("an update hangs while it is " + std::string{to_string(update->at)});
   }
+  if (!update || update->at != phase::waiting || !routable_.empty())
+    deserted_at_ = now_;
+  if (now_ - deserted_at_ > 3)
+    wrong("an update waits for what nobody is left to do");
   if (update && update->at == phase::flipping)
     return;
   for (const auto id : routable_) {

@@ -34,13 +34,16 @@ struct weight_faults {
   std::uint32_t odd_base = 0;   ///< A worker that comes back with another checkpoint.
   std::uint32_t bad = 0;        ///< An update with a NaN, or committed with a wrong hash.
   std::uint32_t silent = 0;     ///< A controller that never commits.
+  std::uint32_t extinct = 0;    ///< All that serve die together.
+  std::uint32_t pause = 0;      ///< A controller that pauses serving for a while.
+  std::uint32_t restart = 0; ///< The scheduler restarts: it knows what it served, has no tensors.
   std::uint32_t delay_ticks_max = 0;
 };
 
 struct weight_counters {
   std::uint64_t committed = 0, aborted = 0, rolled_back = 0, fed = 0, expelled = 0, for_good = 0,
                 redirected = 0, stale_news = 0, chunks = 0, spanning = 0, outdated = 0, expired = 0,
-                refused_commands = 0, retried_numbers = 0;
+                refused_commands = 0, deserted = 0, paused_out = 0, restarts = 0, left_aside = 0;
 };
 
 /// A cluster in one thread that drives the real machine: workers with real (small) weights, a
@@ -67,6 +70,7 @@ private:
   struct pull {
     prepare what;
     tensors content{};
+    bool complete = false; ///< Nothing of `content` was there before.
     bool non_finite = false;
     std::uint64_t done_at = 0;
     std::uint64_t beat_at = 0;
@@ -84,6 +88,8 @@ private:
   struct process {
     std::string host;
     tensors disk{};
+    std::optional<tensors> base; ///< What it was started from, while it keeps that.
+    bool covered = false;        ///< Nothing that it serves is of `base`.
     tensors serves{};
     std::uint64_t epoch = 1;
     std::optional<std::pair<std::uint64_t, tensors>> kept;
@@ -150,6 +156,12 @@ private:
   void take(const arm& d);
   void lost(worker_id id, bool tells);
   void say_quiet();
+  void watch_pause();
+  void restart_scheduler();
+  /// After a restart a worker may be left aside that only a complete update can help.
+  void heal();
+  bool runs() const;
+  bool is_open() const;
   void open_batches();
   void place();
   void finished(worker_id from, const chunk_order& done, std::uint64_t epoch, tensors real);
@@ -158,7 +170,7 @@ private:
   // Controllers.
   void command();
   void send_parts();
-  void begin();
+  void begin(bool complete = false);
 
   // Workers.
   process* who(worker_id id);
@@ -188,7 +200,12 @@ private:
   content next_;                 ///< Of the update being distributed.
   std::uint64_t started_at_ = 0; ///< When the update in work was committed by its controller.
   update_id watched_;
-  std::set<std::uint64_t> aborted_numbers_;
+  std::set<std::uint64_t> promised_;
+  std::uint64_t generation_ = 0;  ///< Of the scheduler.
+  std::uint64_t deserted_at_ = 0; ///< An update waits, and nobody serves, since then; 0: not so.
+  std::uint64_t stuck_at_ = 0;    ///< One waits for batches that a pause keeps from ending.
+  std::uint64_t aside_at_ = 0;    ///< In the calm, somebody is not routable.
+  std::uint64_t paused_until_ = 0;
 
   std::set<worker_id> routable_;
   std::optional<hold> held_;

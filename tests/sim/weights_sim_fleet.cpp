@@ -41,9 +41,12 @@ void weights_sim::register_again(std::size_t index) {
   p.second.reset();
   p.orders.clear();
   const auto hello = ++p.hello;
-  worker_joined as{{}, p.host, {p.epoch, hash_of_all(p.serves)}};
+  worker_joined as{{}, p.host, {p.epoch, hash_of_all(p.serves)}, p.base == p.serves};
   at(now_ + 1 + rng_.below(faults_.delay_ticks_max + 1),
-     [this, index, hello, as] { registered(index, hello, as); });
+     [this, index, hello, as, generation = generation_] {
+       if (generation == generation_)
+         registered(index, hello, as);
+     });
 }
 
 void weights_sim::registered(std::size_t index, std::uint64_t hello, const worker_joined& as) {
@@ -75,6 +78,8 @@ void weights_sim::restart(std::size_t index, std::uint64_t ticks) {
   p.second.reset();
   p.kept.reset();
   p.serves = p.disk;
+  p.base = p.disk;
+  p.covered = false;
   p.epoch = 1;
   p.orders.clear();
   p.up_at = now_ + ticks;
@@ -151,14 +156,14 @@ void weights_sim::pull_on(process& p) {
 
 // -- controllers ----------------------------------------------------------------------------------
 
-void weights_sim::begin() {
+void weights_sim::begin(bool complete) {
   sending next;
   const auto now = machine_.current();
   if (!now)
     return;
   const auto& from = truth_.at(now->epoch);
   next.value = from.value;
-  next.spec.covers = rng_.chance(50) ? coverage::complete : coverage::changed_only;
+  next.spec.covers = complete || rng_.chance(50) ? coverage::complete : coverage::changed_only;
   next.spec.flip = rng_.chance(50) ? flip_at::chunk_edge : flip_at::between_batches;
   next.spec.allow_non_finite = rng_.chance(20);
   next.spec.epoch = rng_.chance(50) ? 0 : now->epoch + rng_.below(4);
@@ -179,7 +184,8 @@ void weights_sim::begin() {
   }
   next.number = *number;
   next.spec.epoch = machine_.update()->epoch;
-  counters_.retried_numbers += aborted_numbers_.contains(next.spec.epoch);
+  if (!promised_.insert(next.spec.epoch).second)
+    wrong("epoch " + std::to_string(next.spec.epoch) + " is given to a second update");
   next_.sent = from.sent;
   for (std::size_t i = 0; i < next.sent.size(); ++i)
     if (next.sent[i])
@@ -206,6 +212,14 @@ void weights_sim::send_parts() {
 }
 
 void weights_sim::command() {
+  if (happens(faults_.pause))
+    paused_until_ = now_ + between(5, 200);
+  if (happens(faults_.extinct)) {
+    const auto served_by = routable_;
+    for (const auto id : served_by)
+      if (who(id))
+        restart(incarnations_.at(id), between(1, 200));
+  }
   if (!happens(40))
     return;
   const auto epoch = machine_.current() ? machine_.current()->epoch : 0;
@@ -228,6 +242,7 @@ void weights_sim::calm() {
   const auto delay = faults_.delay_ticks_max;
   faults_ = {};
   faults_.delay_ticks_max = delay;
+  paused_until_ = 0;
   for (std::size_t i = 0; i < processes_.size(); ++i)
     if (processes_[i].disk != base_) {
       processes_[i].disk = base_;

@@ -115,21 +115,94 @@ TEST(update_machine, refuses_commands_out_of_turn_with_a_line) {
   EXPECT_EQ(update_machine{}.begin({}).error().code, errc::update_conflict) << "nothing is served";
 }
 
-TEST(update_machine, an_aborted_epoch_may_be_sent_again_and_a_served_one_never) {
+TEST(update_machine, gives_an_epoch_to_one_update_only_whatever_became_of_it) {
   fleet_of_workers fleet{1};
   const auto first = fleet.begin({.epoch = 4});
   EXPECT_TRUE(fleet.machine.abort(4));
-  const auto again = fleet.begin({.epoch = 4});
+  EXPECT_EQ(fleet.machine.promised(), 4u);
+  EXPECT_EQ(fleet.machine.begin({.epoch = 4}).error().detail,
+            "begin of weights: epoch 4 was used, the next is 5; an epoch must be above every one "
+            "before it, served or aborted");
+  const auto again = fleet.begin();
   EXPECT_NE(first, again) << "numbers are never used again";
+  EXPECT_EQ(fleet.machine.update()->epoch, 5u);
   fleet.commit();
   fleet.serve(second_hash);
   EXPECT_TRUE(fleet.machine.rollback());
   fleet.serve(first_hash);
   EXPECT_EQ(fleet.machine.current()->epoch, 1u);
-  EXPECT_EQ(fleet.machine.begin({.epoch = 4}).error().code, errc::stale_epoch);
+  EXPECT_EQ(fleet.machine.begin({.epoch = 5}).error().code, errc::stale_epoch);
   EXPECT_EQ(fleet.machine.begin({.epoch = 2}).error().code, errc::stale_epoch);
-  fleet.begin();
-  EXPECT_EQ(fleet.machine.update()->epoch, 5u);
+  update_machine restarted{"host", served_weights{1, first_hash}, fleet.machine.promised()};
+  EXPECT_EQ(restarted.begin({.epoch = 5}).error().code, errc::stale_epoch);
+  ASSERT_TRUE(restarted.begin({}));
+  EXPECT_EQ(restarted.update()->epoch, 6u);
+}
+
+TEST(update_machine, a_deserted_fleet_flips_although_batches_are_open) {
+  fleet_of_workers fleet{1};
+  fleet.join(2, {7, {5, 5}}); // serves something else: a complete update takes it along
+  const auto number = fleet.begin({.epoch = 8});
+  fleet.commit();
+  fleet.tell(prepared{{1}, number, second_hash});
+  const auto waits = of<hold>(fleet.tell(prepared{{2}, number, second_hash}));
+  ASSERT_EQ(waits.size(), 1u);
+  EXPECT_EQ(waits[0].flip, flip_at::between_batches);
+  const auto deserted = of<hold>(fleet.tell(worker_lost{{1}}));
+  ASSERT_EQ(deserted.size(), 1u) << "nobody is left who could end a batch";
+  EXPECT_EQ(deserted[0].flip, flip_at::chunk_edge);
+  EXPECT_EQ(of<flip>(fleet.tell(quiet{number})).size(), 1u);
+  EXPECT_EQ(of<ended>(fleet.tell(flipped{{2}, number}))[0].how, outcome::committed);
+}
+
+TEST(update_machine, a_flip_that_a_pause_holds_up_is_given_up_with_the_reason) {
+  fleet_of_workers fleet{1};
+  const auto number = fleet.begin();
+  fleet.commit();
+  fleet.tell(prepared{{1}, number, second_hash});
+  ASSERT_TRUE(fleet.machine.abort(2, error{errc::timed_out, "epoch 2: serving is paused", {}}));
+  const auto end = fleet.machine.drain();
+  ASSERT_EQ(of<ended>(end).size(), 1u);
+  EXPECT_EQ(of<ended>(end)[0].why.detail, "epoch 2: serving is paused");
+  EXPECT_EQ(of<release>(end).size(), 1u);
+}
+
+TEST(update_machine, changes_over_what_a_restarted_scheduler_lacks_refuse_nobody_for_good) {
+  update_machine machine{"host", served_weights{3, first_hash}};
+  const auto tell = [&](const news& what) {
+    EXPECT_EQ(machine.on(what), verdict::accepted);
+    return machine.drain();
+  };
+  tell(worker_joined{{1}, "host", {3, first_hash}});
+  const auto number = machine.begin({.covers = coverage::changed_only});
+  ASSERT_TRUE(number);
+  ASSERT_TRUE(machine.commit(4, {}, 100));
+  tell(prepared{{1}, *number, second_hash});
+  tell(quiet{*number});
+  tell(flipped{{1}, *number});
+  const auto fed = of<prepare>(tell(worker_joined{{2}, "host", {0, {9, 9}}, true}));
+  ASSERT_EQ(fed.size(), 1u);
+  const auto aside = tell(prepared{{2}, fed[0].update, {8, 8}});
+  EXPECT_TRUE(of<expel>(aside).empty()) << "it may lack what was sent before the restart";
+  EXPECT_EQ(of<cancel>(aside).size(), 1u);
+  EXPECT_FALSE(machine.routable({2}));
+}
+
+TEST(update_machine, a_stranger_to_a_fleet_as_it_was_started_is_refused_for_good) {
+  update_machine machine;
+  EXPECT_EQ(machine.on(worker_joined{{1}, "host", {0, first_hash}, true}), verdict::accepted);
+  ASSERT_TRUE(machine.begin({.covers = coverage::changed_only}));
+  ASSERT_TRUE(machine.commit(1, {}, 100));
+  const auto number = machine.update()->number;
+  for (const news& n :
+       std::vector<news>{prepared{{1}, number, second_hash}, quiet{number}, flipped{{1}, number},
+                         worker_joined{{2}, "host", {0, {9, 9}}, true}})
+    EXPECT_EQ(machine.on(n), verdict::accepted);
+  const auto fed = of<prepare>(machine.drain());
+  EXPECT_EQ(machine.on(prepared{{2}, fed.back().update, {8, 8}}), verdict::accepted);
+  const auto end = of<expel>(machine.drain());
+  ASSERT_EQ(end.size(), 1u);
+  EXPECT_TRUE(end[0].for_good) << "all that was ever sent went over its checkpoint";
 }
 
 TEST(update_machine, content_that_one_refuses_is_refused_for_all) {
@@ -302,7 +375,7 @@ TEST(update_machine, a_complete_update_takes_along_who_serves_something_else) {
   fleet.begin({.epoch = 8, .covers = coverage::changed_only});
   EXPECT_EQ(of<prepare>(fleet.commit()).size(), 1u);
   EXPECT_TRUE(fleet.machine.abort(8));
-  fleet.begin({.epoch = 8});
+  fleet.begin({.epoch = 9});
   EXPECT_EQ(of<prepare>(fleet.commit()).size(), 2u);
   EXPECT_EQ(of<admit>(fleet.serve(second_hash)).size(), 1u);
 }
