@@ -4,22 +4,21 @@
 #include "cli/local_cluster.hpp"
 #include "cli/local_launch.hpp"
 #include "cli/stop_signal.hpp"
+#include "cli/zeromq_receivers.hpp"
 #include "cluster/wire/client.hpp"
 
 #include <nlohmann/json.hpp>
-#include <zmq.hpp>
 
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <iostream>
 #include <string>
-#include <thread>
 #include <vector>
 
 // `rollcast bench weights`: a running cluster is given one checkpoint of the 100 M model and
 // another, in turn; before each, ZeroMQ alone sends as many bytes over loopback to as many
-// receivers.
+// receivers: processes, as the workers are, and threads of this one.
 
 namespace rollcast::cli {
 
@@ -28,41 +27,10 @@ namespace {
 using clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 
-constexpr std::size_t message_bytes = std::size_t{1} << 20;
 constexpr std::chrono::minutes update_timeout{5};
 
 double seconds_since(clock::time_point begin) {
   return std::chrono::duration<double>(clock::now() - begin).count();
-}
-
-/// Bytes a second, of all receivers together, that a PUSH gives to a PULL in each of them.
-double raw_rate(std::uint64_t bytes, std::uint32_t receivers) {
-  zmq::context_t context;
-  std::vector<zmq::socket_t> push;
-  std::vector<std::jthread> readers;
-  const auto messages = bytes / message_bytes;
-  for (std::uint32_t i = 0; i < receivers; ++i) {
-    zmq::socket_t pull{context, zmq::socket_type::pull};
-    pull.bind("tcp://127.0.0.1:*");
-    push.emplace_back(context, zmq::socket_type::push);
-    push.back().connect(pull.get(zmq::sockopt::last_endpoint));
-    readers.emplace_back([messages, pull = std::move(pull)]() mutable {
-      zmq::message_t message;
-      for (std::uint64_t n = 0; n < messages; ++n)
-        (void)pull.recv(message);
-    });
-  }
-  const std::vector<std::byte> content(messages * message_bytes, std::byte{1});
-  const auto begin = clock::now();
-  for (std::uint64_t n = 0; n < messages; ++n)
-    for (auto& socket : push) {
-      // As the weight exchange does: no copy, the memory outlives the message.
-      zmq::message_t message{const_cast<std::byte*>(content.data()) + n * message_bytes,
-                             message_bytes, [](void*, void*) {}};
-      (void)socket.send(std::move(message), zmq::send_flags::none);
-    }
-  readers.clear();
-  return static_cast<double>(messages * message_bytes * receivers) / seconds_since(begin);
 }
 
 double median(std::vector<double> values) {
@@ -72,18 +40,22 @@ double median(std::vector<double> values) {
 
 /// The updates of a series, and what ZeroMQ alone did before each.
 struct series {
-  std::vector<double> rates, raw, ratios, pauses;
+  std::vector<double> rates, raw, raw_in_process, ratios, pauses;
   ordered_json updates = ordered_json::array();
 };
 
 result<series> alternate(wire::controller_client& client, const std::array<bench_model, 2>& models,
-                         std::uint32_t rounds, std::uint32_t workers) {
+                         std::uint32_t rounds, const zeromq_receivers& receivers,
+                         std::uint32_t workers) {
   series out;
   std::uint64_t bytes = std::uint64_t{190} << 20; // of the first; then what the last one had
   for (std::uint32_t i = 0; i < rounds; ++i) {
     if (stop_requested())
       return fail(errc::cancelled, "stopped by the user");
-    const auto raw = raw_rate(bytes, workers);
+    const auto raw = receivers.rate(bytes);
+    if (!raw)
+      return fail(raw);
+    out.raw_in_process.push_back(zeromq_rate_in_process(bytes, workers));
     wire::load_weights load;
     load.directory = models[(i + 1) % 2].path().string();
     const auto begin = clock::now();
@@ -97,15 +69,16 @@ result<series> alternate(wire::controller_client& client, const std::array<bench
       phases[p.phase] = p.seconds;
       distributing += p.phase == "distributing" ? p.seconds : 0;
     }
-    out.raw.push_back(raw);
+    out.raw.push_back(*raw);
     out.rates.push_back(static_cast<double>(bytes * workers) / distributing);
-    out.ratios.push_back(out.rates.back() / raw);
+    out.ratios.push_back(out.rates.back() / *raw);
     out.pauses.push_back(served->pause_s);
     out.updates.push_back({{"seconds", seconds_since(begin)},
                            {"phases", std::move(phases)},
                            {"pause_s", served->pause_s},
                            {"bytes_per_s", out.rates.back()},
-                           {"zeromq_bytes_per_s", raw}});
+                           {"zeromq_bytes_per_s", *raw},
+                           {"zeromq_in_process_bytes_per_s", out.raw_in_process.back()}});
   }
   return out;
 }
@@ -119,6 +92,9 @@ int run_bench_weights(const bench_weights_options& options) {
     file.open(options.out);
   if (!options.out.empty() && !file)
     return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
+  const auto receivers = zeromq_receivers::start(options.workers); // before any thread
+  if (!receivers)
+    return refuse(receivers.error());
   auto first = bench_model::make(1);
   auto second = first ? bench_model::make(2) : result<bench_model>{fail(first)};
   if (!second)
@@ -137,13 +113,15 @@ int run_bench_weights(const bench_weights_options& options) {
     wire::controller_client::connect(cluster->endpoint(), std::chrono::milliseconds{10'000});
   if (!client)
     return refuse(client.error());
-  const auto all = alternate(*client, models, options.repeats, options.workers);
+  const auto all = alternate(*client, models, options.repeats, *receivers, options.workers);
   if (!all)
     return refuse(all.error());
   const ordered_json json{
     {"bytes_per_s", median(all->rates)},
     {"zeromq_bytes_per_s", median(all->raw)},
+    {"zeromq_in_process_bytes_per_s", median(all->raw_in_process)},
     {"ratio_to_zeromq", median(all->ratios)},
+    {"ratio_to_zeromq_in_process", median(all->rates) / median(all->raw_in_process)},
     {"pause_s_max", *std::max_element(all->pauses.begin(), all->pauses.end())},
     {"workers", options.workers},
     {"numerics", options.numerics},
