@@ -202,7 +202,10 @@ void step(self_ptr self) {
   if (!st.parts.device->has_work())
     return;
   const auto before = st.parts.device->stats();
-  const auto ended = st.parts.device->step();
+  const auto ended = [&st] {
+    const herald::busy held{st.voice};
+    return st.parts.device->step();
+  }();
   const auto& after = st.parts.device->stats();
   st.parts.metrics->step_seconds.observe(static_cast<double>(after.busy_ns - before.busy_ns)
                                          * 1e-9);
@@ -256,6 +259,7 @@ void lose_scheduler(self_ptr self, error why) {
   self->demonitor(st.scheduler.address());
   st.scheduler = nullptr;
   st.id = {};
+  st.voice.leave();
   st.beat_pending = false;
   while (!st.responses.empty())
     drop(self, st.responses.begin()->first, UINT32_MAX);
@@ -292,12 +296,14 @@ void register_with(self_ptr self, const registry_actor& scheduler) {
   hello.stats = st.parts.device->stats();
   hello.weight_epoch = st.epoch;
   hello.weights_hash = st.parts.device->device().weights_hash();
+  hello.as_started = st.base && st.parts.device->device().weights() == st.base;
   self->request(scheduler, st.options.request_timeout, atom::hello_v, std::move(hello))
     .then(
       [self, scheduler](worker_id id) {
         if (self->state.scheduler != scheduler)
           return;
         self->state.id = id;
+        self->state.voice.serve(scheduler, id);
         spdlog::info("registered as worker {}", id.value);
         self->state.parts.pulse->set_link(link_state::up);
         if (self->state.draining)

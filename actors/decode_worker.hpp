@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/herald.hpp"
 #include "actors/price_meter.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
@@ -17,7 +18,6 @@
 #include <memory>
 #include <optional>
 #include <thread>
-#include <vector>
 
 namespace rollcast {
 
@@ -71,11 +71,13 @@ struct decode_worker_state {
   decode_worker_options options;
   std::uint64_t epoch = 0;
   std::shared_ptr<const device_weights> base; ///< Started from; null once nothing needs it.
+  bool base_covered = false; ///< What is served is not made of it, only what was before may be.
   std::optional<preparation> preparing;
   std::uint64_t preparations = 0;
   std::optional<kept_epoch> previous; ///< Until the next order.
   tensor_memory weight_memory;
-  std::vector<std::jthread> packers;
+  herald voice;             ///< Speaks while a step holds the actor's thread.
+  std::jthread packer;      ///< The only one: the next waits until it has stopped.
   registry_actor scheduler; ///< Null while the link is down.
   worker_id id;             ///< 0 until registered.
   std::map<response_id, held> responses;

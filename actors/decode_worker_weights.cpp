@@ -15,9 +15,6 @@ namespace {
 
 using preparation = decode_worker_state::preparation;
 
-/// Threads that pack, those included whose work nobody waits for any more.
-constexpr std::size_t packers_max = 4;
-
 void tell(self_ptr self, std::uint64_t update, weight_news_kind kind, weight_news news = {}) {
   auto& st = self->state;
   if (!st.scheduler || st.id == worker_id{})
@@ -105,7 +102,8 @@ result<void> start_cargo(decode_worker_state& st, preparation& p) {
 /// Checks and packs what was pulled.
 result<std::shared_ptr<const device_weights>>
 pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
-     const std::shared_ptr<const device_weights>& over, std::size_t threads) {
+     const std::shared_ptr<const device_weights>& over, std::size_t threads,
+     const std::stop_token& stop) {
   tensor_set tensors{"update to epoch " + std::to_string(order.epoch)};
   for (const auto& t : cargo.tensors()) {
     auto content = cargo.tensor(t.name);
@@ -117,7 +115,7 @@ pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
         !added)
       return fail(added);
   }
-  return device.device().prepare_weights(tensors, over, {threads, order.allow_non_finite});
+  return device.device().prepare_weights(tensors, over, {threads, order.allow_non_finite, stop});
 }
 
 } // namespace
@@ -130,6 +128,8 @@ void forget_preparation(self_ptr self) {
     st.parts.weights->cancel(st.preparing->order.update);
     st.parts.weights->withdraw(st.preparing->order.update);
   }
+  st.packer.request_stop();
+  st.voice.prepares(0);
   st.preparing.reset();
 }
 
@@ -137,12 +137,16 @@ void prepare(self_ptr self, const weight_order& order) {
   auto& st = self->state;
   forget_preparation(self);
   st.previous.reset();
+  // A new update: nobody goes back to the epoch before the one served any more.
+  if (!order.whole && st.base_covered)
+    st.base.reset();
   auto& p = st.preparing.emplace();
   p.number = ++st.preparations;
   p.order = order;
   p.over = base_of(st, order);
   if (auto started = start_cargo(st, p); !started)
     return refuse(self, started.error());
+  st.voice.prepares(order.update, p.cargo);
   if (p.ready)
     return tell_prepared(self);
   start_pull(self, p, order.upstream);
@@ -169,14 +173,15 @@ void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
     return tell(self, p.order.update, weight_news_kind::upstream_failed);
   }
   const auto me = caf::actor_cast<decode_worker_actor>(self);
-  if (st.packers.size() == packers_max)
-    st.packers.erase(st.packers.begin()); // ended long ago, or is waited for
-  st.packers.emplace_back([me, number = p.number, device = st.parts.device, cargo = p.cargo,
-                           order = p.order, over = p.over, threads = st.options.weight_threads] {
-    auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
-      pack(*device, *cargo, order, over, threads));
-    caf::anon_send(me, weights_packed{number, std::move(packed)});
-  });
+  // The one before was told to stop when its preparation was forgotten, and does within
+  // milliseconds; so memory for one second buffer is enough.
+  st.packer =
+    std::jthread{[me, number = p.number, device = st.parts.device, cargo = p.cargo, order = p.order,
+                  over = p.over, threads = st.options.weight_threads](const std::stop_token& stop) {
+      auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
+        pack(*device, *cargo, order, over, threads, stop));
+      caf::anon_send(me, weights_packed{number, std::move(packed)});
+    }};
 }
 
 void end_packing(self_ptr self, const weights_packed& outcome) {
@@ -209,8 +214,7 @@ void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
   auto now = st.parts.device->device().weights();
   if (auto used = st.parts.device->use_weights(std::move(next)); !used)
     return lose_scheduler(self, used.error());
-  if (!back && st.preparing->order.complete)
-    st.base.reset();
+  st.base_covered = back ? false : st.base_covered || st.preparing->order.complete;
   st.previous = {st.epoch, std::move(now)};
   st.epoch = epoch;
   forget_preparation(self);
@@ -227,13 +231,21 @@ caf::result<std::string> score(self_ptr self, const score_order& order) {
   if (order.worker != st.id || (order.epoch != st.epoch && !at))
     return to_caf(errc::stale_epoch, "epoch " + std::to_string(order.epoch) + " is not held, epoch "
                                        + std::to_string(st.epoch) + " is served");
-  std::vector<float> logprobs;
-  const auto scored =
-    st.parts.device->score(from_bytes<token_id>(order.tokens), order.prompt_tokens,
-                           std::bit_cast<float>(order.temperature_bits), logprobs, at);
-  if (!scored)
+  std::vector<std::vector<token_id>> tokens;
+  std::vector<score_request> wanted;
+  tokens.reserve(order.sequences.size());
+  for (const auto& s : order.sequences) {
+    tokens.push_back(from_bytes<token_id>(s.tokens));
+    wanted.push_back({tokens.back(), s.prompt_tokens, std::bit_cast<float>(s.temperature_bits)});
+  }
+  const herald::busy held{st.voice};
+  std::vector<std::vector<float>> logprobs;
+  if (const auto scored = st.parts.device->score(wanted, logprobs, at); !scored)
     return to_caf(scored.error());
-  return to_bytes(std::span<const float>{logprobs});
+  std::string all;
+  for (const auto& row : logprobs)
+    all += to_bytes(std::span<const float>{row});
+  return all;
 }
 
 void tell_progress(self_ptr self) {

@@ -18,6 +18,8 @@
 
 namespace rollcast {
 
+class weight_cargo;
+
 // -- what messages carry ------------------------------------------------------
 
 /// Who a worker is and what it can hold, as it says when it registers.
@@ -32,6 +34,7 @@ struct worker_hello {
   content_hash numerics_hash = {};
   content_hash weights_hash = {};
   std::uint64_t weight_epoch = 0;
+  bool as_started = false; ///< It serves the checkpoint that its process was started from.
   std::uint32_t kv_blocks = 0;
   std::uint32_t block_tokens = 0;
   std::uint32_t slots = 0; ///< Responses it may hold running or queued at once.
@@ -131,7 +134,7 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint,
            x.weights_endpoint, x.model, x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch,
-           x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
+           x.as_started, x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
            x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate, x.stats);
 }
 
@@ -187,17 +190,17 @@ struct weights_packed {
   std::shared_ptr<result<std::shared_ptr<const device_weights>>> weights;
 };
 
-/// A checkpoint directory was read for an update, or not, from a thread of its own.
-struct weights_read {
+/// The tensors of an update are all read or received, and hashed, or not; from a thread of its own.
+struct weights_staged {
   std::uint64_t update = 0;
-  std::shared_ptr<result<void>> how;
+  std::shared_ptr<result<std::shared_ptr<weight_cargo>>> cargo;
 };
 
 } // namespace rollcast
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_pulled)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_packed)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_read)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::weights_staged)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::controller_request)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::export_query)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(rollcast::pull_outcome)
@@ -280,8 +283,8 @@ using scheduler_actor = registry_actor::extend<
   caf::reacts_to<atom::due, std::uint64_t>,
   // INTERNAL: sequences wait to be scored (the job).
   caf::reacts_to<atom::score, std::uint64_t>,
-  // INTERNAL: a directory of weights was read.
-  caf::reacts_to<weights_read>,
+  // INTERNAL: the tensors of an update are there.
+  caf::reacts_to<weights_staged>,
   // INTERNAL: figures and health.
   caf::reacts_to<caf::tick_atom>>;
 
@@ -313,8 +316,8 @@ using decode_worker_actor = caf::typed_actor<
   // Serves what that order made, as this epoch; or, if it says `back`, what was served before. All
   // KV is dropped, each loss told by `lost`.
   caf::reacts_to<atom::flip, worker_id, std::uint64_t, std::uint64_t, bool>,
-  // Log-probabilities (float32) of the tokens behind the prompt. Fails with `stale_epoch` (not
-  // held), or as `engine::score`.
+  // Log-probabilities (float32) of the tokens behind the prompts, one sequence after another. Fails
+  // with `stale_epoch` (not held), or as `engine::score`.
   caf::replies_to<atom::score, score_order>::with<std::string>,
   // INTERNAL: a pull of weights has ended; weights were packed.
   caf::reacts_to<weights_pulled>, caf::reacts_to<weights_packed>,

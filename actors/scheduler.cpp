@@ -124,8 +124,8 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
   auto promise = self->make_response_promise<worker_id>();
   promise.deliver(id);
   count_workers(self);
-  tell_machine(self,
-               weights::worker_joined{id, hello.host, {hello.weight_epoch, hello.weights_hash}});
+  tell_machine(self, weights::worker_joined{
+                       id, hello.host, {hello.weight_epoch, hello.weights_hash}, hello.as_started});
   activate(self);
   return promise;
 }
@@ -170,7 +170,9 @@ void tick(self_ptr self) {
                  "a worker as large as the one that has gone",
                  stranded);
   st.stranded = stranded;
-  keep_reading(self);
+  keep_staging(self);
+  watch_pause(self);
+  expire_scores(self);
 }
 
 } // namespace
@@ -311,7 +313,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       shell::tell_machine(self, weights::expired{{timer}});
     },
     [self](atom::score, std::uint64_t job) { shell::score_on(self, job); },
-    [self](const weights_read& outcome) { shell::take_weights_read(self, outcome); },
+    [self](const weights_staged& outcome) { shell::take_weights_staged(self, outcome); },
     [self](caf::tick_atom) { shell::tick(self); },
   };
 }

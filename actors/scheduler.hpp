@@ -44,10 +44,18 @@ struct scheduler_options {
   struct {
     caf::timespan receiving = std::chrono::minutes{1};
     caf::timespan preparing = std::chrono::minutes{15};
-    caf::timespan silence = std::chrono::minutes{5}; // progress is told between steps
+    caf::timespan silence = std::chrono::seconds{30};
     caf::timespan waiting = std::chrono::hours{6};
     caf::timespan flipping = std::chrono::seconds{30};
+    caf::timespan paused =
+      std::chrono::minutes{1}; // that a flip waits for batches which are not run
   } weight_deadlines;
+  /// Bounds of all requests for scores together; one more is refused with `queue_full`.
+  struct {
+    std::size_t requests_max = 64;
+    std::uint64_t tokens_max = std::uint64_t{1} << 25;
+    caf::timespan deadline = std::chrono::hours{1}; // of one request, however long it waits
+  } scores;
 };
 
 /// What the SCHEDULER talks through.
@@ -61,13 +69,18 @@ struct scheduler_parts {
 /// State of the SCHEDULER actor: the policy decides, the book remembers, the maps say how to reach
 /// what they name.
 struct scheduler_state {
+  /// Sequences of one request for scores that a worker is given together.
+  struct score_share {
+    std::uint64_t job = 0;
+    std::vector<std::uint32_t> sequences;
+  };
   struct worker {
     decode_worker_actor handle;
     worker_hello hello;
     worker_beat last; ///< Its latest figures.
     bool draining = false;
     bool routable = false; ///< Serves the cluster's epoch: the policy knows it.
-    std::set<std::pair<std::uint64_t, std::uint32_t>> scoring; ///< Jobs' sequences that it has.
+    std::map<std::uint64_t, score_share> scoring; ///< What it was given to score, by number.
     std::uint64_t feeding = 0; ///< Number under which it alone is offered tensors, or 0.
   };
   /// What the first worker brought and every other must match.
@@ -104,7 +117,10 @@ struct scheduler_state {
     std::uint64_t epoch = 0;
     std::string peer;                       ///< The controller that began it.
     std::optional<controller_request> from; ///< Who waits for its end.
-    bool reading = false;                   ///< A directory is read for it.
+    bool staging = false;                   ///< A thread reads its directory, or hashes.
+    bool directory = false;                 ///< It comes out of one.
+    std::optional<content_hash> hash;       ///< As its controller said at the commit.
+    std::optional<std::uint64_t> count;     ///< Of its tensors; so.
     std::uint64_t tensors = 0;
     std::uint64_t bytes = 0;
     std::uint64_t began_ns = 0;
@@ -118,7 +134,9 @@ struct scheduler_state {
   bool scores_wait = false;   ///< It has but for sequences being scored: no more are given out.
   bool quiet = false;         ///< It has, and nothing is placed.
   std::uint64_t quiet_ns = 0; ///< Since then.
-  bool settling = false;      ///< Decisions of `machine` are being carried out.
+  std::uint64_t stuck_ns =
+    0;                   ///< The flip waits for what a pause keeps from ending; 0: it does not.
+  bool settling = false; ///< Decisions of `machine` are being carried out.
   /// Workers that must not come back by themselves, by process, and why.
   std::map<std::string, error> banned;
 
@@ -126,14 +144,20 @@ struct scheduler_state {
   struct score_job {
     controller_request from;
     std::uint64_t epoch = 0;
+    std::uint64_t began_ns = 0;
+    std::uint64_t retry_ns = 0;         ///< It is looked at again then, if not before.
+    std::uint64_t tokens = 0;           ///< Of all its sequences.
+    std::uint64_t tokens_waiting = 0;   ///< Of `waiting`.
     std::vector<std::uint32_t> waiting; ///< Sequences that nobody has, the next one last.
-    std::uint32_t running = 0;
+    std::uint32_t running = 0;          ///< Shares that workers have.
+    std::uint32_t scored = 0;           ///< Sequences.
     std::uint32_t failures = 0;
     std::set<worker_id> lacking; ///< That do not hold the epoch.
     std::vector<wire::scored_row> rows;
   };
   std::map<std::uint64_t, score_job> scores;
   std::uint64_t last_score = 0;
+  std::uint64_t last_share = 0;
 
   static inline const char* name = "scheduler";
 };

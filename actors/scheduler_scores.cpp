@@ -9,8 +9,11 @@
 namespace rollcast::shell {
 namespace {
 
-/// Sequences that one worker is given at a time: one that it scores, one that waits.
-constexpr std::uint32_t scoring_max = 2;
+/// Shares that one worker is given at a time: one that it scores, one that waits.
+constexpr std::size_t shares_max = 2;
+/// Tokens of a share, at which a pass has about all the rows that it can use. A worker steps
+/// nothing else meanwhile, so more would hold up the responses that it generates.
+constexpr std::uint64_t share_tokens_max = 1'024;
 /// Failures of one job that end it: workers lost, or short of KV blocks for the moment.
 constexpr std::uint32_t failures_max = 100;
 constexpr auto retry_pause = std::chrono::milliseconds{50};
@@ -20,7 +23,7 @@ std::map<worker_id, scheduler_state::worker>::iterator
 idlest(scheduler_state& st, const scheduler_state::score_job& job) {
   auto best = st.workers.end();
   for (auto it = st.workers.begin(); it != st.workers.end(); ++it)
-    if (it->second.routable && !it->second.draining && it->second.scoring.size() < scoring_max
+    if (it->second.routable && !it->second.draining && it->second.scoring.size() < shares_max
         && !job.lacking.contains(it->first)
         && (best == st.workers.end() || it->second.scoring.size() < best->second.scoring.size()))
       best = it;
@@ -49,72 +52,188 @@ bool lacked_by_all(const scheduler_state& st, const scheduler_state::score_job& 
          && std::none_of(st.workers.begin(), st.workers.end(), may_have);
 }
 
-/// Notes that the worker is through with a sequence. False if it was lost before, and the sequence
-/// with it.
-bool free_worker(self_ptr self, worker_id worker, std::uint64_t number, std::uint32_t sequence) {
+const wire::score& request_of(const scheduler_state::score_job& job) {
+  return std::get<wire::score>(job.from.envelope->body);
+}
+
+/// Takes sequences of the job: few enough that every worker gets two shares, if there are so many.
+scheduler_state::score_share take_share(scheduler_state& st, std::uint64_t number,
+                                        scheduler_state::score_job& job) {
+  const auto workers = static_cast<std::uint64_t>(
+    std::count_if(st.workers.begin(), st.workers.end(), [&](const auto& w) {
+      return w.second.routable && !job.lacking.contains(w.first);
+    }));
+  const auto tokens_max = std::min(
+    share_tokens_max, job.tokens_waiting / (shares_max * std::max<std::uint64_t>(workers, 1)));
+  scheduler_state::score_share share{number, {}};
+  std::uint64_t tokens = 0;
+  do {
+    const auto sequence = job.waiting.back();
+    job.waiting.pop_back();
+    share.sequences.push_back(sequence);
+    tokens += request_of(job).sequences[sequence].token_ids.size();
+  } while (!job.waiting.empty()
+           && tokens + request_of(job).sequences[job.waiting.back()].token_ids.size()
+                <= tokens_max);
+  job.tokens_waiting -= tokens;
+  return share;
+}
+
+/// The sequences of a share wait again, in their order.
+void put_back(scheduler_state::score_job& job, const scheduler_state::score_share& share) {
+  --job.running;
+  for (auto it = share.sequences.rbegin(); it != share.sequences.rend(); ++it) {
+    job.waiting.push_back(*it);
+    job.tokens_waiting += request_of(job).sequences[*it].token_ids.size();
+  }
+}
+
+std::string name_of(const scheduler_state::score_share& share,
+                    const scheduler_state::score_job& job) {
+  const auto& all = share.sequences;
+  return (all.size() == 1 ? "sequence " + std::to_string(all.front()) + " of "
+                          : std::to_string(all.size()) + " sequences from "
+                              + std::to_string(all.front()) + " on, of ")
+         + std::to_string(job.rows.size());
+}
+
+/// Notes that the worker is through with a share. None if it was lost before, and the share with
+/// it.
+std::optional<scheduler_state::score_share> free_worker(self_ptr self, worker_id worker,
+                                                        std::uint64_t share) {
   const auto it = self->state.workers.find(worker);
-  return it != self->state.workers.end() && it->second.scoring.erase({number, sequence}) > 0;
+  if (it == self->state.workers.end())
+    return {};
+  auto taken = it->second.scoring.extract(share);
+  if (self->state.scores_wait)
+    plan_soon(self); // it looks whether this was the last
+  return taken ? std::optional{std::move(taken.mapped())} : std::nullopt;
 }
 
-void take_scored(self_ptr self, std::uint64_t number, worker_id worker, std::uint32_t sequence,
-                 const std::string& logprobs) {
+/// Looks at the job again in a while, once however often it is asked to.
+void retry(self_ptr self, std::uint64_t number, scheduler_state::score_job& job) {
+  const auto now = now_ns(self);
+  if (now < job.retry_ns)
+    return;
+  job.retry_ns = now + static_cast<std::uint64_t>(std::chrono::nanoseconds{retry_pause}.count());
+  self->delayed_send(self, retry_pause, atom::score_v, number);
+}
+
+/// Gives each sequence of the share its part. @returns false if there are not as many values.
+bool take_rows(scheduler_state::score_job& job, const scheduler_state::score_share& share,
+               const std::vector<float>& logprobs) {
+  const auto count = [&](std::uint32_t sequence) {
+    const auto& s = request_of(job).sequences[sequence];
+    return s.token_ids.size() - s.prompt_tokens;
+  };
+  std::size_t wanted = 0;
+  for (const auto sequence : share.sequences)
+    wanted += count(sequence);
+  if (wanted != logprobs.size())
+    return false;
+  auto from = logprobs.begin();
+  for (const auto sequence : share.sequences) {
+    const auto end = from + static_cast<std::ptrdiff_t>(count(sequence));
+    job.rows[sequence].logprobs.assign(from, end);
+    from = end;
+  }
+  return true;
+}
+
+void take_scored(self_ptr self, worker_id worker, std::uint64_t number, const std::string& bytes) {
   auto& st = self->state;
-  const bool known = free_worker(self, worker, number, sequence);
-  const auto it = st.scores.find(number);
-  if (!known || it == st.scores.end())
+  const auto share = free_worker(self, worker, number);
+  const auto it = share ? st.scores.find(share->job) : st.scores.end();
+  if (it == st.scores.end())
     return; // the worker was lost, or the job has failed meanwhile
-  auto& row = it->second.rows[sequence].logprobs;
-  row = from_bytes<float>(logprobs);
-  st.parts.metrics->scored_tokens.add(row.size());
-  --it->second.running;
-  score_on(self, number);
+  auto& job = it->second;
+  const auto logprobs = from_bytes<float>(bytes);
+  if (!take_rows(job, *share, logprobs))
+    return end_job(self, share->job,
+                   {errc::frame_malformed,
+                    name_of(*share, job) + ": worker " + std::to_string(worker.value) + " answers "
+                      + std::to_string(logprobs.size()) + " values",
+                    {}});
+  st.parts.metrics->scored_tokens.add(logprobs.size());
+  job.scored += static_cast<std::uint32_t>(share->sequences.size());
+  --job.running;
+  score_on(self, share->job);
 }
 
-void take_unscored(self_ptr self, std::uint64_t number, worker_id worker, std::uint32_t sequence,
-                   const caf::error& why) {
+void take_unscored(self_ptr self, worker_id worker, std::uint64_t number, const caf::error& why) {
   auto& st = self->state;
-  const bool known = free_worker(self, worker, number, sequence);
-  const auto it = st.scores.find(number);
-  if (!known || it == st.scores.end())
+  const auto share = free_worker(self, worker, number);
+  const auto it = share ? st.scores.find(share->job) : st.scores.end();
+  if (it == st.scores.end())
     return;
   auto& job = it->second;
-  --job.running;
-  job.waiting.push_back(sequence);
+  put_back(job, *share);
   // A worker that was fed holds what it had before that, not the epoch before of the others.
   const bool lacks = answered_by_peer(why) && code_of(why) == errc::stale_epoch;
   if (lacks)
     job.lacking.insert(worker);
   if (lacks && !lacked_by_all(st, job))
-    return score_on(self, number);
+    return score_on(self, share->job);
   const bool passes = !answered_by_peer(why) || code_of(why) == errc::out_of_kv_blocks;
   if (!passes || ++job.failures == failures_max)
-    return end_job(self, number,
-                   {code_of(why),
-                    "sequence " + std::to_string(sequence) + " of "
-                      + std::to_string(job.rows.size()) + " is not scored: " + detail_of(why),
-                    {}});
-  self->delayed_send(self, retry_pause, atom::score_v, number);
+    return end_job(self, share->job,
+                   {code_of(why), name_of(*share, job) + ", not scored: " + detail_of(why), {}});
+  retry(self, share->job, job);
+}
+
+/// Why a request cannot be taken on now; empty if it can.
+std::string too_much(const scheduler_state& st, std::uint64_t tokens) {
+  const auto& bounds = st.options.scores;
+  std::uint64_t in_work = 0;
+  for (const auto& [number, job] : st.scores)
+    in_work += job.tokens;
+  if (st.scores.size() < bounds.requests_max && tokens <= bounds.tokens_max - in_work)
+    return {};
+  return "a score request of " + std::to_string(tokens) + " tokens while "
+         + std::to_string(st.scores.size()) + " requests with " + std::to_string(in_work)
+         + " tokens are in work, at most " + std::to_string(bounds.requests_max) + " and "
+         + std::to_string(bounds.tokens_max) + " are taken; ask again when some have ended";
 }
 
 } // namespace
 
+void expire_scores(self_ptr self) {
+  auto& st = self->state;
+  const auto limit = static_cast<std::uint64_t>(
+    std::chrono::duration_cast<std::chrono::nanoseconds>(st.options.scores.deadline).count());
+  std::vector<std::uint64_t> due;
+  for (const auto& [number, job] : st.scores)
+    if (now_ns(self) - job.began_ns > limit)
+      due.push_back(number);
+  const auto routable = std::count_if(st.workers.begin(), st.workers.end(),
+                                      [](const auto& w) { return w.second.routable; });
+  for (const auto number : due) {
+    const auto& job = st.scores.at(number);
+    end_job(self, number,
+            {errc::timed_out,
+             std::to_string(job.scored) + " of " + std::to_string(job.rows.size())
+               + " sequences were scored within " + std::to_string(limit / 1'000'000'000)
+               + " s, by " + std::to_string(routable)
+               + " workers that serve now; split the request or add workers",
+             {}});
+  }
+}
+
 void lose_scores(self_ptr self, const scheduler_state::worker& lost) {
   auto& st = self->state;
-  for (const auto& [number, sequence] : lost.scoring) {
-    const auto it = st.scores.find(number);
+  for (const auto& [number, share] : lost.scoring) {
+    const auto it = st.scores.find(share.job);
     if (it == st.scores.end())
       continue;
-    --it->second.running;
-    it->second.waiting.push_back(sequence);
+    put_back(it->second, share);
     if (++it->second.failures == failures_max)
-      end_job(self, number,
+      end_job(self, share.job,
               {errc::peer_lost,
-               "sequence " + std::to_string(sequence) + " of "
-                 + std::to_string(it->second.rows.size())
-                 + " is not scored: too many workers were lost with sequences of this request",
+               name_of(share, it->second)
+                 + ", not scored: too many workers were lost with sequences of this request",
                {}});
     else
-      self->delayed_send(self, retry_pause, atom::score_v, number);
+      retry(self, share.job, it->second);
   }
 }
 
@@ -124,35 +243,34 @@ void score_on(self_ptr self, std::uint64_t number) {
   if (it == st.scores.end())
     return;
   auto& job = it->second;
-  if (st.scores_wait)
-    plan_soon(self); // it looks whether this was the last
   if (job.waiting.empty() && job.running == 0)
     return finish_job(self, number);
   if (st.scores_wait)
     return; // until the weights have changed
-  const auto& request = std::get<wire::score>(job.from.envelope->body);
   while (!job.waiting.empty()) {
     const auto w = idlest(st, job);
     if (w == st.workers.end()) {
       if (job.running == 0) // another job's sequences, or no worker at all: nobody will wake this
-        self->delayed_send(self, retry_pause, atom::score_v, number);
+        retry(self, number, job);
       return;
     }
-    const auto sequence = job.waiting.back();
-    job.waiting.pop_back();
+    const auto worker = w->first;
+    const auto given = ++st.last_share;
+    auto share = take_share(st, number, job);
+    score_order order{worker, job.epoch, {}};
+    for (const auto sequence : share.sequences) {
+      const auto& s = request_of(job).sequences[sequence];
+      order.sequences.push_back({to_bytes(std::span<const token_id>{s.token_ids}), s.prompt_tokens,
+                                 std::bit_cast<std::uint32_t>(s.temperature)});
+    }
     ++job.running;
-    w->second.scoring.emplace(number, sequence);
-    const auto& s = request.sequences[sequence];
-    const score_order order{w->first, job.epoch, to_bytes(std::span<const token_id>{s.token_ids}),
-                            s.prompt_tokens, std::bit_cast<std::uint32_t>(s.temperature)};
-    self->request(w->second.handle, st.options.request_timeout, atom::score_v, order)
+    w->second.scoring.emplace(given, std::move(share));
+    self->request(w->second.handle, st.options.request_timeout, atom::score_v, std::move(order))
       .then(
-        [self, number, worker = w->first, sequence](const std::string& logprobs) {
-          take_scored(self, number, worker, sequence, logprobs);
+        [self, worker, given](const std::string& logprobs) {
+          take_scored(self, worker, given, logprobs);
         },
-        [self, number, worker = w->first, sequence](const caf::error& why) {
-          take_unscored(self, number, worker, sequence, why);
-        });
+        [self, worker, given](const caf::error& why) { take_unscored(self, worker, given, why); });
   }
 }
 
@@ -187,9 +305,16 @@ void take(self_ptr self, const controller_request& from, const wire::score& r) {
                             + std::to_string(model.vocabulary),
                           {}});
   }
+  std::uint64_t tokens = 0;
+  for (const auto& s : r.sequences)
+    tokens += s.token_ids.size();
+  if (const auto why = too_much(st, tokens); !why.empty())
+    return answer(self, from, error{errc::queue_full, why, {}});
   const auto number = ++st.last_score;
   auto& job = st.scores[number];
   job.from = from;
+  job.began_ns = now_ns(self);
+  job.tokens = job.tokens_waiting = tokens;
   job.epoch = epoch;
   job.rows.resize(r.sequences.size());
   for (auto i = static_cast<std::uint32_t>(r.sequences.size()); i > 0; --i)

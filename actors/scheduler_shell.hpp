@@ -63,11 +63,13 @@ void answer(self_ptr self, const controller_request& to, const error& why,
 /// Tells the update machine, and does what it decides.
 void tell_machine(self_ptr self, const weights::news& what);
 void take_weight_news(self_ptr self, const weight_news& news);
-void take_weights_read(self_ptr self, const weights_read& outcome);
+void take_weights_staged(self_ptr self, const weights_staged& outcome);
 /// The worker pulls nothing any more that is offered to it alone.
 void end_feeding(scheduler_state& st, scheduler_state::worker& w);
-/// While a directory is read for an update, no controller is waited for.
-void keep_reading(self_ptr self);
+/// While a thread reads or hashes for an update, no controller is waited for.
+void keep_staging(self_ptr self);
+/// Ends an update that waits for batches which cannot end, because serving is paused.
+void watch_pause(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::begin_weights& r);
 void take(self_ptr self, const controller_request& from, const wire::weight_bucket& r);
 void take(self_ptr self, const controller_request& from, const wire::commit_weights& r);
@@ -87,6 +89,8 @@ wire::weights_status weights_status_of(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::score& r);
 /// Gives sequences of the job to workers that have time.
 void score_on(self_ptr self, std::uint64_t job);
+/// Ends requests that have waited too long.
+void expire_scores(self_ptr self);
 /// What a lost worker scored waits again. A peer that is gone without a word answers no request.
 void lose_scores(self_ptr self, const scheduler_state::worker& lost);
 

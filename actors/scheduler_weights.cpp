@@ -263,13 +263,15 @@ bool serves_weights(self_ptr self, const controller_request& from) {
 bool receives(self_ptr self, const controller_request& from, std::uint64_t epoch,
               std::string_view what) {
   const auto& st = self->state;
-  if (st.update && st.machine->at() == weights::phase::receiving && !st.update->reading
+  if (st.update && st.machine->at() == weights::phase::receiving && !st.update->staging
       && st.update->epoch == epoch && st.update->peer == from.peer)
     return true;
   std::string now = "no update is in work";
   if (st.update)
     now = "the update to epoch " + std::to_string(st.update->epoch) + " is "
-          + (st.update->reading ? "read from a directory" : std::string{to_string(st.update->at)})
+          + (!st.update->staging    ? std::string{to_string(st.update->at)}
+             : st.update->directory ? "read from a directory"
+                                    : "being hashed after its commit")
           + (st.update->peer == from.peer ? "" : ", begun by another connection");
   answer(self, from,
          error{errc::update_conflict,
@@ -287,25 +289,28 @@ std::string directory_problem(const std::string& directory) {
   return {};
 }
 
+/// Has a thread tell the scheduler how the staging went.
+weight_store::staged_callback tell_staged(self_ptr self) {
+  const auto me = caf::actor_cast<scheduler_actor>(self);
+  using staged = result<std::shared_ptr<weight_cargo>>;
+  return [me, update = self->state.update->number.value](staged cargo) {
+    caf::anon_send(me, weights_staged{update, std::make_shared<staged>(std::move(cargo))});
+  };
+}
+
 /// All tensors are here: workers are told.
-result<void> commit(self_ptr self, std::optional<content_hash> hash,
-                    std::optional<std::uint64_t> tensors) {
+result<void> commit(self_ptr self, std::shared_ptr<const weight_cargo> from) {
   auto& st = self->state;
   auto& u = *st.update;
-  const auto parcel = st.parts.weights->finish(u.number.value);
-  if (!parcel)
-    return fail(parcel);
-  const auto& cargo = *parcel->cargo;
-  if (tensors && *tensors != cargo.tensors().size()) {
-    (void)st.machine->abort(u.epoch);
+  const auto& cargo = *st.parts.weights->hand_out(u.number.value, std::move(from)).cargo;
+  if (u.count && *u.count != cargo.tensors().size())
     return fail(errc::bad_checkpoint, "commit of epoch " + std::to_string(u.epoch) + " speaks of "
-                                        + std::to_string(*tensors) + " tensors, "
+                                        + std::to_string(*u.count) + " tensors, "
                                         + std::to_string(cargo.tensors().size())
                                         + " came; the update is aborted, send it again");
-  }
   u.tensors = cargo.tensors().size();
   u.bytes = cargo.bytes_here();
-  if (auto ok = st.machine->commit(u.epoch, hash, u.bytes); !ok)
+  if (auto ok = st.machine->commit(u.epoch, u.hash, u.bytes); !ok)
     return fail(ok);
   return {};
 }
@@ -323,9 +328,18 @@ void take_weight_news(self_ptr self, const weight_news& news) {
   if (it == st.workers.end())
     return; // of an incarnation that is gone
   const weights::update_id update{news.update};
+  // A worker that a step holds has not heard of its order yet, and says only that it lives.
+  const auto known = [&] {
+    for (const auto& w : st.machine->workers())
+      if (w.worker == news.worker)
+        return w.update;
+    return weights::update_id{};
+  };
   switch (static_cast<weight_news_kind>(news.kind)) {
     case weight_news_kind::progressed:
-      return tell_machine(self, weights::progressed{news.worker, update, news.bytes});
+      return tell_machine(
+        self, weights::progressed{news.worker, update == weights::update_id{} ? known() : update,
+                                  news.bytes});
     case weight_news_kind::prepared:
       end_feeding(st, it->second);
       return tell_machine(self, weights::prepared{news.worker, update, news.hash});
@@ -370,15 +384,21 @@ bool may_place(self_ptr self) {
   return !st.quiet && !st.paused && st.held->flip == weights::flip_at::between_batches;
 }
 
-void take_weights_read(self_ptr self, const weights_read& outcome) {
+void take_weights_staged(self_ptr self, const weights_staged& outcome) {
   auto& st = self->state;
-  if (!st.update || st.update->number.value != outcome.update || !st.update->reading)
+  if (!st.update || st.update->number.value != outcome.update || !st.update->staging)
     return; // aborted meanwhile
-  st.update->reading = false;
-  auto committed = *outcome.how ? commit(self, {}, {}) : result<void>{fail(*outcome.how)};
+  auto& u = *st.update;
+  u.staging = false;
+  auto& cargo = *outcome.cargo;
+  const bool incomplete = !cargo && !u.directory; // its controller may send what is missing
+  auto committed = cargo ? commit(self, std::move(*cargo)) : result<void>{fail(cargo)};
   if (!committed) {
-    answer(self, *std::exchange(st.update->from, std::nullopt), committed.error());
-    (void)st.machine->abort(st.update->epoch);
+    answer(self, *std::exchange(u.from, std::nullopt), committed.error());
+    if (incomplete)
+      st.machine->received(u.number);
+    else
+      (void)st.machine->abort(u.epoch);
   }
   settle(self);
 }
@@ -388,14 +408,42 @@ void end_feeding(scheduler_state& st, scheduler_state::worker& w) {
     st.parts.weights->withdraw(update);
 }
 
-void keep_reading(self_ptr self) {
+void keep_staging(self_ptr self) {
   auto& st = self->state;
   const auto& times = st.options.weight_deadlines;
-  if (!st.update || !st.update->reading
+  if (!st.update || !st.update->staging
       || seconds(st.update->began_ns, now_ns(self)) * 1e9
            > static_cast<double>(times.preparing.count()))
     return;
   st.machine->received(st.update->number);
+  settle(self);
+}
+
+void watch_pause(self_ptr self) {
+  auto& st = self->state;
+  const auto open = [](const auto& b) { return b.second.phase == batch_phase::running; };
+  const auto& batches = st.book->batches();
+  const auto count = std::count_if(batches.begin(), batches.end(), open);
+  if (!st.held || st.quiet || st.held->flip == weights::flip_at::chunk_edge || !st.paused
+      || st.policy->running() > 0 || count == 0) {
+    st.stuck_ns = 0;
+    return;
+  }
+  const auto now = now_ns(self);
+  if (st.stuck_ns == 0)
+    st.stuck_ns = now;
+  if (seconds(st.stuck_ns, now) * 1e9
+      < static_cast<double>(st.options.weight_deadlines.paused.count()))
+    return;
+  st.stuck_ns = 0;
+  const auto epoch = st.machine->update()->epoch;
+  (void)st.machine->abort(
+    epoch,
+    error{errc::timed_out,
+          "epoch " + std::to_string(epoch) + ": serving is paused and " + std::to_string(count)
+            + " batches are open, which cannot end before the flip; resume first, or update "
+              "with the flip at chunk edges",
+          {}});
   settle(self);
 }
 
@@ -428,12 +476,12 @@ void take(self_ptr self, const controller_request& from, const wire::commit_weig
   auto& st = self->state;
   if (!serves_weights(self, from) || !receives(self, from, r.epoch, "commit"))
     return;
-  if (auto committed = commit(self, r.hash, r.tensors); !committed) {
-    answer(self, from, committed.error());
-    return settle(self);
-  }
-  st.update->from = from;
-  settle(self);
+  auto& u = *st.update;
+  u.from = from;
+  u.staging = true;
+  u.hash = r.hash;
+  u.count = r.tensors;
+  st.parts.weights->finish(tell_staged(self));
 }
 
 void take(self_ptr self, const controller_request& from, const wire::abort_weights& r) {
@@ -456,12 +504,9 @@ void take(self_ptr self, const controller_request& from, const wire::load_weight
     return answer(self, from, begun.error());
   auto& u = note_begin(self, from, *begun);
   u.from = from;
-  u.reading = true;
+  u.staging = u.directory = true;
   st.parts.weights->begin(begun->value, true);
-  const auto me = caf::actor_cast<scheduler_actor>(self);
-  st.parts.weights->read(r.directory, [me, update = begun->value](result<void> how) {
-    caf::anon_send(me, weights_read{update, std::make_shared<result<void>>(std::move(how))});
-  });
+  st.parts.weights->read(r.directory, tell_staged(self));
   settle(self);
 }
 

@@ -46,13 +46,18 @@ struct weight_news {
   std::string why;
 };
 
-/// Log-probabilities of given tokens are wanted.
-struct score_order {
-  worker_id worker;
-  std::uint64_t epoch = 0;
+/// A sequence to be scored.
+struct score_item {
   std::string tokens; ///< int32, little-endian.
   std::uint32_t prompt_tokens = 0;
   std::uint32_t temperature_bits = 0; ///< float32.
+};
+
+/// Log-probabilities of given tokens are wanted, of all sequences together.
+struct score_order {
+  worker_id worker;
+  std::uint64_t epoch = 0;
+  std::vector<score_item> sequences;
 };
 
 template <class Inspector>
@@ -81,9 +86,13 @@ typename Inspector::result_type inspect(Inspector& f, weight_news& x) {
 }
 
 template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, score_item& x) {
+  return f(caf::meta::type_name("score_item"), x.tokens, x.prompt_tokens, x.temperature_bits);
+}
+
+template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, score_order& x) {
-  return f(caf::meta::type_name("score_order"), x.worker, x.epoch, x.tokens, x.prompt_tokens,
-           x.temperature_bits);
+  return f(caf::meta::type_name("score_order"), x.worker, x.epoch, x.sequences);
 }
 
 } // namespace rollcast

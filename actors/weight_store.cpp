@@ -64,24 +64,30 @@ result<void> weight_store::add(const wire::weight_bucket& bucket) {
   return {};
 }
 
-void weight_store::read(const std::filesystem::path& directory,
-                        std::function<void(result<void>)> done) {
+void weight_store::start_reader(std::function<void(const std::stop_token&)> body) {
   if (readers_.size() == readers_max)
     readers_.erase(readers_.begin());
-  readers_.emplace_back(
-    [stage = stage_, directory, done = std::move(done)](const std::stop_token& stop) {
-      done(stage_directory(*stage, directory, stop));
-    });
+  readers_.emplace_back(std::move(body));
 }
 
-result<weight_parcel> weight_store::finish(std::uint64_t update) {
+void weight_store::read(const std::filesystem::path& directory, staged_callback done) {
+  start_reader([stage = stage_, directory, done = std::move(done)](const std::stop_token& stop) {
+    const auto read = stage_directory(*stage, directory, stop);
+    done(read ? stage->finish() : fail(read));
+  });
+}
+
+void weight_store::finish(staged_callback done) {
   ROLLCAST_CHECK(stage_);
-  auto cargo = stage_->finish();
-  if (!cargo)
-    return fail(cargo);
+  start_reader(
+    [stage = stage_, done = std::move(done)](const std::stop_token&) { done(stage->finish()); });
+}
+
+const weight_parcel& weight_store::hand_out(std::uint64_t update,
+                                            std::shared_ptr<const weight_cargo> cargo) {
   stage_.reset();
   update_ = update;
-  parcel_ = {std::move(*cargo), complete_};
+  parcel_ = {std::move(cargo), complete_};
   exchange_->offer(update, parcel_.cargo);
   return parcel_;
 }
@@ -135,6 +141,8 @@ void weight_store::drop(std::uint64_t update) {
   exchange_->withdraw(update);
   if (!readers_.empty())
     readers_.back().request_stop();
+  if (stage_)
+    stage_->give_up();
   stage_.reset();
   buckets_.clear();
   parcel_ = {};

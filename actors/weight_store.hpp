@@ -25,7 +25,7 @@ struct weight_parcel {
 
 /// The scheduler's tensors: those of the update that a controller sends, and all that was sent up
 /// to the epoch served and the one before, for workers that come back. Workers pull them through
-/// its exchange. Not thread-safe, but for what `read` does.
+/// its exchange. Not thread-safe, but for what `read` and `finish` start.
 class weight_store {
 public:
   /// Bytes of tensors in one bucket.
@@ -42,11 +42,16 @@ public:
   /// Takes a bucket. Fails with `batch_conflict` for a number that came before, and as
   /// `weight_stage::add_slice`; the slices before the one that is refused stay.
   result<void> add(const wire::weight_bucket& bucket);
-  /// Takes every tensor of a checkpoint directory, on a thread of its own; `done` is called there.
+  /// Told the tensors of an update, by a thread of their own.
+  using staged_callback = std::function<void(result<std::shared_ptr<weight_cargo>>)>;
+  /// Takes every tensor of a checkpoint directory and finishes the stage, on a thread of its own.
   /// Nothing of the directory stays in use afterwards.
-  void read(const std::filesystem::path& directory, std::function<void(result<void>)> done);
-  /// Hands out what was staged, from now on under this number. Fails as `weight_stage::finish`.
-  result<weight_parcel> finish(std::uint64_t update);
+  void read(const std::filesystem::path& directory, staged_callback done);
+  /// Finishes the stage, on a thread of its own: its last tensors are hashed there. Fails as
+  /// `weight_stage::finish`.
+  void finish(staged_callback done);
+  /// Hands out what was staged, from now on under this number.
+  const weight_parcel& hand_out(std::uint64_t update, std::shared_ptr<const weight_cargo> cargo);
 
   /// The tensors of the update in work, under that number.
   const weight_parcel* staged(std::uint64_t update) const;
@@ -90,7 +95,9 @@ private:
   weight_parcel parcel_;         ///< Of `update_`, once it is finished.
   std::vector<sent_epoch> sent_; ///< The one served comes last, before it the one before.
   std::unique_ptr<weight_exchange> exchange_;
-  std::vector<std::jthread> readers_; ///< The last one may still read.
+  void start_reader(std::function<void(const std::stop_token&)> body);
+
+  std::vector<std::jthread> readers_; ///< The last one may still read or hash.
 };
 
 } // namespace rollcast

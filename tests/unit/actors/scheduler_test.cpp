@@ -8,6 +8,7 @@
 #include "actors/error_bridge.hpp"
 #include "actors/scheduler.hpp"
 #include "tests/unit/actors/deterministic_system.hpp"
+#include "tests/unit/actors/recording_link.hpp"
 
 #include <vector>
 
@@ -15,26 +16,6 @@ namespace rollcast::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-/// Notes what would be sent to controllers.
-struct recording_link final : controller_link {
-  struct sent {
-    std::string peer;
-    wire::event_envelope what;
-  };
-  void send(const std::string& peer, wire::event_envelope what) override {
-    all.push_back({peer, std::move(what)});
-  }
-  template <class T>
-  std::vector<T> of() const {
-    std::vector<T> out;
-    for (const auto& s : all)
-      if (const auto* x = std::get_if<T>(&s.what.body))
-        out.push_back(*x);
-    return out;
-  }
-  std::vector<sent> all;
-};
 
 /// What a recording worker was told.
 struct worker_log {
@@ -480,6 +461,22 @@ TEST_F(scheduler_test, runs_batches_of_different_modes_one_after_another) {
   EXPECT_EQ(w.chunks[1].generate_max, 100u) << "static has no chunks";
   report(outcome_of(w.chunks[1], ten, chunk_end::stop));
   EXPECT_EQ(w.chunks.size(), 3u);
+}
+
+TEST_F(scheduler_test, promises_a_batch_the_version_that_it_requires_and_else_what_it_started_at) {
+  const auto last = [this] { return link->of<wire::batch_accepted>().back().weight_version; };
+  auto hello = plain_hello();
+  hello.weight_epoch = 3;
+  worker_log w;
+  add_worker(w, hello);
+  ask(one_group("b"));
+  EXPECT_EQ(last(), std::nullopt) << "an update may come before it starts";
+  ask(wire::resume_results{"b", 0});
+  EXPECT_EQ(last(), 3u) << "it has started";
+  auto strict = one_group("strict");
+  strict.required_weight_version = 3;
+  ask(strict);
+  EXPECT_EQ(last(), 3u);
 }
 
 TEST_F(scheduler_test, runs_batches_together_or_in_turn_as_it_is_told) {
