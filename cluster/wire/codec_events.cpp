@@ -154,9 +154,8 @@ batch_accepted from_wire(const v1::BatchAccepted& from) {
           .responses = from.responses(),
           .first_sequence = from.first_sequence(),
           .numerics_profile = from.numerics_profile(),
-          .weight_version = from.has_weight_version()
-                              ? std::optional{from.weight_version()}
-                              : std::nullopt};
+          .weight_version =
+            from.has_weight_version() ? std::optional{from.weight_version()} : std::nullopt};
 }
 
 std::optional<errc> errc_of(std::string_view name) {

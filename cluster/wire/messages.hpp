@@ -90,7 +90,8 @@ struct batch_accepted {
   std::uint64_t responses = 0;
   std::uint64_t first_sequence = 1; ///< Of the first result that will be pushed from now on.
   std::string numerics_profile;
-  /// That it started at. While it waits to start: the one that it requires, none if it requires none.
+  /// That it started at. While it waits to start: the one that it requires, none if it requires
+  /// none.
   std::optional<std::uint64_t> weight_version;
   friend bool operator==(const batch_accepted&, const batch_accepted&) = default;
 };

@@ -156,7 +156,8 @@ TEST(changed_weights, that_nobody_wants_any_more_are_not_loaded) {
   const auto changed = model_weights::load_over(*base, all, options);
   ASSERT_FALSE(changed);
   EXPECT_EQ(changed.error().code, errc::cancelled);
-  const auto whole = model_weights::load(models.config(), models.before(), arithmetic::f32, options);
+  const auto whole =
+    model_weights::load(models.config(), models.before(), arithmetic::f32, options);
   ASSERT_FALSE(whole);
   EXPECT_EQ(whole.error().code, errc::cancelled);
 }

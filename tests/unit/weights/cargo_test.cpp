@@ -288,6 +288,16 @@ TEST(weight_stage, takes_every_byte_once) {
   EXPECT_FALSE(stage.finish());
 }
 
+TEST(weight_stage, that_nobody_wants_any_more_ends_at_once) {
+  weight_stage stage{1};
+  EXPECT_EQ(staged(stage, "a", ten, 0, 40), errc::ok);
+  stage.give_up();
+  const auto finished = stage.finish();
+  ASSERT_FALSE(finished);
+  EXPECT_EQ(finished.error().code, errc::cancelled);
+  EXPECT_EQ(staged(stage, "b", ten, 0, 40), errc::cancelled);
+}
+
 TEST(weight_stage, refuses_what_cannot_be_and_goes_on) {
   weight_stage_limits limits;
   limits.bytes_max = 100;
