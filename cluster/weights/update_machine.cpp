@@ -221,8 +221,12 @@ void update_machine::finish() {
   } else {
     const auto changed = done.spec.covers == coverage::changed_only;
     // Changes over an epoch of which tensors are missing leave them missing.
-    const auto held = !changed || current_->held;
-    previous_ = std::exchange(current_, epoch_record{{done.spec.epoch, *done.hash}, held});
+    epoch_record next{{done.spec.epoch, *done.hash}, true};
+    if (changed) {
+      next.held = current_->held;
+      next.base = current_->base;
+    }
+    previous_ = std::exchange(current_, next);
     current_->allow_non_finite =
       done.spec.allow_non_finite || (changed && previous_->allow_non_finite);
   }

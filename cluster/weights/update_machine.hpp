@@ -94,7 +94,8 @@ private:
   /// An epoch, and what the coordinator can give of it.
   struct epoch_record {
     served_weights serves;
-    bool held = false; ///< The coordinator has every tensor that it differs by from the first.
+    bool held = false;      ///< The coordinator has every tensor that it differs by from the base.
+    std::uint64_t base = 0; ///< Epoch of the checkpoint that `held` speaks of; 0: it needs none.
     bool allow_non_finite = false;
   };
 
@@ -140,7 +141,8 @@ private:
   verdict note(const expired& e);
 
   /// It was fed, and has another hash than wanted.
-  void mismatch(const prepared& e, worker_record& w, const served_weights& wanted, bool held);
+  void mismatch(const prepared& e, worker_record& w, const served_weights& wanted,
+                const epoch_record& of);
 
   bool takes_part(const worker_record& w) const;
   static void rest(worker_record& w);

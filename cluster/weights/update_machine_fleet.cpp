@@ -40,8 +40,10 @@ verdict update_machine::note(const worker_joined& e) {
   if (!current_)
     current_ = epoch_record{e.serves};
   // Nothing was ever sent that the checkpoint of the fleet lacks.
-  if (e.as_started && serves_current(w))
+  if (e.as_started && serves_current(w) && !current_->held) {
     current_->held = true;
+    current_->base = e.serves.epoch;
+  }
   highest_served_ = std::max(highest_served_, e.serves.epoch);
   return verdict::accepted;
 }
@@ -71,7 +73,7 @@ verdict update_machine::note(const prepared& e) {
     if (e.hash == w->target.hash)
       order_flip(e.worker, *w, w->target.epoch);
     else
-      mismatch(e, *w, w->target, current_->held);
+      mismatch(e, *w, w->target, *current_);
     return verdict::accepted;
   }
   if (!update_->hash)
@@ -81,7 +83,7 @@ verdict update_machine::note(const prepared& e) {
     return verdict::accepted;
   }
   if (w->what == cargo::whole)
-    mismatch(e, *w, {update_->spec.epoch, *update_->hash}, previous_->held);
+    mismatch(e, *w, {update_->spec.epoch, *update_->hash}, *previous_);
   else
     abandon({errc::bad_checkpoint,
              name(e.worker) + " prepared epoch " + std::to_string(update_->spec.epoch) + " and has "
@@ -92,7 +94,9 @@ verdict update_machine::note(const prepared& e) {
 }
 
 void update_machine::mismatch(const prepared& e, worker_record& w, const served_weights& wanted,
-                              bool held) {
+                              const epoch_record& of) {
+  // Who serves less than the base may have been started from what the others had before.
+  const auto held = of.held && w.serves.epoch >= of.base;
   if (!held && !w.routable) {
     // It may lack what was sent before we kept account: a complete update can still heal it.
     decisions_.emplace_back(cancel{e.worker, e.update});

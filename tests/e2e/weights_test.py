@@ -286,10 +286,10 @@ class Update(Updated):
         lines = [json.loads(line) for line in self.old.splitlines()]
         killer = threading.Timer(0.2, worker.kill)
         killer.start()
-        scored = client.score(self.sequences_of(lines) * 4)
+        scored = client.score(self.sequences_of(lines) * 16)
         self.assertIsNotNone(worker.process.poll(), "it was over before the kill")
         killer.join()
-        for row, line in zip(scored.rows, lines * 4):
+        for row, line in zip(scored.rows, lines * 16):
             self.assertEqual(list(row), as_f32(line["logprobs"]))
 
     def test_is_refused_with_one_line_and_the_old_epoch_goes_on(self):

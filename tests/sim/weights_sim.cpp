@@ -228,10 +228,14 @@ void weights_sim::take(const ended& d) {
     if (p && (p->epoch != d.epoch || p->serves != truth_.at(d.epoch).value))
       wrong("epoch " + std::to_string(d.epoch) + " is served, but not by " + name(id));
   }
-  // Who asked for one version only cannot go on under another.
+  end_outdated(d.epoch);
+}
+
+/// Who asked for one version only cannot go on under another.
+void weights_sim::end_outdated(std::uint64_t epoch) {
   std::vector<std::uint64_t> over;
   for (const auto& [id, b] : batches_)
-    if (b.open && b.required && b.required != d.epoch)
+    if (b.open && b.required && b.required != epoch)
       over.push_back(id);
   for (const auto id : over) {
     ++counters_.outdated;
@@ -349,6 +353,7 @@ void weights_sim::restart_scheduler() {
   routable_.clear();
   for (auto& [number, c] : chunks_)
     c.holder.reset();
+  end_outdated(serves.epoch);
   for (std::size_t i = 0; i < processes_.size(); ++i)
     if (processes_[i].up_at <= now_)
       register_again(i);

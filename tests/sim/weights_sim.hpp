@@ -166,6 +166,7 @@ private:
   void place();
   void finished(worker_id from, const chunk_order& done, std::uint64_t epoch, tensors real);
   void end_batch(std::uint64_t id);
+  void end_outdated(std::uint64_t epoch);
 
   // Controllers.
   void command();

@@ -226,7 +226,8 @@ void weights_sim::command() {
   bool done = true;
   switch (rng_.below(10)) {
     case 0: done = machine_.abort(epoch + rng_.below(3)).has_value(); break;
-    case 1: done = machine_.rollback().has_value(); break;
+    case 1:
+    case 3: done = machine_.rollback().has_value(); break;
     case 2:
       if (!sending_)
         done = machine_.commit(epoch + rng_.below(3), {}, 1).has_value();

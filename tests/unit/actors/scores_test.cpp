@@ -14,18 +14,25 @@
 #include <deque>
 #include <memory>
 #include <numeric>
-#include <utility>
 
 namespace rollcast::test {
 namespace {
 
 using namespace std::chrono_literals;
 
+/// An answer that a worker owes. No promise: one keeps a context that the test coordinator has for
+/// one message only.
+struct owed_scores {
+  score_order order;
+  caf::strong_actor_ptr to;
+  caf::message_id id;
+};
+
 /// What a worker was asked, and the answers that it owes.
 struct scorer_log {
   worker_id id;
   std::vector<score_order> orders;
-  std::deque<std::pair<score_order, caf::typed_response_promise<std::string>>> open;
+  std::deque<owed_scores> open;
   std::size_t sequences() const {
     return std::accumulate(orders.begin(), orders.end(), std::size_t{0},
                            [](std::size_t n, const auto& o) { return n + o.sequences.size(); });
@@ -69,11 +76,10 @@ decode_worker_actor::behavior_type scoring_worker(decode_worker_actor::pointer s
     [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},
     [](atom::cancel, worker_id, std::uint64_t) {},
     [](atom::flip, worker_id, std::uint64_t, std::uint64_t, bool) {},
-    [self, log](atom::score, const score_order& order) -> caf::result<std::string> {
+    [self, log](atom::score, const score_order& order) -> caf::delegated<std::string> {
       log->orders.push_back(order);
-      auto promise = self->make_response_promise<std::string>();
-      log->open.emplace_back(order, promise);
-      return promise;
+      log->open.push_back({order, self->current_sender(), self->current_mailbox_element()->mid});
+      return {};
     },
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
@@ -123,9 +129,10 @@ struct scores : deterministic_system {
   /// Answers what was asked first.
   void answer_one(scorer_log& log) {
     ASSERT_FALSE(log.open.empty());
-    auto [order, promise] = std::move(log.open.front());
+    const auto owed = log.open.front();
     log.open.pop_front();
-    promise.deliver(scores_of(order));
+    owed.to->enqueue(nullptr, owed.id.response_id(), caf::make_message(scores_of(owed.order)),
+                     nullptr);
     settle();
   }
 

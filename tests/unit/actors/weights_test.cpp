@@ -362,7 +362,7 @@ TEST(weights, score_although_a_worker_leaves_half_way) {
   const auto made = run(c, batch);
   auto what = score_of(made, batch);
   auto twice = what.sequences;
-  for (int i = 0; i < 5; ++i)
+  for (int i = 0; i < 40; ++i)
     what.sequences.insert(what.sequences.end(), twice.begin(), twice.end());
   auto client = connect(c);
   auto scored = std::async(std::launch::async, [&] { return client.score(what, 20s); });
