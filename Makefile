@@ -3,7 +3,11 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test train-test train-demo train-venv kernels-library bench build clean format deps
+# Of `make chaos`.
+MINUTES ?= 10
+SEED ?= 1
+
+.PHONY: demo test chaos train-test train-demo train-venv kernels-library bench build clean format deps
 
 deps:
 	@deploy/install_deps.sh
@@ -24,6 +28,11 @@ demo: deps
 
 test: build
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# Clusters under fire for so many minutes; tests/chaos/README.md.
+chaos: build
+	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast /usr/bin/python3 -B tests/chaos/chaos.py \
+	  --minutes $(MINUTES) --seed $(SEED)
 
 # The shared library that rollcast.torch_ops loads.
 kernels-library: deps

@@ -50,6 +50,7 @@ def parsed(arguments):
     parser.add_argument("--per-run", type=int, default=ENOUGH, help="faults of a run, at least")
     parser.add_argument("--places", default="loopback,hosts", help="loopback, hosts or both")
     parser.add_argument("--no-journal", action="store_true", help="although the scheduler has one")
+    parser.add_argument("--keep", action="store_true", help="the logs of good runs too")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "chaos")
     options = parser.parse_args(arguments)
     options.kinds = [k for k in options.faults.split(",") if k]
@@ -142,7 +143,7 @@ class Campaign:
         else:
             self.runs += 1
             self.by_place[setup["place"]] = self.by_place.get(setup["place"], 0) + 1
-        if verdict.good:
+        if verdict.good and not self.options.keep:
             shutil.rmtree(directory)
 
     def _keep(self, seed, directory, verdict):

@@ -9,8 +9,9 @@ HOURS = 3600
 class Kind:
     """One kind of fault. `need` says what a run must have for it, in words of `Setup`."""
 
-    def __init__(self, draw, begin, need=(), weight=1.0):
+    def __init__(self, draw, begin, need=(), weight=1.0, waits=False):
         self.draw, self.begin, self.need, self.weight = draw, begin, frozenset(need), weight
+        self.waits = waits  # it happens later than it begins, or never, and says so itself
 
 
 def some_worker(rng, setup):
@@ -66,7 +67,7 @@ def begin_slow(run, worker, seconds, share):
 
 
 def draw_starve(rng, setup):
-    return {"worker": some_worker(rng, setup), "spare_bytes": rng.choice((0, 1 << 16, 1 << 22)),
+    return {"worker": some_worker(rng, setup), "spare_bytes": rng.choice((0, 0, 1 << 16, 1 << 20)),
             "seconds": rng.uniform(0.5, 2.0)}
 
 
@@ -170,14 +171,13 @@ def draw_cut(rng, setup):
     source = some_worker(rng, setup)
     other = rng.choice([f"w{n}" for n in range(1, setup["workers"] + 1) if f"w{n}" != source])
     return {"source": source, "other": other, "direction": rng.choice(BOTH),
-            "after_bytes": int(2 ** rng.uniform(0, 20)),
+            "after_bytes": int(2 ** rng.uniform(0, 17)),
             "how": rng.choice(("kill_source", "kill_other", "freeze_source", "reset", "hold"))}
 
 
 def begin_cut_migration(run, source, other, direction, after_bytes, how):
     """At a given byte of what goes to or from the port where a worker hands out KV."""
     cut_at(run, f"data {source}", source, other, direction, after_bytes, how)
-    return None  # not yet: the run is told when the byte has passed
 
 
 def cut_at(run, link, source, other, direction, after_bytes, how):
@@ -238,16 +238,16 @@ def draw_cut_weights(rng, setup):
     drawn["source"] = rng.choice((drawn["source"], "s"))
     if drawn["source"] == "s" and not setup["journal"] and "source" in drawn["how"]:
         drawn["how"] = "kill_other"
-    return {**drawn, "direction": rng.choice((DOWN, DOWN, UP)),
-            "after_bytes": int(2 ** rng.uniform(0, 20.5)), "content": rng.choice(("new", "old")),
-            "flip": rng.choice(("batch", "chunk"))}
+    drawn["direction"] = rng.choice((DOWN, DOWN, UP))
+    # Some 300 kB are pulled; requests are short.
+    longest = 18 if drawn["direction"] == DOWN else 8
+    return {**drawn, "after_bytes": int(2 ** rng.uniform(0, longest))}
 
 
-def begin_cut_weights(run, content, flip, source, other, direction, after_bytes, how):
+def begin_cut_weights(run, source, other, direction, after_bytes, how):
     """At a given byte of what a worker pulls from the scheduler or from a peer."""
     cut_at(run, f"weights {source}", source, other, direction, after_bytes, how)
-    run.publish("old" if flip == "chunk" else content, flip)
-    return None
+    run.publish("new", "batch")
 
 
 def over(low, high):
@@ -293,7 +293,9 @@ KINDS = {
     "reset_connections": Kind(
         lambda rng, setup: {"name": rng.choice((some_worker(rng, setup), "s", "c"))}, begin_reset,
         ["loopback"]),
-    "cut_migration": Kind(draw_cut, begin_cut_migration, ["loopback", "migration"], weight=2),
+    "cut_migration": Kind(draw_cut, begin_cut_migration, ["loopback", "migration"], weight=2,
+                          waits=True),
     "weights": Kind(draw_weights, begin_weights, ["weights"]),
-    "cut_weights": Kind(draw_cut_weights, begin_cut_weights, ["loopback", "weights"]),
+    "cut_weights": Kind(draw_cut_weights, begin_cut_weights, ["loopback", "weights"],
+                        waits=True),
 }

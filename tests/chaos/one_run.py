@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-import json
 import queue
 import random
 import shutil
@@ -10,7 +9,7 @@ import time
 
 from faults import KINDS
 from fleet import FAKETIME, Fleet
-from oracle import Contents, Verdict, check_deliveries, check_run_file
+from oracle import Contents, Verdict, check_deliveries, check_run_file, json_line
 from places import Hosts, Loopback
 
 LOST_AFTER_MS = 800
@@ -155,7 +154,7 @@ class Run:
         self._current = fault["kind"]
         self._note(f"{fault['kind']} {fault['with']}")
         said = KINDS[fault["kind"]].begin(self, **fault["with"])
-        if said is not False and fault["kind"] not in ("cut_migration", "cut_weights"):
+        if said is not False and not KINDS[fault["kind"]].waits:
             self.injected.append(fault["kind"])
 
     def _turn(self):
@@ -263,12 +262,3 @@ class Run:
         (self.directory / "notes.txt").write_text("\n".join(
             [str(dict(self.setup)), *self.notes, *self.verdict.complaints]) + "\n")
         return self.verdict
-
-
-def json_line(data):
-    """A line of a log; None for one that a kill has cut."""
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
-

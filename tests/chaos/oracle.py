@@ -52,6 +52,14 @@ class Oracle:
         return [self.groups[n] for n in sorted(self.groups)]
 
 
+def json_line(data):
+    """A line of a file; None for one that is cut."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
 class Verdict:
     """What one run came to. Numbers are of responses."""
 
@@ -108,7 +116,10 @@ def check_run_file(verdict, oracle, data, contents):
         return
     wrong = []
     for number, line in enumerate(lines):
-        got = json.loads(line)
+        got = json_line(line)
+        if got is None:
+            wrong.append(number + 1)
+            continue
         spans = [(s["version"], s["start"], s["end"]) for s in got["weight_versions"]]
         place = (got["group"], got["index"])
         what = said_by(got, bits_of(got["logprobs"]))

@@ -1,0 +1,251 @@
+# Goal: batches survive what happens to clusters, with the bytes of a quiet run and each response once;
+# and the harness that says so would notice if they did not.
+# Method: a few seeds of chaos.py, on loopback and on hosts; and its parts with results that are wrong
+# on purpose, and with sockets of their own.
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from types import SimpleNamespace
+
+import chaos
+from faults import KINDS
+from one_run import Setup
+from oracle import Contents, Verdict, check_deliveries, check_run_file
+from places import Hosts
+from relay import DOWN, UP, Relay
+
+SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
+RUNS = 3  # of each place
+
+
+class UnderFire(unittest.TestCase):
+    def campaign(self, place):
+        with tempfile.TemporaryDirectory() as out:
+            code = chaos.main(["--runs", str(RUNS), "--seed", str(SEED), "--places", place,
+                               "--out", f"{out}/chaos"])
+            summary = Path(out) / "chaos" / "summary.json"
+            said = json.loads(summary.read_text())
+            logs = [f.read_text() for f in summary.parent.glob("seed-*/*.log")] if code else []
+            self.assertEqual(code, 0, "\n".join([json.dumps(said, indent=1), *logs]))
+            self.assertEqual(said["runs"], RUNS)
+            self.assertGreaterEqual(said["faults"], 3 * RUNS)
+            self.assertEqual(said["mismatched"] + said["lost"] + said["duplicated"], 0)
+
+    def test_on_loopback(self):
+        self.campaign("loopback")
+
+    def test_on_hosts(self):
+        why = Hosts.why_not()
+        if why:
+            self.skipTest(f"no network namespaces here: {why}")
+        self.campaign("hosts")
+
+
+def result(index, tokens=(5, 6), version=1, sequence=None):
+    return {"what": "delivery", "batch": "b", "group": 0, "index": index,
+            "sequence": index + 1 if sequence is None else sequence, "token_ids": list(tokens),
+            "logprobs": "0000c0bf000000be", "finish_reason": "stop", "numerics_profile": "p",
+            "weight_versions": [[version, 0, len(tokens)]]}
+
+
+def pretend_oracle(responses=3):
+    """An oracle that was not computed: tokens 5 and 6, or 7 and 8 with new weights."""
+    def line(index, tokens):
+        return {"group": 0, "index": index, "prompt_token_ids": [1], "token_ids": tokens,
+                "logprobs": [-1.5, -0.125], "finish_reason": "stop", "numerics_profile": "p",
+                "weight_versions": [{"version": 1, "start": 0, "end": 2}]}
+    lines = {"old": [line(i, [5, 6]) for i in range(responses)],
+             "new": [line(i, [7, 8]) for i in range(responses)]}
+    said = ("0000c0bf000000be", "stop", "p")
+    return SimpleNamespace(
+        responses=responses, raw=lines,
+        lines={c: [json.dumps(x).encode() for x in of] for c, of in lines.items()},
+        by_place={c: {(0, i): (of[i]["token_ids"], *said) for i in range(responses)}
+                  for c, of in lines.items()})
+
+
+class Judge(unittest.TestCase):
+    def judge(self, log, offered=(), numbered=True):
+        verdict = Verdict()
+        check_deliveries(verdict, pretend_oracle(), "b", log, Contents(offered), numbered)
+        return verdict
+
+    def test_is_content_with_what_is_right(self):
+        self.assertTrue(self.judge([result(i) for i in range(3)]).good)
+        mixed = [result(0), result(1, (7, 8), 2), result(2, (7, 8), 2)]
+        self.assertTrue(self.judge(mixed, ["new"]).good)
+
+    def test_counts_what_is_lost_twice_or_different(self):
+        three = [result(i) for i in range(3)]
+        self.assertEqual(self.judge(three[:2]).lost, 1)
+        self.assertEqual(self.judge([*three, result(1, sequence=4)]).duplicated, 1)
+        self.assertEqual(self.judge([*three[:2], result(2, (5, 7))]).mismatched, 1)
+        wrong_bit = {**result(2), "logprobs": "0100c0bf000000be"}
+        self.assertEqual(self.judge([*three[:2], wrong_bit]).mismatched, 1)
+
+    def test_knows_which_weights_a_version_may_have(self):
+        new = [result(i, (7, 8), 2) for i in range(2)]
+        self.assertEqual(self.judge([*new, result(2)]).mismatched, 2, "nobody published these")
+        self.assertEqual(self.judge([*new, result(2, version=2)], ["new"]).mismatched, 1)
+        self.assertEqual(self.judge([result(0, (7, 8)), result(1), result(2)],
+                                    ["new"]).mismatched, 1, "version 1 is the first")
+        gap = {**result(2), "weight_versions": [[1, 0, 1]]}
+        self.assertEqual(self.judge([result(0), result(1), gap]).mismatched, 1)
+
+    def test_wants_numbers_that_go_on_if_there_is_a_journal(self):
+        log = [result(0), result(1, sequence=3), result(2, sequence=4)]
+        self.assertFalse(self.judge(log).good)
+        self.assertTrue(self.judge(log, numbered=False).good)
+
+    def test_compares_the_file_of_run_byte_by_byte(self):
+        oracle = pretend_oracle()
+        for change, good in ((lambda s: s, True), (lambda s: s.replace(b"0.125", b"0.126", 1), False),
+                             (lambda s: s[: s.rfind(b"{")], False),
+                             (lambda s: s + s.splitlines()[0], False)):
+            verdict = Verdict()
+            data = change(b"\n".join(oracle.lines["old"]) + b"\n")
+            check_run_file(verdict, oracle, data, Contents([]))
+            self.assertEqual(verdict.good, good, data)
+
+
+class Schedules(unittest.TestCase):
+    def options(self, **changes):
+        return SimpleNamespace(**{"places": ["loopback", "hosts"], "kinds": [], "faults": 3,
+                                  "journal": True, "mounts": True, **changes})
+
+    def test_are_the_same_for_the_same_seed(self):
+        for seed in range(50):
+            self.assertEqual(Setup.drawn(seed, self.options()), Setup.drawn(seed, self.options()))
+
+    def test_have_faults_enough_and_reach_every_kind(self):
+        kinds = set()
+        for seed in range(600):
+            faults = Setup.drawn(seed, self.options())["faults"]
+            self.assertGreaterEqual(len(faults), 3)
+            kinds |= {f["kind"] for f in faults}
+        self.assertLessEqual(set(KINDS) - {"clock_jump"}, kinds)
+
+    def test_ask_nothing_impossible_of_a_scheduler_without_a_journal(self):
+        for seed in range(600):
+            kinds = {f["kind"] for f in Setup.drawn(seed, self.options(journal=False))["faults"]}
+            self.assertFalse("kill_scheduler" in kinds and "kill_controller" in kinds)
+            self.assertNotIn("disk_full", kinds)
+
+
+class Relayed(unittest.TestCase):
+    def setUp(self):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.server.close)
+        self.relay = Relay()
+        self.addCleanup(self.relay.close)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            here = free.getsockname()
+        self.relay.add("x", here, self.server.getsockname())
+        self.near = socket.create_connection(here, 5)
+        self.far, _ = self.server.accept()
+        for end in (self.near, self.far):
+            end.settimeout(5)
+            self.addCleanup(end.close)
+
+    def assert_silent(self, end):
+        end.settimeout(0.2)
+        with self.assertRaises(TimeoutError):
+            end.recv(1)
+        end.settimeout(5)
+
+    def test_holds_one_way_and_loses_nothing(self):
+        self.relay.hold("x", (UP,))
+        time.sleep(0.05)  # the order is given to another thread
+        self.near.sendall(b"up")
+        self.far.sendall(b"down")
+        self.assertEqual(self.near.recv(9), b"down")
+        self.assert_silent(self.far)
+        self.relay.let_go("x")
+        self.assertEqual(self.far.recv(9), b"up")
+
+    def test_acts_at_the_very_byte(self):
+        for cut in (False, True):
+            with self.subTest(cut=cut):
+                acted = []
+                self.relay.arm("x", DOWN, 3, lambda: acted.append(True), cut)
+                time.sleep(0.05)
+                self.far.sendall(b"abcdef")
+                got = b""
+                try:
+                    while len(got) < 6 and (more := self.near.recv(9)):
+                        got += more
+                except ConnectionResetError:
+                    pass
+                self.assertEqual(acted, [True])
+                # A reset may overtake bytes, but none behind it comes.
+                self.assertTrue(b"abc".startswith(got) if cut else got == b"abcdef", got)
+
+    def test_is_late_by_what_it_was_told(self):
+        self.relay.slow("x", 0.2)
+        time.sleep(0.05)
+        begun = time.monotonic()
+        self.near.sendall(b"x")
+        self.far.recv(1)
+        self.assertGreaterEqual(time.monotonic() - begun, 0.19)
+
+
+# Says whether the neighbour's port answers, from a host of the given name.
+DIAL = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.5)"
+
+
+@unittest.skipIf(Hosts.why_not(), "no network namespaces here")
+class Separate(unittest.TestCase):
+    def setUp(self):
+        self.hosts = Hosts(2)
+        self.addCleanup(self.hosts.close)
+
+    def listen(self, name):
+        server = subprocess.Popen(
+            [sys.executable, "-c", "import socket,sys,time\nfor p in (7460,7455):"
+             " globals()[f's{p}']=socket.create_server((sys.argv[1],p))\n"
+             "print('up',flush=True); time.sleep(60)", self.hosts.address(name)],
+            stdout=subprocess.PIPE, text=True, preexec_fn=lambda: self.hosts.enter(name))
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        server.stdout.readline()
+
+    def reaches(self, name, other, port=7460):
+        return subprocess.run(
+            [sys.executable, "-c", DIAL, self.hosts.address(other), str(port)], check=False,
+            capture_output=True, preexec_fn=lambda: self.hosts.enter(name)).returncode == 0
+
+    def test_by_partition_port_and_cable_until_healed(self):
+        for name in ("w1", "w2"):
+            self.listen(name)
+        self.assertTrue(self.reaches("w1", "w2"))
+        for trouble, still in (
+            (lambda: self.hosts.partition("w2"), False),
+            (lambda: self.hosts.link_down("w2"), False),
+            (lambda: self.hosts.block_one_way("w2", 7460, False), True),
+            (lambda: self.hosts.block_one_way("w2", 7460, True), True),
+        ):
+            trouble()
+            self.assertFalse(self.reaches("w1", "w2"))
+            self.assertEqual(self.reaches("w1", "w2", 7455), still, "the other port")
+            self.assertEqual(self.reaches("w2", "w1"), still, "the other way")
+            self.hosts.heal("w2")
+            self.assertTrue(self.reaches("w1", "w2"))
+
+    def test_by_a_share_of_the_packets(self):
+        self.listen("w2")
+        self.hosts.lose("w2", 99)
+        self.assertIn(False, [self.reaches("w1", "w2") for _ in range(3)])
+        self.hosts.heal("w2")
+        self.assertTrue(self.reaches("w1", "w2"))
+
+
+if __name__ == "__main__":
+    unittest.main()
