@@ -9,8 +9,8 @@ packages=(
   prometheus-cpp-dev libcpp-httplib-dev libhwy-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
   libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libabsl-dev libgtest-dev libgmock-dev
   python3 python3-venv python3-zmq python3-protobuf
-  iproute2 nftables faketime # tests/chaos: hosts in network namespaces, clocks that jump
 )
+packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14)
 
 missing=()
