@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-# Runs clusters under fire until the time or the number of runs is over, prints a table of the faults
-# injected and survived, and leaves summary.json. README.md says what a run is.
+# Runs clusters under fire until the time or the number of runs is over, prints a table of the
+# faults injected and survived, and leaves summary.json. README.md says what a run is.
 
 import argparse
 import json
@@ -45,7 +45,7 @@ def parsed(arguments):
     parser = argparse.ArgumentParser(description="clusters under fire")
     parser.add_argument("--minutes", type=float, default=0.0, help="until so long has passed")
     parser.add_argument("--runs", type=int, default=0, help="or until so many runs are done")
-    parser.add_argument("--seed", type=int, default=1, help="of the first run; the next has the next")
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; then the next")
     parser.add_argument("--faults", default="", help="only these kinds, a,b,c; empty: all")
     parser.add_argument("--per-run", type=int, default=ENOUGH, help="faults of a run, at least")
     parser.add_argument("--places", default="loopback,hosts", help="loopback, hosts or both")
@@ -164,9 +164,9 @@ class Campaign:
         for kind, count in self.injected.items():
             print(f"{kind:22}{count:10}{self.survived[kind]:10}")
         print(f"{'all':22}{sum(self.injected.values()):10}{sum(self.survived.values()):10}")
-        print(f"\n{self.runs} runs survived, {len(self.failed)} failed, {len(self.short)} had fewer "
-              f"than {ENOUGH} faults and do not count; responses: {self.mismatched} mismatched, "
-              f"{self.lost} lost, {self.duplicated} duplicated")
+        print(f"\n{self.runs} runs survived, {len(self.failed)} failed, {len(self.short)} had "
+              f"fewer than {ENOUGH} faults and do not count; responses: {self.mismatched} "
+              f"mismatched, {self.lost} lost, {self.duplicated} duplicated")
         summary = {
             "runs": self.runs + len(self.failed), "faults": sum(self.injected.values()),
             "by_kind": self.injected, "mismatched": self.mismatched, "lost": self.lost,

@@ -1,7 +1,7 @@
-# Goal: batches survive what happens to clusters, with the bytes of a quiet run and each response once;
-# and the harness that says so would notice if they did not.
-# Method: a few seeds of chaos.py, on loopback and on hosts; and its parts with results that are wrong
-# on purpose, and with sockets of their own.
+# Goal: batches survive what happens to clusters, with the bytes of a quiet run and each response
+# once; and the harness that says so would notice if they did not.
+# Method: a few seeds of chaos.py, on loopback and on hosts; and its parts with results that are
+# wrong on purpose, and with sockets of their own.
 
 import json
 import os
@@ -106,9 +106,12 @@ class Judge(unittest.TestCase):
 
     def test_compares_the_file_of_run_byte_by_byte(self):
         oracle = pretend_oracle()
-        for change, good in ((lambda s: s, True), (lambda s: s.replace(b"0.125", b"0.126", 1), False),
-                             (lambda s: s[: s.rfind(b"{")], False),
-                             (lambda s: s + s.splitlines()[0], False)):
+        for change, good in (
+            (lambda s: s, True),
+            (lambda s: s.replace(b"0.125", b"0.126", 1), False),
+            (lambda s: s[: s.rfind(b"{")], False),
+            (lambda s: s + s.splitlines()[0], False),
+        ):
             verdict = Verdict()
             data = change(b"\n".join(oracle.lines["old"]) + b"\n")
             check_run_file(verdict, oracle, data, Contents([]))

@@ -24,7 +24,7 @@ def for_a_while(run, begin, end, name, seconds):
     run.later(seconds, lambda: end(name))
 
 
-# -- processes --------------------------------------------------------------------------------------
+# -- processes ------------------------------------------------------------------------------------
 
 def draw_kill(rng, setup):
     return {"worker": some_worker(rng, setup), "restart_after": rng.uniform(0.05, 0.8)}
@@ -111,7 +111,7 @@ def begin_clock_jump(run, role, seconds):
     run.fleet.jump(role, seconds)
 
 
-# -- the network ------------------------------------------------------------------------------------
+# -- the network ----------------------------------------------------------------------------------
 
 def draw_partition(rng, setup):
     return {"name": some_worker(rng, setup),
@@ -165,7 +165,7 @@ def begin_reset(run, name):
         run.place.relay.cut(link)
 
 
-# -- in the middle of a transfer ------------------------------------------------------------------------
+# -- in the middle of a transfer ------------------------------------------------------------------
 
 def draw_cut(rng, setup):
     source = some_worker(rng, setup)

@@ -43,14 +43,14 @@ class Fleet:
             self.journal = directory / "journal"
             self.journal.mkdir()
             if draw["journal"] == "tmpfs":
-                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={JOURNAL_MIB}m", "rollcast-chaos",
-                                str(self.journal)], check=True)
+                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={JOURNAL_MIB}m",
+                                "rollcast-chaos", str(self.journal)], check=True)
         self._batches = directory / "batches.json"
         self.log_of_python = directory / "deliveries.jsonl"
         self.out = directory / "run"
         self._started = 0
 
-    # -- processes -----------------------------------------------------------------------------
+    # -- processes --------------------------------------------------------------------------------
 
     def start(self, name):
         """Starts a role; it is not waited for."""

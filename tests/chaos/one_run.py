@@ -204,7 +204,8 @@ class Run:
         deadline = self.now() + LIMIT_S
         while not self.fleet.finished():
             if self.now() > deadline:
-                self.verdict.complain(f"not over after {LIMIT_S:g} s, {before} of {total} responses")
+                self.verdict.complain(
+                    f"not over after {LIMIT_S:g} s, {before} of {total} responses")
                 return
             progress = self.fleet.progress()
             if progress > before:

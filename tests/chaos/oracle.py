@@ -25,9 +25,8 @@ def said_by(response, bits):
 
 
 class Oracle:
-    """The responses to one batch: `file` as bytes, and by content of the weights and (group, index).
-
-    Contents are "old", the example's model, and "new", a copy with one layer scaled."""
+    """The responses to one batch, by content of the weights: `lines`, and `by_place` of (group,
+    index). Contents are "old", the example's model, and "new", a copy with one layer scaled."""
 
     def __init__(self, directory, name, prompts, models, **settings):
         self.prompts, self.settings = prompts, settings
@@ -104,8 +103,8 @@ def versions_of(spans, tokens):
 
 
 def check_run_file(verdict, oracle, data, contents):
-    """Compares the responses.jsonl of `rollcast run`. Equal bytes are the rule; when weights changed
-    meanwhile, equal in all but the version's number."""
+    """Compares the responses.jsonl of `rollcast run`. Equal bytes are the rule; when weights
+    changed meanwhile, equal in all but the version's number."""
     lines = data.splitlines()
     if lines == oracle.lines["old"]:
         return
@@ -139,8 +138,8 @@ def explained(oracle, place, what, spans, contents):
 
 
 def check_deliveries(verdict, oracle, key, log, contents, numbered):
-    """Compares what the Python controller was given for a batch, and that it was each response once;
-    `numbered`: the sequence numbers had to go on, whatever was restarted."""
+    """Compares what the Python controller was given for a batch, and that it was each response
+    once; `numbered`: the sequence numbers had to go on, whatever was restarted."""
     seen = {}
     sequences = []
     wrong = 0
@@ -150,7 +149,8 @@ def check_deliveries(verdict, oracle, key, log, contents, numbered):
         place = (line["group"], line["index"])
         if place in seen:
             verdict.duplicated += 1
-            verdict.complain(f"{key}: response {place} came as {seen[place]} and {line['sequence']}")
+            verdict.complain(
+                f"{key}: response {place} came as {seen[place]} and {line['sequence']}")
         seen[place] = line["sequence"]
         sequences.append(line["sequence"])
         what = said_by(line, line["logprobs"])

@@ -91,8 +91,8 @@ def _run(*command, said=None):
 
 
 class Hosts:
-    """Every role in a network namespace, as on a host of its own; a veth pair each leads to a bridge
-    in a namespace that stands for the switch. Troubles are nft rules and downed links there."""
+    """Every role in a network namespace, as on a host of its own; a veth pair each leads to a
+    bridge in a namespace that stands for the switch. Troubles are nft rules and downed links."""
 
     name = "hosts"
 

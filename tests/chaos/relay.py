@@ -1,6 +1,6 @@
-# A TCP relay between the parts of a cluster on loopback: each link can be held (as a partition holds
-# TCP: nothing is lost, nothing arrives), held in one direction, delayed, slowed, cut, and armed so
-# that something happens when a given byte has gone through. It runs in a thread of its own.
+# A TCP relay between the parts of a cluster on loopback: each link can be held (as a partition
+# holds TCP: nothing is lost, nothing arrives), held in one direction, delayed, slowed, cut, and
+# armed so that something happens when a given byte has gone through. It has a thread of its own.
 
 import asyncio
 import socket
@@ -80,8 +80,8 @@ class Relay:
         self._call(name, Link.cut)
 
     def arm(self, name, direction, after_bytes, action, cut):
-        """Calls `action`, in the relay's thread, when so many more bytes have passed that way on all
-        connections together; then resets them if `cut`."""
+        """Calls `action`, in the relay's thread, when so many more bytes have passed that way on
+        all connections together; then resets them if `cut`."""
         def begin(link):
             link.armed[direction] = [after_bytes, action, cut]
         self._call(name, begin)
