@@ -85,8 +85,8 @@ def begin_freeze_scheduler(run, seconds):
 
 
 def begin_kill_controller(run, which, restart_after):
-    if not run.fleet.is_up(which):
-        return False  # it has all it wanted
+    if not run.fleet.is_up(which) or run.fleet.has_all(which):
+        return False
     run.fleet.kill(which, restart_after)
     return True
 

@@ -135,6 +135,11 @@ class Fleet:
             self.processes[name].kill()
             self.expect_end(name, restart_after)
 
+    def has_all(self, which):
+        """Whether a controller has only to end. `run` that is started again then is told that its
+        batch was collected."""
+        return which == "run" and (self.out / "responses.jsonl").exists()
+
     def expect_end(self, name, restart_after=GRACE_S):
         self.back_at[name] = time.monotonic() + restart_after
 

@@ -35,7 +35,7 @@ class Setup(dict):
         setup["speculate"] = rng.choice(("off", "group"))
         setup["kv_blocks"] = rng.choice((0, 0, 400))
         kinds = setup._choose(rng, options)
-        setup._adapt(kinds)
+        setup.adapt(kinds)
         shares = sorted(rng.uniform(0.02, 0.85) for _ in kinds)
         setup["faults"] = [
             {"at": share, "kind": kind, "with": KINDS[kind].draw(rng, setup)}
@@ -71,7 +71,7 @@ class Setup(dict):
         forgetful = ("kill_scheduler", *weights, "kill_controller")
         return name not in forgetful or not any(c in forgetful and c != name for c in chosen)
 
-    def _adapt(self, kinds):
+    def adapt(self, kinds):
         """Gives the run what its faults need."""
         need = set().union(*(KINDS[k].need for k in kinds))
         self["clocks"] = "clocks" in need
@@ -183,7 +183,8 @@ class Run:
              "chunk_tokens": self.setup["chunk_tokens"]}
             for name in ("first", "second")]
 
-    def _start(self):
+    def _start_roles(self):
+        """Everything but the controllers. Returns whether it is up."""
         fleet = self.fleet
         fleet.start("s")
         if self.setup["speculate"] == "group":
@@ -193,7 +194,6 @@ class Run:
         if not self._wait(lambda: len(fleet.ready()) == len(fleet.workers), 30.0):
             self.verdict.complain(f"workers ready at the start: {fleet.ready()}")
             return False
-        fleet.start_controllers(self._batches())
         return True
 
     def _under_fire(self):
@@ -252,8 +252,9 @@ class Run:
     def carry_out(self):
         """The whole run. Returns the verdict."""
         try:
-            if self._start():
+            if self._start_roles():
                 self._note("the controllers begin")
+                self.fleet.start_controllers(self._batches())
                 self._under_fire()
                 self._recovers()
                 self._judge()
