@@ -62,6 +62,14 @@ def parsed(arguments):
     return options
 
 
+def sweep(directory):
+    """Takes away the file systems that a harness that was killed has left there."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        where = line.split()[1]
+        if line.startswith("rollcast-chaos ") and where.startswith(f"{directory.resolve()}/"):
+            subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+
+
 class Campaign:
     """Many runs, and what they came to."""
 
@@ -74,6 +82,7 @@ class Campaign:
         self.survived = {kind: 0 for kind in KINDS}
         self.by_place = {}
         self._look_around()
+        sweep(options.out)
         shutil.rmtree(options.out, ignore_errors=True)
         options.out.mkdir(parents=True)
         self._make_oracles()
