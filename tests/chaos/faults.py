@@ -295,7 +295,7 @@ KINDS = {
         ["loopback"]),
     "cut_migration": Kind(draw_cut, begin_cut_migration, ["loopback", "migration"], weight=2,
                           waits=True),
-    "weights": Kind(draw_weights, begin_weights, ["weights"]),
-    "cut_weights": Kind(draw_cut_weights, begin_cut_weights, ["loopback", "weights"],
+    "weights": Kind(draw_weights, begin_weights, ["weights"], weight=2),
+    "cut_weights": Kind(draw_cut_weights, begin_cut_weights, ["loopback", "weights"], weight=2,
                         waits=True),
 }
