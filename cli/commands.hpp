@@ -96,6 +96,17 @@ struct status_options {
 /// Prints workers, epochs, queues and live groups.
 int run_status(const status_options& options);
 
+struct journal_options {
+  std::filesystem::path journal;
+  bool json = false;
+};
+
+/// Prints what a journal knows, also while a scheduler writes it.
+int run_journal_inspect(const journal_options& options);
+
+/// Gives the space back that a journal does not use; refuses while a scheduler has it.
+int run_journal_compact(const journal_options& options);
+
 struct weights_options {
   std::string connect;
   std::filesystem::path from; ///< Checkpoint directory, which the scheduler reads.

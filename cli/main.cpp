@@ -454,6 +454,23 @@ void add_bench(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_bench_engine(*options); }; });
 }
 
+void add_journal(CLI::App& root, command& chosen) {
+  auto* journal = root.add_subcommand("journal", "look at a scheduler's journal, or make it small");
+  journal->require_subcommand(1);
+  const auto add_command = [&](const std::string& name, const std::string& help, auto run) {
+    auto* app = journal->add_subcommand(name, help);
+    auto options = std::make_shared<journal_options>();
+    add_config(*app);
+    add(*app, "--journal", options->journal, "the file that `scheduler --journal` names")
+      ->required();
+    if (name == "inspect")
+      add_flag(*app, "--json", options->json, "print JSON");
+    app->callback([options, run, &chosen] { chosen = [options, run] { return run(*options); }; });
+  };
+  add_command("inspect", "what it knows, also of one in use", run_journal_inspect);
+  add_command("compact", "give back the space that it does not use", run_journal_compact);
+}
+
 void add_simulate(CLI::App& root, command& chosen) {
   auto* app = root.add_subcommand("simulate", "the real policy against a cost model, JSON out");
   auto options = std::make_shared<simulate_options>();
@@ -509,6 +526,7 @@ int parse_and_run(int argc, char** argv) {
   add_compare(app, chosen);
   add_status(app, chosen);
   add_weights(app, chosen);
+  add_journal(app, chosen);
   add_simulate(app, chosen);
   add_discard(app, chosen);
   add_bench(app, chosen);

@@ -217,7 +217,7 @@ void journal::writer::succeeded(double seconds) {
     was.swap(failure_);
   }
   if (!was.empty())
-    spdlog::info("journal {}: writes again", options_.path);
+    spdlog::warn("journal {}: writes again", options_.path);
   measure();
   const auto now = durable_.fetch_add(group_.size(), std::memory_order_acq_rel) + group_.size();
   if (told_)
@@ -337,9 +337,11 @@ result<image> take_over(database& db) {
 
 result<journal::opened> journal::open(journal_options options) {
   std::error_code unresolved;
+  if (options.path.empty() || std::filesystem::is_directory(options.path, unresolved))
+    return fail(errc::bad_config, "journal '" + options.path + "': name a file");
   // One lock, by whatever name.
   const auto resolved = std::filesystem::weakly_canonical(options.path, unresolved);
-  if (!unresolved && !options.path.empty())
+  if (!unresolved)
     options.path = resolved.string();
   auto lock = lock_file::take(options.path);
   if (!lock)

@@ -60,7 +60,8 @@ CREATE TABLE batches (
   summary BLOB,
   failure_code INTEGER,
   failure TEXT,
-  acknowledged INTEGER NOT NULL DEFAULT 0
+  acknowledged INTEGER NOT NULL DEFAULT 0,
+  tokens_acknowledged INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE prompts (
   batch INTEGER PRIMARY KEY,
@@ -119,6 +120,27 @@ result<void> check_schema(database& db, bool may_be_new) {
   return {};
 }
 
+namespace {
+
+/// A write-ahead log that is synced with every commit. Its checkpoints are ours (`database`).
+result<void> use_log(database& db) {
+  if (auto ok = db.run("PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;"
+                       "PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;");
+      !ok)
+    return tl::unexpected(refusal(db, ok.error()));
+  auto query = db.prepare("PRAGMA journal_mode = WAL");
+  const auto row = query ? query->step() : fail(query);
+  if (!row)
+    return tl::unexpected(refusal(db, row.error()));
+  if (!*row || query->text(0) != "wal") // a file system without shared memory, for one
+    return fail(errc::bad_config, "journal " + db.path()
+                                    + ": its file system takes no write-ahead "
+                                      "log; name a file on a local disk");
+  return {};
+}
+
+} // namespace
+
 result<void> migrate(database& db) {
   auto version = db.number("PRAGMA user_version");
   if (!version)
@@ -127,11 +149,8 @@ result<void> migrate(database& db) {
   if (*version == 0)
     if (auto ok = db.run("PRAGMA auto_vacuum = INCREMENTAL"); !ok)
       return tl::unexpected(refusal(db, ok.error()));
-  if (auto ok = db.run("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-                       "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;"
-                       "PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;");
-      !ok)
-    return tl::unexpected(refusal(db, ok.error()));
+  if (auto ok = use_log(db); !ok)
+    return ok;
   for (; *version < schema_version; ++*version) {
     const auto step = "BEGIN IMMEDIATE;" + std::string{steps[*version]}
                       + "PRAGMA application_id = " + std::to_string(application_id)

@@ -110,7 +110,7 @@ result<std::unique_ptr<database>> database::open(const std::string& path, access
   // A database that somebody prepared must not make us call what its schema names.
   sqlite3_db_config(db->handle_, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
   sqlite3_db_config(db->handle_, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
-  if (how == access::write)
+  if (how == access::write) // in place of SQLite's own, which would checkpoint within a commit
     sqlite3_wal_hook(
       db->handle_,
       [](void* self, sqlite3*, const char*, int pages) {
