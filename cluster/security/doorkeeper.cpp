@@ -333,8 +333,8 @@ doorkeeper::open(zmq::context_t& context, zmq::socket_t& listener, door_options 
   auto made = std::make_unique<loop>(std::move(options));
   try {
     if (!made->open(context, listener))
-      return fail(errc::bad_config, std::string{"cannot watch a listening socket: "}
-                                      + ::zmq_strerror(::zmq_errno()));
+      return fail(errc::bad_config,
+                  std::string{"cannot watch a listening socket: "} + ::zmq_strerror(::zmq_errno()));
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, std::string{"cannot watch a listening socket: "} + e.what());
   }
