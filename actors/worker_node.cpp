@@ -260,7 +260,6 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     runner->speculate(drafts);
   const auto pulse = std::make_shared<worker_pulse>();
   pulse->beat_ns = steady_ns();
-
   // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the
   // exchange's callbacks never outlive the system.
   node_system node{options.liveness, std::move(*tls)};

@@ -62,7 +62,8 @@ public:
   loop(const loop&) = delete;
   loop& operator=(const loop&) = delete;
 
-  void open(zmq::context_t& context, zmq::socket_t& listener);
+  /// @returns false if the listener cannot be watched, with errno. Throws as ZeroMQ does.
+  bool open(zmq::context_t& context, zmq::socket_t& listener);
   std::optional<visitor> who_sent(const zmq::message_t& body);
 
   counters counts;
@@ -104,7 +105,7 @@ private:
   std::thread thread_;
 };
 
-void doorkeeper::loop::open(zmq::context_t& context, zmq::socket_t& listener) {
+bool doorkeeper::loop::open(zmq::context_t& context, zmq::socket_t& listener) {
   if (options_.keys) {
     list_version_ = options_.keys->list_version();
     zap_ = zmq::socket_t{context, zmq::socket_type::rep};
@@ -112,13 +113,14 @@ void doorkeeper::loop::open(zmq::context_t& context, zmq::socket_t& listener) {
     zap_.bind(zap_endpoint);
   }
   if (::zmq_socket_monitor(listener.handle(), monitor_endpoint, watched) != 0)
-    throw zmq::error_t{};
+    return false;
   listener_ = listener.handle();
   monitor_ = zmq::socket_t{context, zmq::socket_type::pair};
   monitor_.set(zmq::sockopt::linger, 0);
   monitor_.set(zmq::sockopt::rcvhwm, 0); // a full queue would stop ZeroMQ's own thread
   monitor_.connect(monitor_endpoint);
   thread_ = std::thread{[this] { run(); }};
+  return true;
 }
 
 doorkeeper::loop::~loop() {
@@ -330,7 +332,9 @@ result<std::unique_ptr<doorkeeper>>
 doorkeeper::open(zmq::context_t& context, zmq::socket_t& listener, door_options options) {
   auto made = std::make_unique<loop>(std::move(options));
   try {
-    made->open(context, listener);
+    if (!made->open(context, listener))
+      return fail(errc::bad_config,
+                  std::string{"cannot watch a listening socket: "} + ::zmq_strerror(::zmq_errno()));
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, std::string{"cannot watch a listening socket: "} + e.what());
   }
