@@ -126,13 +126,12 @@ database::~database() {
 }
 
 error database::failure(int code) const {
-  std::string words = handle_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(handle_);
-  for (auto& c : words)
-    if (c == '\n')
-      c = ' ';
+  const std::string words = handle_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(handle_);
+  // SQLite repeats what is in the file: a name of a table that nobody of ours made, for one.
   return {errc::io_failed,
-          "journal " + path_ + ": " + words + " (SQLite " + std::to_string(code) + ", errno "
-            + std::to_string(handle_ == nullptr ? 0 : sqlite3_system_errno(handle_)) + ")",
+          one_line("journal " + path_ + ": " + words + " (SQLite " + std::to_string(code)
+                   + ", errno "
+                   + std::to_string(handle_ == nullptr ? 0 : sqlite3_system_errno(handle_)) + ")"),
           std::source_location::current()};
 }
 

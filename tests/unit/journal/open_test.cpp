@@ -71,6 +71,20 @@ TEST(journal_open, is_free_again_when_its_process_is_killed) {
   EXPECT_EQ(refused(path), "");
 }
 
+TEST(journal_open, repeats_no_control_character_of_a_damaged_schema) {
+  const temporary_directory where;
+  const auto path = (where / "j").string();
+  ASSERT_EQ(refused(path), "");
+  auto bytes = read_all(path);
+  const auto at = bytes.find("CREATE TABLE epoch");
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + 7] = '\x1b';
+  write_all(path, bytes);
+  const auto line = refused(path);
+  EXPECT_TRUE(says(line, "damaged"));
+  EXPECT_EQ(line.find('\x1b'), std::string::npos) << line;
+}
+
 TEST(journal_open, makes_files_that_only_their_owner_reads) {
   const temporary_directory where;
   const auto all = journal::open({.path = (where / "j").string()});
