@@ -169,14 +169,17 @@ void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
     return tell(self, p.order.update, weight_news_kind::upstream_failed);
   }
   const auto me = caf::actor_cast<decode_worker_actor>(self);
-  if (st.packers.size() == packers_max)
-    st.packers.erase(st.packers.begin()); // ended long ago, or is waited for
-  st.packers.emplace_back([me, number = p.number, device = st.parts.device, cargo = p.cargo,
-                           order = p.order, over = p.over, threads = st.options.weight_threads] {
+  auto work = [me, number = p.number, device = st.parts.device, cargo = p.cargo, order = p.order,
+               over = p.over, threads = st.options.weight_threads] {
     auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
       pack(*device, *cargo, order, over, threads));
     caf::anon_send(me, weights_packed{number, std::move(packed)});
-  });
+  };
+  if (st.parts.aside)
+    return st.parts.aside(std::move(work));
+  if (st.packers.size() == packers_max)
+    st.packers.erase(st.packers.begin()); // ended long ago, or is waited for
+  st.packers.emplace_back(std::move(work));
 }
 
 void end_packing(self_ptr self, const weights_packed& outcome) {

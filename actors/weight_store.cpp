@@ -39,7 +39,7 @@ result<std::unique_ptr<weight_store>> weight_store::open(weight_exchange_options
   auto exchange = weight_exchange::open(std::move(options));
   if (!exchange)
     return fail(exchange);
-  return std::unique_ptr<weight_store>{new weight_store{std::move(*exchange), memory_kept}};
+  return std::make_unique<weight_store>(std::move(*exchange), memory_kept);
 }
 
 void weight_store::begin(std::uint64_t update, bool complete) {

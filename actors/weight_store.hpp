@@ -34,6 +34,9 @@ public:
   /// @param memory_kept  Bytes of one update kept for the next.
   static result<std::unique_ptr<weight_store>> open(weight_exchange_options options,
                                                     std::uint64_t memory_kept);
+  /// Over a mover that is there already.
+  weight_store(std::unique_ptr<weight_mover> exchange, std::uint64_t memory_kept)
+    : memory_(memory_kept), exchange_(std::move(exchange)) {}
 
   const std::string& endpoint() const noexcept { return exchange_->endpoint(); }
 
@@ -79,9 +82,6 @@ private:
     std::map<std::string, held_tensor> tensors;
   };
 
-  weight_store(std::unique_ptr<weight_exchange> exchange, std::uint64_t memory_kept)
-    : memory_(memory_kept), exchange_(std::move(exchange)) {}
-
   tensor_memory memory_;
   std::uint64_t update_ = 0;
   bool complete_ = false;
@@ -89,7 +89,7 @@ private:
   std::set<std::uint64_t> buckets_;
   weight_parcel parcel_;         ///< Of `update_`, once it is finished.
   std::vector<sent_epoch> sent_; ///< The one served comes last, before it the one before.
-  std::unique_ptr<weight_exchange> exchange_;
+  std::unique_ptr<weight_mover> exchange_;
   std::vector<std::jthread> readers_; ///< The last one may still read.
 };
 
