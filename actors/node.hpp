@@ -2,6 +2,7 @@
 
 #include "actors/frontend.hpp"
 #include "actors/scheduler.hpp"
+#include "cluster/journal/journal.hpp"
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/weights/weight_exchange.hpp"
 #include "engine/backend/backend.hpp"
@@ -37,6 +38,7 @@ struct scheduler_node_options {
   scheduler_options scheduler;
   weight_exchange_options weights; ///< Where workers pull new weights from.
   std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
+  journal::journal_options journal; ///< Without a path nothing outlives the process.
 };
 
 /// What a scheduler has bound.

@@ -222,6 +222,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
   CAF_ADD_ATOM(rollcast, rollcast::atom, decode, "decode")
   CAF_ADD_ATOM(rollcast, rollcast::atom, drain, "drain")
   CAF_ADD_ATOM(rollcast, rollcast::atom, due, "due")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, durable, "durable")
   CAF_ADD_ATOM(rollcast, rollcast::atom, failed, "failed")
   CAF_ADD_ATOM(rollcast, rollcast::atom, flip, "flip")
   CAF_ADD_ATOM(rollcast, rollcast::atom, gone, "gone")
@@ -280,6 +281,8 @@ using scheduler_actor = registry_actor::extend<
   caf::reacts_to<atom::due, std::uint64_t>,
   // INTERNAL: sequences wait to be scored (the job).
   caf::reacts_to<atom::score, std::uint64_t>,
+  // INTERNAL: the journal has more on disk.
+  caf::reacts_to<atom::durable>,
   // INTERNAL: a directory of weights was read.
   caf::reacts_to<weights_read>,
   // INTERNAL: figures and health.

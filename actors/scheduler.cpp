@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace rollcast {
 namespace shell {
@@ -88,9 +89,18 @@ void adopt_identity(scheduler_state& st, const worker_hello& hello) {
     st.book->weight_version = hello.weight_epoch;
     st.parts.metrics->registry.describe(ROLLCAST_VERSION, hello.numerics);
     st.parts.metrics->weight_epoch.set(static_cast<double>(hello.weight_epoch));
+    note(st, journal::cluster_identity{hello.model.empty() ? "unnamed" : hello.model,
+                                       hello.numerics, hello.numerics_hash, hello.vocabulary,
+                                       hello.context_max, hello.eos_token_ids});
+    note(st, journal::epoch_decided{hello.weight_epoch, hello.weights_hash});
   }
   const auto holds = std::uint64_t{hello.kv_blocks} * hello.block_tokens;
-  st.identity->model.kv_tokens_max = std::max(st.identity->model.kv_tokens_max, holds);
+  auto& most = st.identity->model.kv_tokens_max;
+  if (most == std::numeric_limits<std::uint64_t>::max()) { // the first one after a restart
+    most = holds;
+    st.book->speculate = hello.speculate;
+  }
+  most = std::max(most, holds);
 }
 
 caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
@@ -171,6 +181,8 @@ void tick(self_ptr self) {
                  stranded);
   st.stranded = stranded;
   keep_reading(self);
+  note_durable(self);
+  show_journal(st);
 }
 
 } // namespace
@@ -271,9 +283,11 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
   st.options = std::move(options);
   st.policy.emplace(st.options.policy);
   st.machine.emplace();
-  st.book.emplace(st.options.batches);
+  st.book.emplace(st.options.batches, st.parts.journal ? st.parts.journal->sink.get() : nullptr);
   st.book->default_policy = st.options.default_policy;
   st.started_ns = shell::now_ns(self);
+  if (st.parts.journal)
+    shell::restore(self);
   self->set_down_handler([self](const caf::down_msg& down) {
     for (const auto& [id, w] : self->state.workers)
       if (w.handle.address() == down.source)
@@ -311,6 +325,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       shell::tell_machine(self, weights::expired{{timer}});
     },
     [self](atom::score, std::uint64_t job) { shell::score_on(self, job); },
+    [self](atom::durable) { shell::note_durable(self); },
     [self](const weights_read& outcome) { shell::take_weights_read(self, outcome); },
     [self](caf::tick_atom) { shell::tick(self); },
   };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "actors/controller_link.hpp"
+#include "actors/journal_access.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
 #include "actors/weight_store.hpp"
@@ -46,6 +47,7 @@ struct scheduler_options {
     caf::timespan preparing = std::chrono::minutes{15};
     caf::timespan silence = std::chrono::minutes{5}; // progress is told between steps
     caf::timespan waiting = std::chrono::hours{6};
+    caf::timespan deciding = std::chrono::seconds{30}; // for the journal to write it down
     caf::timespan flipping = std::chrono::seconds{30};
   } weight_deadlines;
 };
@@ -55,7 +57,8 @@ struct scheduler_parts {
   std::shared_ptr<controller_link> link;
   std::shared_ptr<scheduler_metrics> metrics;
   std::shared_ptr<scheduler_pulse> pulse;
-  std::shared_ptr<weight_store> weights = {}; ///< Null: weights are never updated.
+  std::shared_ptr<weight_store> weights = {};   ///< Null: weights are never updated.
+  std::shared_ptr<journal_access> journal = {}; ///< Null: a restart forgets everything.
 };
 
 /// State of the SCHEDULER actor: the policy decides, the book remembers, the maps say how to reach
@@ -118,7 +121,15 @@ struct scheduler_state {
   bool scores_wait = false;   ///< It has but for sequences being scored: no more are given out.
   bool quiet = false;         ///< It has, and nothing is placed.
   std::uint64_t quiet_ns = 0; ///< Since then.
-  bool settling = false;      ///< Decisions of `machine` are being carried out.
+  /// A flip whose record is not on disk yet: nobody is told of it before.
+  struct flip_decision {
+    weights::update_id update;
+    std::uint64_t mark = 0; ///< Records that must be on disk.
+    std::uint64_t since_ns = 0;
+  };
+  std::optional<flip_decision> deciding;
+  bool weights_changed = false; ///< By a scheduler before this one; it cannot tell how far.
+  bool settling = false;        ///< Decisions of `machine` are being carried out.
   /// Workers that must not come back by themselves, by process, and why.
   std::map<std::string, error> banned;
 

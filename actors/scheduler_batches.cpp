@@ -4,6 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <limits>
+#include <vector>
 
 namespace rollcast::shell {
 namespace {
@@ -58,38 +60,34 @@ void leave_identity(scheduler_state& st) {
   for (const auto& [id, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       return;
-  if (st.update || !st.scores.empty() || (st.parts.weights && st.parts.weights->has_served()))
+  if (st.update || !st.scores.empty() || st.weights_changed
+      || (st.parts.weights && st.parts.weights->has_served()))
     return;
+  if (st.identity)
+    note(st, journal::cluster_identity{});
   st.machine->reset();
   st.identity.reset();
   st.book->numerics_profile.clear();
   st.book->weight_version = 0;
 }
 
-/// Gives all responses of a batch to the policy.
-result<void> give_to_policy(self_ptr self, batch_record& batch) {
-  auto& st = self->state;
-  const auto rules = rules_of(st, batch);
-  for (std::uint64_t i = 0; i < batch.responses.size(); ++i) {
-    const auto& r = batch.responses[i];
-    const auto prompt = batch.group_of(r).prompt_token_ids.size();
-    policy::response_submitted e;
-    e.response = {batch.first_response + i};
-    e.group = {batch.first_group + r.group};
-    e.index = r.index;
-    e.prompt_tokens = static_cast<std::uint32_t>(prompt);
-    e.tokens_max = tokens_max(batch.sampling_of(r), prompt, st.identity->model.context_max);
-    e.rules = rules;
-    if (st.policy->on(e) == policy::verdict::accepted)
-      continue;
-    const auto& no = st.policy->last_refusal();
-    return fail(no.reason == policy::refusal_reason::responses_full ? errc::queue_full
-                                                                    : errc::bad_prompt,
-                "group " + std::to_string(r.group) + " of batch '" + batch.spec.batch_key
-                  + "' cannot be run: wants " + std::to_string(no.wanted) + ", allowed "
-                  + std::to_string(no.allowed));
-  }
-  return {};
+/// By group, the length of its longest finished response; 0 is not known.
+std::vector<std::uint32_t> longest_finished(const batch_record& batch) {
+  std::vector<std::uint32_t> longest(batch.group_unfinished.size());
+  for (const auto& r : batch.responses)
+    if (r.sequence != 0)
+      longest[r.group] = std::max(longest[r.group], static_cast<std::uint32_t>(r.tokens.size()));
+  return longest;
+}
+
+/// Whether a batch of an earlier scheduler may need a larger worker than those that have come back
+/// so far.
+bool waits_for_larger(const scheduler_state& st, const batch_record& batch) {
+  if (!batch.restored)
+    return false;
+  auto any = st.identity->model;
+  any.kv_tokens_max = std::numeric_limits<std::uint64_t>::max();
+  return !check_batch(batch.spec, st.identity->model) && check_batch(batch.spec, any);
 }
 
 // -- requests -----------------------------------------------------------------
@@ -97,7 +95,9 @@ result<void> give_to_policy(self_ptr self, batch_record& batch) {
 void take(self_ptr self, const controller_request& from, const wire::submit_batch& spec) {
   auto& st = self->state;
   if (!st.book->find(spec.batch_key)) {
-    const auto ok = st.identity ? check_batch(spec, st.identity->model) : check_policy(spec.policy);
+    auto ok = st.identity ? check_batch(spec, st.identity->model) : check_policy(spec.policy);
+    if (ok)
+      ok = takes_batches(st);
     if (!ok)
       return answer(self, from, ok.error(), spec.batch_key);
   }
@@ -225,6 +225,36 @@ void answer(self_ptr self, const controller_request& to, const error& why, const
   answer(self, to, wire::request_failed{why.code, why.detail, {}, key});
 }
 
+result<void> give_to_policy(self_ptr self, batch_record& batch) {
+  auto& st = self->state;
+  const auto rules = rules_of(st, batch);
+  const auto longest = longest_finished(batch);
+  for (std::uint64_t i = 0; i < batch.responses.size(); ++i) {
+    const auto& r = batch.responses[i];
+    if (r.sequence != 0)
+      continue;
+    const auto prompt = batch.group_of(r).prompt_token_ids.size();
+    policy::response_submitted e;
+    e.response = {batch.first_response + i};
+    e.group = {batch.first_group + r.group};
+    e.index = r.index;
+    e.prompt_tokens = static_cast<std::uint32_t>(prompt);
+    e.tokens_max = tokens_max(batch.sampling_of(r), prompt, st.identity->model.context_max);
+    e.tokens_done = static_cast<std::uint32_t>(r.tokens.size());
+    e.rules = rules;
+    e.tokens_expected = longest[r.group];
+    if (st.policy->on(e) == policy::verdict::accepted)
+      continue;
+    const auto& no = st.policy->last_refusal();
+    return fail(no.reason == policy::refusal_reason::responses_full ? errc::queue_full
+                                                                    : errc::bad_prompt,
+                "group " + std::to_string(r.group) + " of batch '" + batch.spec.batch_key
+                  + "' cannot be run: wants " + std::to_string(no.wanted) + ", allowed "
+                  + std::to_string(no.allowed));
+  }
+  return {};
+}
+
 void serve(self_ptr self, const controller_request& request) {
   std::visit([&](const auto& body) { take(self, request, body); }, request.envelope->body);
 }
@@ -248,6 +278,8 @@ void activate(self_ptr self) {
     // A static batch takes KV blocks as it grows, so it cannot share workers with reservations.
     if (running && (st.options.batches_wait || *running != rules_of(st, batch).how))
       return;
+    if (waits_for_larger(st, batch))
+      continue;
     auto ok = check_batch(batch.spec, st.identity->model);
     if (ok) {
       st.book->start(batch, now_ns(self));

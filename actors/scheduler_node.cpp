@@ -1,3 +1,4 @@
+#include "actors/durable_link.hpp"
 #include "actors/error_bridge.hpp"
 #include "actors/node_system.hpp"
 
@@ -41,6 +42,71 @@ result<std::uint16_t> publish(caf::actor_system& system, const scheduler_actor& 
                                       + caf::to_string(port.error()) + ")");
 }
 
+/// A scheduler's journal, and the thread of it that tells scheduler and controllers of commits.
+class open_journal {
+public:
+  static result<std::shared_ptr<open_journal>>
+  open(const journal::journal_options& options, const std::shared_ptr<controller_link>& door,
+       const std::shared_ptr<scheduler_metrics>& metrics) {
+    auto opened = journal::journal::open(options);
+    if (!opened)
+      return fail(opened);
+    auto out = std::make_shared<open_journal>();
+    out->access = std::make_shared<journal_access>();
+    out->access->found = std::make_shared<journal::image>(std::move(opened->found));
+    // The book holds the journal itself; the others only while it lives.
+    const std::shared_ptr<journal::journal> keeper = std::move(opened->keeper);
+    const auto* raw = keeper.get();
+    out->access->sink = keeper;
+    out->access->written = [raw] { return raw->written(); };
+    out->access->durable = [raw] { return raw->durable(); };
+    out->access->health = [raw] { return raw->health(); };
+    out->link = std::make_shared<durable_link>(door, out->access->written, out->access->durable);
+    keeper->on_commit([link = out->link, metrics, to = out->told_](std::uint64_t, double seconds) {
+      metrics->journal.write_seconds.observe(seconds);
+      link->committed();
+      const std::scoped_lock lock{to->mutex};
+      if (to->actor)
+        caf::anon_send(to->actor, atom::durable_v);
+    });
+    return out;
+  }
+
+  /// Who is told; nobody, before the actor's system ends.
+  void tell(scheduler_actor actor) {
+    const std::scoped_lock lock{told_->mutex};
+    told_->actor = std::move(actor);
+  }
+
+  std::shared_ptr<journal_access> access;
+  std::shared_ptr<durable_link> link;
+
+private:
+  struct listener {
+    std::mutex mutex;
+    scheduler_actor actor;
+  };
+  std::shared_ptr<listener> told_ = std::make_shared<listener>();
+};
+
+/// Its end comes before that of the system that the handle belongs to.
+struct telling {
+  telling(std::shared_ptr<open_journal> journal, const scheduler_actor& actor)
+    : journal_(std::move(journal)) {
+    if (journal_)
+      journal_->tell(actor);
+  }
+  ~telling() {
+    if (journal_)
+      journal_->tell({});
+  }
+  telling(const telling&) = delete;
+  telling& operator=(const telling&) = delete;
+
+private:
+  std::shared_ptr<open_journal> journal_;
+};
+
 } // namespace
 
 result<void> run_scheduler(const scheduler_node_options& options, std::stop_token stop,
@@ -54,12 +120,20 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   auto store = weight_store::open(options.weights, options.weight_memory_kept);
   if (!store)
     return fail(store);
+  scheduler_parts parts{*door, metrics, pulse, std::shared_ptr<weight_store>{std::move(*store)}};
+  std::shared_ptr<open_journal> kept; // outlives the actors, who write to it
+  if (!options.journal.path.empty()) {
+    auto opened = open_journal::open(options.journal, *door, metrics);
+    if (!opened)
+      return fail(opened);
+    kept = std::move(*opened);
+    parts.link = kept->link;
+    parts.journal = kept->access;
+  }
   node_system node{options.liveness};
-  const auto actor = node.get().spawn(
-    scheduler,
-    scheduler_parts{*door, metrics, pulse, std::shared_ptr<weight_store>{std::move(*store)}},
-    options.scheduler);
+  const auto actor = node.get().spawn(scheduler, std::move(parts), options.scheduler);
   node.keep(actor);
+  const telling news{kept, actor};
   const auto port = publish(node.get(), actor, options);
   if (!port)
     return fail(port);

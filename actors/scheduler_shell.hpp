@@ -4,10 +4,11 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in five files: scheduler.cpp (the table of messages, workers
+/// Inside of the scheduler actor, in six files: scheduler.cpp (the table of messages, workers
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
-/// controllers ask for), scheduler_weights.cpp (updates of the weights) and scheduler_scores.cpp
-/// (log-probabilities of given tokens). Private to them.
+/// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
+/// (log-probabilities of given tokens) and scheduler_journal.cpp (what outlives the process).
+/// Private to them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -47,6 +48,8 @@ void note_loss(self_ptr self, response_id response, const std::string& why);
 void serve(self_ptr self, const controller_request& request);
 /// Starts queued batches that may run now.
 void activate(self_ptr self);
+/// Gives the unfinished responses of a batch to the policy, each at its last edge.
+result<void> give_to_policy(self_ptr self, batch_record& batch);
 /// Pushes what the batch's receiver may be sent.
 void deliver(self_ptr self, batch_record& batch);
 /// Gives a response its result, and tells everybody who must know.
@@ -62,6 +65,7 @@ void answer(self_ptr self, const controller_request& to, const error& why,
 
 /// Tells the update machine, and does what it decides.
 void tell_machine(self_ptr self, const weights::news& what);
+void settle_machine(self_ptr self);
 void take_weight_news(self_ptr self, const weight_news& news);
 void take_weights_read(self_ptr self, const weights_read& outcome);
 /// The worker pulls nothing any more that is offered to it alone.
@@ -89,5 +93,21 @@ void take(self_ptr self, const controller_request& from, const wire::score& r);
 void score_on(self_ptr self, std::uint64_t job);
 /// What a lost worker scored waits again. A peer that is gone without a word answers no request.
 void lose_scores(self_ptr self, const scheduler_state::worker& lost);
+
+// -- the journal, scheduler_journal.cpp -----------------------------------------
+
+/// Becomes what the journal found. @pre nothing was done yet, and there is a journal
+void restore(self_ptr self);
+/// Writes it down, if there is a journal.
+void note(const scheduler_state& st, journal::record what);
+/// Fails with `queue_full` if what a new batch brings could not be written down.
+result<void> takes_batches(const scheduler_state& st);
+void show_journal(const scheduler_state& st);
+/// Nothing runs any more: the fleet is told to flip once that is on disk.
+void decide_flip(self_ptr self);
+/// More is on disk, or time has passed.
+void note_durable(self_ptr self);
+/// The update that was about to flip does not.
+void undecide_flip(self_ptr self);
 
 } // namespace rollcast::shell

@@ -45,6 +45,7 @@ scheduler_state::weight_update& note_begin(self_ptr self, const controller_reque
   u.epoch = st.machine->update()->epoch;
   u.began_ns = u.phase_ns = now_ns(self);
   u.at = st.machine->at();
+  note(st, journal::epoch_promised{u.epoch}); // before anybody hears the number
   return u;
 }
 
@@ -121,6 +122,7 @@ void carry_out(self_ptr self, const weights::release&) {
     st.parts.metrics->weight_pause_seconds.observe(seconds(st.quiet_ns, now_ns(self)));
   st.held.reset();
   st.quiet = st.scores_wait = false;
+  undecide_flip(self);
   for (const auto& [number, job] : st.scores)
     self->send(self, atom::score_v, number);
   activate(self);
@@ -317,6 +319,10 @@ void tell_machine(self_ptr self, const weights::news& what) {
   settle(self);
 }
 
+void settle_machine(self_ptr self) {
+  settle(self);
+}
+
 void take_weight_news(self_ptr self, const weight_news& news) {
   auto& st = self->state;
   const auto it = st.workers.find(news.worker);
@@ -363,7 +369,7 @@ bool may_place(self_ptr self) {
         })) {
       st.quiet = true;
       st.quiet_ns = now_ns(self);
-      tell_machine(self, weights::quiet{st.held->update});
+      decide_flip(self);
       return false;
     }
   }

@@ -136,6 +136,7 @@ struct scheduler_options {
   std::string batches = "share";        ///< Or "wait": one after another.
   std::string kv_prices = "measured";   ///< Or "assumed": no decision depends on timings.
   std::uint32_t weights_receive_s = 60; ///< Silence of a controller that ends its weight update.
+  std::filesystem::path journal;        ///< Survives this process; "": none.
   int announce_fd = -1;
 };
 
@@ -210,6 +211,7 @@ struct run_options {
   std::optional<std::uint32_t> chunk_tokens;
   bool force_migration = false;
   std::chrono::milliseconds timeout{10000}; ///< For an answer of the scheduler.
+  std::uint32_t patience_s = 60;            ///< For a scheduler that was lost, with `connect`.
 };
 
 /// Submits a batch, collects it, and writes responses.jsonl and summary.json.

@@ -66,6 +66,14 @@ std::string host_to_dial(const std::string& address) {
   return is_wildcard(address) ? "127.0.0.1" : address;
 }
 
+/// Gives a flag that is there another value.
+void set_argument(std::vector<std::string>& arguments, const std::string& flag,
+                  const std::string& value) {
+  const auto it = std::find(arguments.begin(), arguments.end(), flag);
+  if (it != arguments.end() && std::next(it) != arguments.end())
+    *std::next(it) = value;
+}
+
 /// True once the child has ended; then `pid` is reaped.
 bool ended(pid_t pid) {
   int status = 0;
@@ -123,6 +131,7 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
   local_cluster cluster;
   cluster.start_timeout_ = options.start_timeout;
   cluster.restart_workers_ = options.restart_workers;
+  cluster.restart_scheduler_ = options.restart_scheduler;
   const auto deadline = clock::now() + options.start_timeout;
   auto scheduler_arguments = options.scheduler_arguments;
   scheduler_arguments.insert(scheduler_arguments.begin(), "scheduler");
@@ -140,6 +149,11 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
       "http://" + host_to_dial(where.value("metrics_address", "")) + ":" + std::to_string(port);
   const auto control_host = host_to_dial(where.value("control_address", ""));
   const auto control_port = std::to_string(where.value("control_port", 0));
+  // Everybody knows where it is: started again it must be there.
+  auto& again = cluster.scheduler_.arguments;
+  set_argument(again, "--listen", cluster.endpoint_);
+  set_argument(again, "--control-port", control_port);
+  set_argument(again, "--metrics-port", std::to_string(where.value("metrics_port", 0)));
   std::string drafts;
   if (!options.draft_server_arguments.empty()) {
     const auto started = cluster.start_draft_server(options.draft_server_arguments, deadline);
@@ -188,7 +202,8 @@ local_cluster::local_cluster(local_cluster&& other) noexcept
   : scheduler_(std::exchange(other.scheduler_, {})),
     draft_server_(std::exchange(other.draft_server_, {})), workers_(std::move(other.workers_)),
     endpoint_(std::move(other.endpoint_)), metrics_endpoint_(std::move(other.metrics_endpoint_)),
-    start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_) {
+    start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_),
+    restart_scheduler_(other.restart_scheduler_) {
   other.workers_.clear();
 }
 
@@ -232,9 +247,14 @@ void local_cluster::restart(child& process) const {
 
 result<void> local_cluster::supervise() {
   if (ended(scheduler_.pid)) {
-    scheduler_.pid = -1;
-    return fail(errc::peer_lost, "the scheduler process ended");
+    if (!restart_scheduler_) {
+      scheduler_.pid = -1;
+      return fail(errc::peer_lost, "the scheduler process ended");
+    }
+    bury(scheduler_, "scheduler", true);
   }
+  if (scheduler_.pid <= 0 && restart_scheduler_ && clock::now() >= scheduler_.restart_at)
+    restart(scheduler_);
   if (ended(draft_server_.pid))
     bury(draft_server_, "draft server", true);
   if (draft_server_.pid <= 0 && !draft_server_.arguments.empty()

@@ -21,6 +21,8 @@ struct local_cluster_options {
   /// Start a worker again when it ends by itself: after 250 ms, and after twice the last pause, at
   /// most 30 s, when it did not live for 30 s.
   bool restart_workers = false;
+  /// The same for the scheduler, on the ports that it had: it has a journal.
+  bool restart_scheduler = false;
 };
 
 /// A scheduler and its workers as child processes of this one, on loopback and free ports. Children
@@ -41,7 +43,7 @@ public:
   const std::string& metrics_endpoint() const noexcept { return metrics_endpoint_; }
 
   /// Looks after the children: notes who ended and restarts workers if so asked. Fails with
-  /// `peer_lost` when the scheduler, or every worker without being restarted, has ended.
+  /// `peer_lost` when the scheduler or every worker has ended and is not restarted.
   result<void> supervise();
 
   /// SIGTERM to the workers, the draft server and then the scheduler; SIGKILL to whoever outlives
@@ -75,6 +77,7 @@ private:
   std::string metrics_endpoint_;
   std::chrono::milliseconds start_timeout_{0};
   bool restart_workers_ = false;
+  bool restart_scheduler_ = false;
 };
 
 } // namespace rollcast::cli

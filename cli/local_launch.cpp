@@ -40,6 +40,8 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
                                      std::to_string(options.weights_receive_s)};
   if (options.no_metrics)
     arguments.emplace_back("--no-metrics");
+  if (!options.journal.empty())
+    arguments.insert(arguments.end(), {"--journal", options.journal.string()});
   return arguments;
 }
 
@@ -139,6 +141,7 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
     return fail(files);
   local_cluster_options local;
   local.restart_workers = restart_workers;
+  local.restart_scheduler = !options.scheduler.journal.empty();
   local.scheduler_arguments = scheduler_arguments(options.scheduler);
   for (std::uint32_t number = 1; number <= options.workers; ++number)
     local.worker_arguments.push_back(worker_arguments(options, number));

@@ -123,6 +123,8 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
     ->check(CLI::Range(1u, 86'400u));
   add(app, "--metrics-address", options.metrics_address, "address of /metrics");
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
+  add(app, "--journal", options.journal,
+      "file that keeps batches, results and the weight epoch for the next scheduler; empty: none");
   add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");
   add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
@@ -256,6 +258,9 @@ void add_run(CLI::App& root, command& chosen) {
   add_sampling(*app, *options);
   add(*app, "--seed", options->seed, "seed of the batch");
   add(*app, "--batch-key", options->batch_key, "idempotency key; empty: a fresh one");
+  add(*app, "--patience-s", options->patience_s,
+      "a scheduler that was lost may come back for so long, with --connect")
+    ->check(CLI::Range(0u, 86'400u));
   add(*app, "--policy", options->policy, "static, divided or context; without it the scheduler's")
     ->check(real_policy());
   add(*app, "--chunk-tokens", options->chunk_tokens, "longest chunk; 0: unlimited");

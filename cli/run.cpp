@@ -67,9 +67,9 @@ class collection {
 public:
   collection(wire::controller_client& client, const wire::submit_batch& batch,
              const tokenizer* words, output_dir& out, local_cluster* cluster,
-             std::chrono::milliseconds timeout)
+             std::chrono::milliseconds timeout, std::chrono::seconds patience)
     : client_(client), batch_(batch), words_(words), out_(out), cluster_(cluster),
-      timeout_(timeout) {}
+      timeout_(timeout), patience_(patience) {}
 
   /// Submits and collects until the batch is done. Afterwards `summary` and `records` are set.
   result<void> run();
@@ -84,9 +84,11 @@ private:
   result<void> take(const wire::request_failed& failed);
   result<void> take_up(std::uint64_t count);
   result<void> submit();
+  result<void> wait_for_scheduler(const error& why);
   std::string kept() const;
   result<void> ask_again();
   result<void> look_around();
+  result<void> keep_up();
   response_record record_of(const wire::response_ready& ready) const;
 
   wire::controller_client& client_;
@@ -95,6 +97,13 @@ private:
   output_dir& out_;
   local_cluster* cluster_;
   std::chrono::milliseconds timeout_;
+  std::chrono::seconds patience_;
+  clock::time_point looked_ = clock::now();
+  clock::time_point heard_ = clock::now(); ///< When something was last pushed, or asked for.
+  clock::time_point alive_ = clock::now(); ///< When the scheduler was last heard.
+  bool lost_ = false;                      ///< And not heard since; said so.
+  bool ask_soon_ = false;                  ///< A request to go on came to nothing.
+  bool submit_again_ = false;              ///< The scheduler has forgotten the batch.
   std::uint64_t responses_ = 0;
   std::uint64_t last_sequence_ = 0;
   std::uint64_t completed_ = 0;   ///< Results that came and were not cancelled.
@@ -188,19 +197,21 @@ std::string collection::kept() const {
 /// A push was lost: has everything after the last result that we hold pushed again. What we hold is
 /// on disk, so the scheduler may forget it.
 result<void> collection::ask_again() {
+  ask_soon_ = false;
+  if (submit_again_)
+    return submit();
   const auto resumed = client_.resume(batch_.batch_key, last_sequence_);
   if (!resumed && resumed.error().code == errc::unknown_batch) {
     // The scheduler was started anew and knows nothing: the same responses are made again, in
-    // another order. What came before is set aside.
+    // another order. What came before is set aside, and so are its numbers.
     spdlog::warn("the scheduler has forgotten batch {}, it is submitted again", batch_.batch_key);
     records.clear();
-    completed_ = tokens_held_ = tokens_ = 0;
+    last_sequence_ = completed_ = tokens_held_ = tokens_ = 0;
+    submit_again_ = true;
     return submit();
   }
-  if (!resumed && resumed.error().code == errc::queue_full)
-    return {}; // later
   if (!resumed)
-    return fail(resumed.error().code, resumed.error().detail + kept());
+    return wait_for_scheduler(resumed.error());
   if (resumed->first_sequence > last_sequence_ + 1)
     return fail(errc::frame_malformed,
                 "the scheduler goes on with result " + std::to_string(resumed->first_sequence)
@@ -237,20 +248,40 @@ result<void> collection::look_around() {
       return fail(ok.error().code, ok.error().detail + kept());
   }
   const auto status = client_.status();
-  if (!status && status.error().code == errc::queue_full)
-    return {}; // alive, and busy
   if (!status)
-    return fail(errc::peer_lost, "the scheduler is gone (" + status.error().detail + ")" + kept());
+    return wait_for_scheduler(status.error());
+  alive_ = clock::now();
+  if (std::exchange(lost_, false))
+    spdlog::warn("the scheduler is back");
   for (const auto& batch : status->batches)
     if (batch.batch_key == batch_.batch_key)
       tokens_ = batch.generated_tokens;
   return {};
 }
 
+/// A request came to nothing. While the scheduler may come back, it is made again.
+result<void> collection::wait_for_scheduler(const error& why) {
+  const auto now = clock::now();
+  ask_soon_ = true;
+  if (why.code == errc::queue_full) { // alive, and busy
+    alive_ = now;
+    return {};
+  }
+  if (why.code != errc::timed_out && why.code != errc::peer_lost)
+    return fail(why.code, why.detail + kept());
+  if (cluster_ != nullptr || stop_requested() || now - alive_ > patience_)
+    return fail(errc::peer_lost, "the scheduler is gone (" + why.detail + ")" + kept());
+  if (!std::exchange(lost_, true))
+    spdlog::warn("the scheduler is gone, it may come back within {} s: {}", patience_.count(),
+                 why.detail);
+  return {};
+}
+
 result<void> collection::submit() {
   const auto accepted = client_.submit(batch_);
   if (!accepted)
-    return fail(accepted);
+    return submit_again_ ? wait_for_scheduler(accepted.error()) : fail(accepted);
+  submit_again_ = false;
   if (accepted->first_sequence > accepted->responses + 1)
     return fail(errc::batch_conflict, "batch " + batch_.batch_key
                                         + " was collected and acknowledged before: give another "
@@ -261,32 +292,38 @@ result<void> collection::submit() {
   return cancelled ? client_.cancel(batch_.batch_key) : result<void>{};
 }
 
+/// What there is to do beside taking results in.
+result<void> collection::keep_up() {
+  const auto now = clock::now();
+  bool behind = client_.reconnected(); // what is pushed goes to the old connection
+  if (now - looked_ > 500ms) {
+    looked_ = now;
+    if (auto ok = look_around(); !ok)
+      return ok;
+    behind = behind || (ask_soon_ && !lost_);
+  }
+  if (!behind && now - heard_ <= timeout_)
+    return {};
+  heard_ = now; // perhaps a push was lost; asking costs nothing
+  return ask_again();
+}
+
 result<void> collection::run() {
   if (auto ok = submit(); !ok)
     return ok;
   progress_.emplace(responses_);
-  auto looked = clock::now();
-  auto heard = clock::now();
   while (!done_) {
     auto event = client_.next_event(200ms);
     if (event) {
-      heard = clock::now();
+      heard_ = alive_ = clock::now();
       if (auto ok = take(*event); !ok)
         return ok;
     } else if (event.error().code != errc::timed_out) {
       return fail(event);
     }
-    const auto now = clock::now();
-    if (now - looked > 500ms) {
-      looked = now;
-      if (auto ok = look_around(); !ok)
+    if (!done_)
+      if (auto ok = keep_up(); !ok)
         return ok;
-    }
-    if (now - heard > timeout_) { // perhaps a push was lost; asking costs nothing
-      heard = now;
-      if (auto ok = ask_again(); !ok)
-        return ok;
-    }
     progress_->show(done_ ? records.size() : completed_, done_ ? summary.tokens : tokens_, done_);
   }
   return {};
@@ -298,7 +335,8 @@ int run_with(const run_options& options, const std::string& endpoint, local_clus
   if (!client)
     return refuse_contact(client.error());
   const auto begin = clock::now();
-  collection collected{*client, batch, words, out, cluster, options.timeout};
+  collection collected{
+    *client, batch, words, out, cluster, options.timeout, std::chrono::seconds{options.patience_s}};
   if (auto ok = collected.run(); !ok)
     return refuse(ok.error());
   collected.summary.wall_s = std::chrono::duration<double>(clock::now() - begin).count();

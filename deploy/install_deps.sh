@@ -7,8 +7,8 @@ packages=(
   g++ cmake ninja-build ccache pkg-config make
   libcaf-dev libssl-dev libzmq3-dev cppzmq-dev libprotobuf-dev protobuf-compiler
   prometheus-cpp-dev libcpp-httplib-dev libhwy-dev libcli11-dev libspdlog-dev nlohmann-json3-dev
-  libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libabsl-dev libgtest-dev libgmock-dev
-  python3 python3-venv python3-zmq python3-protobuf
+  libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsqlite3-dev libabsl-dev
+  libgtest-dev libgmock-dev python3 python3-venv python3-zmq python3-protobuf
 )
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14)
 

@@ -3,7 +3,7 @@
 #include "engine/base/check.hpp"
 
 #include <algorithm>
-#include <bit>
+#include <memory>
 #include <utility>
 
 namespace rollcast {
@@ -16,9 +16,32 @@ void drop(std::vector<T>& all) {
   std::vector<T>{}.swap(all);
 }
 
+/// What was appended behind `position`.
+journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
+                            std::uint64_t weight_version) {
+  const auto& r = *at.response;
+  journal::chunk_edge e;
+  e.id = at.batch->id;
+  e.ordinal = static_cast<std::uint64_t>(at.response - at.batch->responses.data());
+  e.position = position;
+  e.weight_version = weight_version;
+  e.tokens.assign(r.tokens.begin() + position, r.tokens.end());
+  e.logprobs.assign(r.logprobs.begin() + position, r.logprobs.end());
+  if (!std::all_of(r.kept_masses.begin() + position, r.kept_masses.end(),
+                   [](float mass) { return mass == 1.0f; }))
+    e.kept_masses.assign(r.kept_masses.begin() + position, r.kept_masses.end());
+  return e;
+}
+
 } // namespace
 
-batch_book::batch_book(batch_limits limits) : limits_(limits) {}
+batch_book::batch_book(batch_limits limits, journal::sink* journal)
+  : limits_(limits), journal_(journal) {}
+
+void batch_book::write(journal::record what) {
+  if (journal_ != nullptr)
+    journal_->write(std::move(what));
+}
 
 // -- batches ------------------------------------------------------------------
 
@@ -47,6 +70,9 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   by_key_.emplace(batch.spec.batch_key, id);
   by_first_response_.emplace(batch.first_response, id);
   responses_held_ += batch.size;
+  if (journal_ != nullptr)
+    write(journal::batch_submitted{id, std::make_shared<const wire::submit_batch>(batch.spec),
+                                   batch.first_response, batch.first_group});
   return &batch;
 }
 
@@ -92,6 +118,13 @@ std::string batch_book::oldest_left() const {
 void batch_book::add_responses(batch_record& batch) {
   batch.first_response = next_response_;
   batch.first_group = next_group_;
+  make_responses(batch);
+  batch.size = batch.responses.size();
+  next_response_ += batch.size;
+  next_group_ += batch.spec.groups.size();
+}
+
+void batch_book::make_responses(batch_record& batch) {
   for (std::uint32_t g = 0; g < batch.spec.groups.size(); ++g) {
     const auto& group = batch.spec.groups[g];
     for (std::uint32_t i = 0; i < group.group_size; ++i) {
@@ -103,10 +136,7 @@ void batch_book::add_responses(batch_record& batch) {
     }
     batch.group_unfinished.push_back(group.group_size);
   }
-  batch.size = batch.responses.size();
   batch.live_groups = batch.group_unfinished.size();
-  next_response_ += batch.size;
-  next_group_ += batch.spec.groups.size();
 }
 
 result<batch_record*> batch_book::find(const std::string& key) {
@@ -123,6 +153,7 @@ void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
   batch.started_ns = now_ns;
   batch.numerics_profile = numerics_profile;
   batch.weight_version = weight_version;
+  write(journal::batch_started{batch.id, batch.numerics_profile, batch.weight_version});
 }
 
 std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t now_ns) {
@@ -144,6 +175,7 @@ std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std
 }
 
 void batch_book::forget(batch_record& batch) {
+  write(journal::batch_forgotten{batch.id});
   if (!batch.acknowledged_fully())
     responses_held_ -= batch.size;
   by_key_.erase(batch.spec.batch_key);
@@ -177,6 +209,8 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
   at.batch->generated_tokens += tokens.size();
   tokens_held_ += tokens.size();
+  if (journal_ != nullptr)
+    write(edge_of(at, position, weight_version));
   return true;
 }
 
@@ -186,15 +220,22 @@ void batch_book::finish(place at, wire::finish_reason reason, std::uint64_t now_
   at.response->reason = reason;
   batch.finished.push_back(static_cast<std::uint64_t>(at.response - batch.responses.data()));
   at.response->sequence = ++batch.finished_count;
+  write(journal::response_finished{batch.id, batch.finished.back(), reason});
   if (--batch.group_unfinished[at.response->group] == 0)
     --batch.live_groups;
   const auto unfinished = batch.size - batch.finished_count;
   if (batch.tail_ns == 0 && unfinished * 10 <= batch.size)
     batch.tail_ns = now_ns;
-  if (unfinished == 0) {
-    batch.phase = batch_phase::ended;
-    batch.ended_ns = now_ns;
-  }
+  if (unfinished == 0)
+    end(batch, now_ns);
+}
+
+void batch_book::end(batch_record& batch, std::uint64_t now_ns) {
+  batch.phase = batch_phase::ended;
+  batch.ended_ns = now_ns;
+  batch.summary = measure(batch);
+  batch.tally = {};
+  write(journal::batch_ended{batch.id, *batch.summary, batch.failure});
 }
 
 // -- results ------------------------------------------------------------------
@@ -210,6 +251,8 @@ bool batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t
 bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   const auto until = std::min(sequence, batch.sent_max);
   const bool was_full = batch.acknowledged_fully();
+  if (until > batch.acknowledged)
+    write(journal::results_acknowledged{batch.id, until});
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
@@ -282,6 +325,10 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
 }
 
 wire::batch_summary batch_book::summary(const batch_record& batch) const {
+  return batch.summary ? *batch.summary : measure(batch);
+}
+
+wire::batch_summary batch_book::measure(const batch_record& batch) const {
   const auto seconds = [](std::uint64_t from, std::uint64_t to) {
     return to > from ? static_cast<double>(to - from) * 1e-9 : 0.0;
   };
@@ -312,66 +359,6 @@ sampling_params to_engine(const wire::sampling_params& sampling, std::uint64_t s
           .seed = seed,
           .ignore_eos = sampling.ignore_eos,
           .stop_token_ids = sampling.stop_token_ids};
-}
-
-namespace {
-
-/// Appends fields to a byte string; lengths go before contents, so that no two differ only in where
-/// one field ends.
-class hasher {
-public:
-  void number(std::uint64_t x) { bytes_.append(reinterpret_cast<const char*>(&x), sizeof x); }
-  void real(float x) { number(std::bit_cast<std::uint32_t>(x)); }
-  void text(const std::string& x) {
-    number(x.size());
-    bytes_ += x;
-  }
-  void tokens(const std::vector<token_id>& x) {
-    number(x.size());
-    bytes_.append(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(token_id));
-  }
-  void sampling(const wire::sampling_params& x) {
-    real(x.temperature);
-    real(x.top_p);
-    number(x.top_k);
-    real(x.min_p);
-    number(x.max_new_tokens);
-    number(x.min_new_tokens);
-    tokens(x.stop_token_ids);
-    number(x.ignore_eos ? 1 : 0);
-  }
-  template <class T, class F>
-  void maybe(const std::optional<T>& x, F f) {
-    number(x.has_value() ? 1 : 0);
-    if (x)
-      f(*x);
-  }
-  content_hash digest() const { return hash_bytes(std::as_bytes(std::span{bytes_})); }
-
-private:
-  std::string bytes_;
-};
-
-} // namespace
-
-content_hash hash_of(const wire::submit_batch& spec) {
-  hasher h;
-  h.number(spec.groups.size());
-  for (const auto& group : spec.groups) {
-    h.text(group.id);
-    h.tokens(group.prompt_token_ids);
-    h.number(group.group_size);
-    h.maybe(group.seed, [&](std::uint64_t x) { h.number(x); });
-    h.maybe(group.sampling, [&](const auto& x) { h.sampling(x); });
-  }
-  h.sampling(spec.sampling);
-  h.number(spec.seed);
-  h.maybe(spec.required_weight_version, [&](std::uint64_t x) { h.number(x); });
-  h.text(spec.policy);
-  h.maybe(spec.chunk_tokens, [&](std::uint32_t x) { h.number(x); });
-  h.number(spec.force_migration ? 1 : 0);
-  h.number(spec.echo_prompts ? 1 : 0);
-  return h.digest();
 }
 
 } // namespace rollcast

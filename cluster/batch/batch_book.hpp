@@ -1,6 +1,8 @@
 #pragma once
 
 #include "cluster/batch/batch_tally.hpp"
+#include "cluster/journal/records.hpp"
+#include "cluster/wire/batch_hash.hpp"
 #include "cluster/wire/messages.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
@@ -73,6 +75,8 @@ struct batch_record {
   /// Why it could not go on. Its unfinished responses are cancelled, and this is told in place of
   /// BatchDone; once that is acknowledged the book forgets the batch and its key.
   std::optional<error> failure;
+  std::optional<wire::batch_summary> summary; ///< From its end on, always the same.
+  bool restored = false;                      ///< Taken on by an earlier scheduler.
 
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
@@ -96,12 +100,35 @@ struct batch_record {
   }
 };
 
+/// What ends a response by itself, of the model that the cluster runs.
+struct model_ends {
+  std::vector<token_id> eos_token_ids;
+  std::uint32_t context_max = 0; ///< 0: not known, so nothing runs.
+};
+
+/// Whether the tokens that a response has are all it gets, by the rule of the engine: its last one
+/// stops it, or there is no room for more. None: it goes on.
+std::optional<wire::finish_reason> end_of(const batch_record& batch, const response_record& r,
+                                          const model_ends& model);
+
 /// Every batch that the scheduler answers for: tokens so far, results numbered once and kept until
 /// acknowledged, and who gets them. Pure: no clock, I/O or threads; times are nanoseconds of one
 /// monotonic clock, handed in.
 class batch_book {
 public:
-  explicit batch_book(batch_limits limits);
+  /// @param journal  told of every change, in order; null: nobody is. Outlives the book.
+  explicit batch_book(batch_limits limits, journal::sink* journal = nullptr);
+
+  /// One moment on two clocks: nanoseconds of the monotonic one, and of the system's since 1970.
+  struct moment {
+    std::uint64_t steady_ns = 0;
+    std::uint64_t unix_ns = 0;
+  };
+  /// Becomes the book that the journal was told of; limits are not checked again. Nobody is
+  /// attached. What runs goes on running from its last edges; the policy must be told of it. What a
+  /// journal that was cut short lacks is made up for (`finish_torn`), and written.
+  /// @pre the book is new
+  void restore(const journal::image& found, const model_ends& model, moment now);
 
   // -- batches ------------------------------------------------------------------
 
@@ -167,9 +194,19 @@ private:
   /// Drops a batch, so that its key is free again. `batch` dies here.
   void forget(batch_record& batch);
   void add_responses(batch_record& batch);
+  /// Fills in the empty responses of a batch from what was submitted.
+  void make_responses(batch_record& batch);
+  void restore(const journal::batch_image& from, moment now);
+  void restore_responses(const journal::batch_image& from, batch_record& batch);
+  /// Ends what the last records of a cut journal would have ended.
+  void finish_torn(batch_record& batch, const model_ends& model, std::uint64_t now_ns);
+  void end(batch_record& batch, std::uint64_t now_ns);
+  void write(journal::record what);
+  wire::batch_summary measure(const batch_record& batch) const;
   wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
 
   batch_limits limits_;
+  journal::sink* journal_;
   std::map<batch_id, batch_record> batches_;
   std::map<std::string, batch_id> by_key_;
   std::map<std::uint64_t, batch_id> by_first_response_;
@@ -182,8 +219,5 @@ private:
 
 /// The engine's form of a response's sampling parameters.
 sampling_params to_engine(const wire::sampling_params& sampling, std::uint64_t seed);
-
-/// Hash of everything in a submission: equal content has equal hashes, whatever its key.
-content_hash hash_of(const wire::submit_batch& spec);
 
 } // namespace rollcast

@@ -172,6 +172,10 @@ const std::vector<double> update_bounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 const std::vector<double> token_bounds{0,    16,   32,   64,   128,   256,   512,
                                        1024, 2048, 4096, 8192, 16384, 32768, 65536};
 
+// From a disk with a battery to one that is nearly dead.
+const std::vector<double> write_bounds{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+                                       0.025,  0.05,    0.1,    0.25,  0.5,    1,     5};
+
 metric_histogram update_phase(metrics_registry& registry, const std::string& phase) {
   return registry.histogram("rollcast_weight_update_seconds", "Time of a weight update's phases",
                             update_bounds, "phase", phase);
@@ -238,7 +242,13 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
                                             "Time that nothing was placed for a change of weights",
                                             update_bounds)),
     scored_tokens(registry.counter("rollcast_scored_tokens_total",
-                                   "Tokens whose log-probability a controller asked for")) {}
+                                   "Tokens whose log-probability a controller asked for")),
+    journal{registry.histogram("rollcast_journal_write_seconds",
+                               "Time of one commit of the journal", write_bounds),
+            registry.gauge("rollcast_journal_bytes", "Size of the journal, free pages left out"),
+            registry.gauge("rollcast_journal_pending_bytes", "Records that are not on disk yet"),
+            registry.gauge("rollcast_journal_full",
+                           "1 while no new batch is taken on because of the journal")} {}
 
 worker_metrics::worker_metrics(const std::string& version, const std::string& numerics_profile)
   : process_metrics(version, numerics_profile),

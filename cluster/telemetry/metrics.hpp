@@ -153,6 +153,13 @@ struct scheduler_metrics : process_metrics {
   } weight_update_seconds;
   metric_histogram weight_pause_seconds;
   metric_counter scored_tokens;
+  /// What the scheduler writes down; all stay 0 without a journal.
+  struct {
+    metric_histogram write_seconds;
+    metric_gauge bytes;
+    metric_gauge pending_bytes;
+    metric_gauge full;
+  } journal;
 };
 
 /// The series of `rollcast worker`. Meanings: dashboards/metrics.md.

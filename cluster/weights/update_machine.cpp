@@ -27,12 +27,14 @@ std::string_view to_string(phase at) noexcept {
   return "unknown";
 }
 
-update_machine::update_machine(std::string coordinator_host, std::optional<served_weights> serves)
-  : host_(std::move(coordinator_host)) {
+update_machine::update_machine(std::string coordinator_host, std::optional<served_weights> serves,
+                               std::uint64_t promised, std::uint64_t numbers)
+  : host_(std::move(coordinator_host)), highest_epoch_(promised), last_update_(numbers),
+    last_timer_(numbers) {
   if (!serves)
     return;
   current_ = epoch_record{*serves};
-  highest_epoch_ = serves->epoch;
+  highest_epoch_ = std::max(promised, serves->epoch);
 }
 
 void update_machine::reset() {
@@ -92,7 +94,7 @@ result<update_id> update_machine::commit(std::uint64_t epoch, std::optional<cont
   return number;
 }
 
-result<void> update_machine::abort(std::uint64_t epoch) {
+result<void> update_machine::abort(std::uint64_t epoch, std::optional<error> why) {
   if (!update_ || update_->spec.epoch != epoch)
     return fail(errc::update_conflict,
                 "abort of " + name(epoch) + ": "
@@ -102,7 +104,9 @@ result<void> update_machine::abort(std::uint64_t epoch) {
     return fail(errc::update_conflict, "abort of " + name(epoch)
                                          + ": its flip has begun and can only go forward; roll "
                                            "back once it is served");
-  abandon({errc::cancelled, name(epoch) + " was aborted by a controller", {}});
+  if (!why)
+    why = error{errc::cancelled, name(epoch) + " was aborted by a controller", {}};
+  abandon(std::move(*why));
   settle();
   return {};
 }
@@ -262,8 +266,8 @@ std::optional<served_weights> update_machine::previous() const {
 std::optional<update_status> update_machine::update() const {
   if (!update_)
     return {};
-  return update_status{update_->number, update_->spec.epoch, update_->at, update_->rollback,
-                       update_->bytes};
+  return update_status{update_->number,   update_->spec.epoch, update_->at,
+                       update_->rollback, update_->bytes,      update_->hash};
 }
 
 std::vector<worker_status> update_machine::workers() const {

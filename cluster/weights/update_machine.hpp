@@ -26,7 +26,8 @@ struct update_status {
   std::uint64_t epoch = 0;
   phase at = phase::idle;
   bool rollback = false;
-  std::uint64_t bytes = 0; ///< In all, once committed by the controller.
+  std::uint64_t bytes = 0;               ///< In all, once committed by the controller.
+  std::optional<content_hash> hash = {}; ///< Once it is known; when waiting it is.
 };
 
 /// Decides how weights reach the fleet, and when it flips: the coordinator without clock or I/O.
@@ -40,8 +41,11 @@ class update_machine {
 public:
   /// @param serves  what the fleet serves, where that is known (a journal); else the first worker
   ///                that joins decides
+  /// @param promised  the highest epoch that was ever given to an update
+  /// @param numbers  updates and timers are numbered above this
   explicit update_machine(std::string coordinator_host = {},
-                          std::optional<served_weights> serves = {});
+                          std::optional<served_weights> serves = {}, std::uint64_t promised = 0,
+                          std::uint64_t numbers = 0);
 
   /// Forgets fleet and epochs, because an empty cluster becomes another one; not the numbers, so
   /// that news and timers from before stay old. @pre no update is in work.
@@ -59,7 +63,8 @@ public:
   [[nodiscard]] result<update_id> commit(std::uint64_t epoch, std::optional<content_hash> hash,
                                          std::uint64_t bytes);
   /// Ends an update (or a rollback) before its flip. Fails with `update_conflict`.
-  [[nodiscard]] result<void> abort(std::uint64_t epoch);
+  /// @param why  none: a controller wants it
+  [[nodiscard]] result<void> abort(std::uint64_t epoch, std::optional<error> why = {});
   /// Goes back to the epoch before the last update; once. Fails with `update_conflict` (one is in
   /// work) or `stale_epoch` (it is not held any more).
   [[nodiscard]] result<update_id> rollback();

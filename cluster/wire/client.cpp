@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <deque>
 #include <optional>
 #include <span>
@@ -19,6 +20,8 @@ using std::chrono::milliseconds;
 
 /// How long closing waits for what was sent last, such as an acknowledgement.
 constexpr int linger_ms = 500;
+/// How often it is looked whether the connection is still there.
+constexpr milliseconds glance{100};
 
 milliseconds left_until(clock::time_point deadline) {
   const auto left = std::chrono::ceil<milliseconds>(deadline - clock::now());
@@ -32,7 +35,7 @@ class controller_client::socket {
 public:
   socket(std::string endpoint, milliseconds timeout)
     : endpoint_(std::move(endpoint)), timeout_(timeout), context_(1),
-      dealer_(context_, zmq::socket_type::dealer) {
+      dealer_(context_, zmq::socket_type::dealer), monitor_(context_, zmq::socket_type::pair) {
     dealer_.set(zmq::sockopt::linger, linger_ms);
     dealer_.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout.count()));
     dealer_.set(zmq::sockopt::rcvhwm, 0); // what is dropped would be sent again
@@ -40,7 +43,35 @@ public:
     dealer_.set(zmq::sockopt::heartbeat_ivl, 2'000);
     dealer_.set(zmq::sockopt::heartbeat_timeout, 6'000);
     dealer_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
+    // Asked for no longer than this, a scheduler that is back is found soon.
+    dealer_.set(zmq::sockopt::reconnect_ivl, 100);
+    dealer_.set(zmq::sockopt::reconnect_ivl_max, 1'000);
+    if (zmq_socket_monitor(dealer_.handle(), monitor_name,
+                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED)
+        != 0)
+      throw zmq::error_t{};
+    monitor_.set(zmq::sockopt::linger, 0);
+    monitor_.connect(monitor_name);
     dealer_.connect(endpoint_);
+  }
+  ~socket() { (void)zmq_socket_monitor(dealer_.handle(), nullptr, 0); }
+  socket(const socket&) = delete;
+  socket& operator=(const socket&) = delete;
+
+  /// Looks what became of the connection.
+  void watch() {
+    try {
+      zmq::message_t part; // an event is two parts: what happened, and where
+      while (monitor_.recv(part, zmq::recv_flags::dontwait)) {
+        if (!part.more() || part.size() < sizeof(std::uint16_t))
+          continue;
+        std::uint16_t what = 0;
+        std::memcpy(&what, part.data(), sizeof(what));
+        connected = what == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        ++(connected ? made : lost);
+      }
+    } catch (const zmq::error_t&) { // nothing more to learn
+    }
   }
 
   const std::string& endpoint() const noexcept { return endpoint_; }
@@ -98,6 +129,10 @@ public:
   }
 
   std::deque<event> pushed;
+  bool connected = false;
+  std::uint64_t made = 0; ///< Connections.
+  std::uint64_t lost = 0;
+  std::uint64_t told = 1; ///< Connections that the user knows of; the first one is no news.
 
 private:
   std::string endpoint_;
@@ -105,6 +140,9 @@ private:
   std::uint64_t last_request_id_ = 0;
   zmq::context_t context_;
   zmq::socket_t dealer_;
+  zmq::socket_t monitor_;
+
+  static constexpr const char* monitor_name = "inproc://controller-connections";
 };
 
 controller_client::controller_client(std::unique_ptr<socket> opened) : socket_(std::move(opened)) {}
@@ -129,14 +167,22 @@ result<controller_client> controller_client::connect(std::string endpoint, milli
 result<event> controller_client::ask(const request& body, milliseconds timeout) {
   const auto deadline = clock::now() + timeout;
   const auto id = socket_->next_request_id();
+  socket_->watch();
+  const auto lost = socket_->lost;
+  const bool connected = socket_->connected;
   if (const auto sent = socket_->send(id, body); !sent)
     return fail(sent);
   do {
-    auto got = socket_->receive(left_until(deadline));
+    auto got = socket_->receive(std::min(left_until(deadline), glance));
     if (!got)
       return fail(got);
-    if (!*got)
+    if (!*got) {
+      socket_->watch();
+      if (connected && socket_->lost > lost) // its answer goes to nobody
+        return fail(errc::peer_lost,
+                    socket_->endpoint() + ": the connection was lost while an answer was awaited");
       continue;
+    }
     auto& [answered, answer] = **got;
     if (answered == id)
       return std::move(answer);
@@ -237,6 +283,14 @@ result<scored> controller_client::score(const wire::score& what, milliseconds ti
                                            + " scored tokens of sequence " + std::to_string(at));
   }
   return got;
+}
+
+bool controller_client::reconnected() {
+  socket_->watch();
+  if (socket_->made <= socket_->told)
+    return false;
+  socket_->told = socket_->made;
+  return true;
 }
 
 result<void> controller_client::ack(std::string_view batch_key, std::uint64_t sequence) {

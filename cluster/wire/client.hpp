@@ -17,7 +17,8 @@ namespace rollcast::wire {
 ///
 /// Failures of every call: what the scheduler answered (its code, its line); `timed_out` when
 /// nothing was heard in time; `frame_malformed` when the peer does not speak this protocol;
-/// `peer_lost` when the socket itself failed.
+/// `peer_lost` when the socket itself failed, or the connection that a request went out on: whether
+/// it was served is not known then.
 class controller_client {
 public:
   using milliseconds = std::chrono::milliseconds;
@@ -57,6 +58,10 @@ public:
   /// Stops and starts placing; `resume` above is of a batch.
   result<void> pause_serving();
   result<void> resume_serving();
+
+  /// Whether the connection was lost and made anew since this was last asked: what was pushed to
+  /// the old one does not come again unless `resume` asks for it.
+  bool reconnected();
 
   /// Acknowledges all results up to `sequence`. Does not wait for the answer; should the scheduler
   /// refuse, `next_event` returns that.

@@ -34,4 +34,12 @@ namespace rollcast::wire {
 /// @returns `frame_too_large` or `frame_malformed`, one line.
 [[nodiscard]] result<event_envelope> decode_event(std::span<const std::byte> bytes);
 
+/// Returns a batch as bytes for a file. Unlike a message it may be larger than `message_bytes`:
+/// what groups inherit is filled in.
+[[nodiscard]] std::string stored(const submit_batch& batch);
+
+/// Reads what `stored` returned; equal in all fields. Checks no bounds but that the bytes parse.
+/// @returns `frame_malformed`, one line.
+[[nodiscard]] result<submit_batch> stored_batch(std::span<const std::byte> bytes);
+
 } // namespace rollcast::wire

@@ -210,8 +210,7 @@ void to_wire(const prompt_group& from, v1::Group* to) {
     to_wire(*from.sampling, to->mutable_sampling());
 }
 
-void to_wire(const submit_batch& from, v1::Envelope& envelope) {
-  auto* to = envelope.mutable_submit_batch();
+void to_wire(const submit_batch& from, v1::SubmitBatch* to) {
   to->set_batch_key(from.batch_key);
   for (const auto& group : from.groups)
     to_wire(group, to->add_groups());
@@ -224,6 +223,10 @@ void to_wire(const submit_batch& from, v1::Envelope& envelope) {
     to->set_chunk_tokens(*from.chunk_tokens);
   to->set_force_migration(from.force_migration);
   to->set_echo_prompts(from.echo_prompts);
+}
+
+void to_wire(const submit_batch& from, v1::Envelope& envelope) {
+  to_wire(from, envelope.mutable_submit_batch());
 }
 
 void to_wire(const cancel_batch& from, v1::Envelope& envelope) {
@@ -274,6 +277,21 @@ std::uint64_t request_id_of(std::span<const std::byte> bytes) noexcept {
     if (tag == wanted ? !in.ReadVarint64(&id) : !WireFormatLite::SkipField(&in, tag))
       break;
   return id;
+}
+
+std::string stored(const submit_batch& batch) {
+  v1::SubmitBatch message;
+  to_wire(batch, &message);
+  return message.SerializeAsString();
+}
+
+result<submit_batch> stored_batch(std::span<const std::byte> bytes) {
+  v1::SubmitBatch message;
+  if (!std::in_range<int>(bytes.size())
+      || !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return fail(errc::frame_malformed,
+                std::to_string(bytes.size()) + " bytes are no rollcast.v1.SubmitBatch");
+  return from_wire(message);
 }
 
 std::string encode(std::uint64_t request_id, const request& body) {

@@ -118,6 +118,11 @@ class Batch(Iterator[Response]):
             self._failure = error
             self._failed = True
 
+    def _reconnected(self) -> None:
+        if self._done is None:
+            self._behind = True
+            self._asking = 0  # whatever was asked, its answer went to the old connection
+
     def _refused_ack(self, error: RollcastError) -> None:
         if error.code in ("unknown_batch", "queue_full"):  # asked again, or covered by the next
             self._behind = True
@@ -147,6 +152,10 @@ class Batch(Iterator[Response]):
             self._not_before = time.monotonic() + _BUSY_S
         elif error.code == "unknown_batch" and self._submitted is not None:
             self._again = True
+            self._expected = 1  # it is numbered anew; what came is known by its place
+            self._in_hand = self._skipped = 0
+            for result in self._ready:
+                result.sequence = 0
             self._cancel_again = self._cancelled
             self._request(wire.Envelope(submit_batch=self._submitted))
         else:
@@ -179,7 +188,7 @@ class Batch(Iterator[Response]):
             if self._ready or self._done is not None or self._failure or self._refusal:
                 continue
             now = time.monotonic()
-            if not heard and now >= ask_at:
+            if not heard and now >= self._ask_at():
                 self._ask(now)
             if deadline is not None and now >= deadline:
                 raise Timeout(f"batch {self.key}: no response in the time given")

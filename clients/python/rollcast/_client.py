@@ -56,7 +56,13 @@ _ANSWERS = {
 }  # all others: ok
 
 
-def _end(socket: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def _end(
+    socket: zmq.Socket[bytes],
+    monitor: zmq.Socket[bytes],
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    socket.disable_monitor()
+    monitor.close(0)
     socket.close()
     context.term()
 
@@ -66,7 +72,8 @@ class Client:
 
     `timeout` (seconds) bounds every request. While a batch is iterated, a scheduler that does not
     answer is asked again until `patience` (seconds) is over; then `Timeout` is raised, and
-    iterating may be tried again later. Failures are `RollcastError` with the scheduler's code.
+    iterating may be tried again later. A scheduler that was started again at the same address is
+    found at once, and batches go on where they stood. Failures are `RollcastError` with the scheduler's code.
     """
 
     def __init__(self, endpoint: str, timeout: float = 10.0, patience: float = 60.0) -> None:
@@ -86,7 +93,10 @@ class Client:
         self._socket = self._context.socket(zmq.DEALER)
         # Ends them in this order. A garbage collector that finds both in a cycle has none, and a
         # context waits for its sockets for ever.
-        self._end = weakref.finalize(self, _end, self._socket, self._context)
+        self._connections = 0
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self._monitor = self._socket.get_monitor_socket(events)
+        self._end = weakref.finalize(self, _end, self._socket, self._monitor, self._context)
         self._end.atexit = False  # a thread may use it until then
         try:
             self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -286,7 +296,9 @@ class Client:
         try:
             while self._answer is None:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._pump(left):
+                if left > 0:
+                    self._pump(left)
+                else:
                     raise Timeout(
                         f"no answer to {kind} from {self.endpoint} within {patience:g} s: is a "
                         "Rollcast scheduler running there?"
@@ -303,8 +315,15 @@ class Client:
         return answer
 
     def _pump(self, wait: float) -> bool:
-        """Takes in one message. Returns False when none came within `wait` seconds."""
-        if not self._socket.poll(int(wait * 1000) + 1 if wait > 0 else 0):
+        """Takes in one message. Returns False when none came within `wait` seconds, or the
+        connection was made anew."""
+        sockets = zmq.Poller()
+        sockets.register(self._socket, zmq.POLLIN)
+        sockets.register(self._monitor, zmq.POLLIN)
+        ready = dict(sockets.poll(int(wait * 1000) + 1 if wait > 0 else 0))
+        if self._monitor in ready:
+            self._note_connections()
+        if self._socket not in ready:
             return False
         parts = self._socket.recv_multipart()
         envelope = wire.Envelope()
@@ -327,6 +346,15 @@ class Client:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _note_connections(self) -> None:
+        """What was pushed to a connection that is lost does not come again by itself."""
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            self._connections += 1
+            if self._connections > 1:
+                for batch in self._batches.values():
+                    batch._reconnected()
+
     def _send_buckets(self, buckets: Iterable[Bucket]) -> int:
         """Sends buckets, a few of them ahead of their answers. Returns how many tensors it were."""
         self._buckets.clear()
@@ -343,6 +371,7 @@ class Client:
 
     def _await_buckets(self, most: int) -> None:
         """Waits until no more than `most` buckets are unanswered."""
+        silent_since = time.monotonic()
         while True:
             while self._socket.poll(0):  # a refusal ends the sending at once
                 self._pump(0)
@@ -350,7 +379,10 @@ class Client:
                 raise self._bucket_refused
             if len(self._buckets) <= most:
                 return
-            if not self._pump(self.timeout):
+            left = silent_since + self.timeout - time.monotonic()
+            if self._pump(max(0.0, left)):
+                silent_since = time.monotonic()
+            elif left <= 0:
                 raise Timeout(
                     f"no answer to weight_bucket from {self.endpoint} within {self.timeout:g} s"
                 )
