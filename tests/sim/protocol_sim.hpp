@@ -1,10 +1,12 @@
 #pragma once
 
 #include "actors/decode_worker.hpp"
+#include "actors/durable_link.hpp"
 #include "actors/scheduler.hpp"
 #include "tests/sim/protocol_sim_client.hpp"
 #include "tests/sim/protocol_sim_movers.hpp"
 #include "tests/sim/protocol_sim_net.hpp"
+#include "tests/support/journal_fold.hpp"
 
 #include <caf/all.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
@@ -26,6 +28,7 @@ struct protocol_faults {
   std::uint32_t drain = 0;      ///< A worker leaves in peace, and another comes in its place.
   std::uint32_t disconnect = 0; ///< A controller loses its connection.
   std::uint32_t restart = 0;    ///< The scheduler dies and comes back.
+  std::uint32_t disk = 0;       ///< The journal's disk takes nothing for a while.
   std::uint32_t transfer = 0;   ///< A transfer is cut or torn, of a thousand turns.
   std::uint32_t time = 300;     ///< Time passes although messages are on their way.
 };
@@ -37,6 +40,7 @@ struct protocol_counters {
   std::uint64_t drains = 0;
   std::uint64_t disconnects = 0;
   std::uint64_t restarts = 0;
+  std::uint64_t forgotten = 0; ///< Records that a restart lost, because they were not on disk.
   std::uint64_t registrations = 0;
   std::uint64_t refusals = 0; ///< Workers that the scheduler did not want.
 };
@@ -112,6 +116,7 @@ private:
   bool run_job();
   bool deliver();
   bool run_aside();
+  bool commit();
   bool serve_client();
   bool hear_client();
   void pass_time(bool idle);
@@ -144,12 +149,19 @@ private:
   data_network data_;
   sim_truth truth_;
   std::shared_ptr<controller_link> link_;
+  /// The journal: what was written, and how much of it is on disk.
+  test::record_log journal_;
+  std::size_t durable_ = 0;
+  std::uint64_t generation_ = 0;
+  sim_time disk_full_until_;
+  std::shared_ptr<durable_link> told_; ///< Tells what is on disk.
   scheduler_actor scheduler_;
   std::vector<std::unique_ptr<process>> processes_;
   std::vector<std::unique_ptr<connection>> connections_; ///< Those that a side believes in.
   std::vector<std::unique_ptr<sim_client>> clients_;
   std::vector<std::deque<wire::event_envelope>> inbox_; ///< By client: on its way to it.
   std::vector<std::string> gone_; ///< Connections of controllers whose end is not noticed yet.
+  bool with_static_ = false;
   std::uint32_t lives_ = 0;
   std::uint64_t steps_ = 0;
 };

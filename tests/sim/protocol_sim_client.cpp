@@ -5,21 +5,21 @@
 
 namespace rollcast::sim {
 
-sim_client::sim_client(std::uint64_t seed, std::string name, bool trains, sim_truth& truth,
-                       std::function<std::uint64_t()> served)
+sim_client::sim_client(std::uint64_t seed, std::string name, bool trains, bool with_static,
+                       sim_truth& truth, std::function<std::uint64_t()> served)
   : rng_(seed), name_(std::move(name)), trains_(trains), truth_(truth), served_(std::move(served)) {
-  plan_batches();
+  plan_batches(with_static);
   updates_left_ = trains_ ? rng_.below(4) : 0;
   scores_left_ = rng_.below(3);
 }
 
-void sim_client::plan_batches() {
+void sim_client::plan_batches(bool with_static) {
   static constexpr const char* policies[] = {"", "", "", "divided", "static"};
   for (auto i = 1 + rng_.below(2); i > 0; --i) {
     batch b;
     b.spec.batch_key = name_ + std::to_string(i);
     b.spec.seed = rng_.next();
-    b.spec.policy = policies[rng_.below(std::size(policies))];
+    b.spec.policy = policies[rng_.below(std::size(policies) - !with_static)];
     b.spec.chunk_tokens = static_cast<std::uint32_t>(3 + rng_.below(14));
     b.spec.force_migration = happens(30);
     b.spec.sampling.max_new_tokens = static_cast<std::uint32_t>(4 + rng_.below(28));
@@ -93,7 +93,7 @@ void sim_client::act(batch& b, bool calm) {
       return;
     b.asking = true;
     // Both continue where it was; a submission under the same key is the same batch.
-    if (!b.accepted || b.lost || happens(30))
+    if (!b.accepted || happens(30))
       ask(b.spec);
     else
       ask(wire::resume_results{b.spec.batch_key, b.have});
@@ -194,8 +194,6 @@ void sim_client::take_answer(const wire::request& asked, const wire::event& answ
     auto& b = *find(ack->batch_key);
     if (!refused)
       b.acknowledged = std::max(b.acknowledged, ack->sequence);
-    else if (forgetful_scheduler && !b.failure)
-      b.acknowledged = b.over ? b.size + 1 : b.acknowledged;
     else if (!b.failure || refused->code != errc::unknown_batch)
       return fail_with("an acknowledgement is refused: " + refused->message);
     else
@@ -235,11 +233,6 @@ void sim_client::take(batch& b, const wire::batch_accepted& a) {
 
 void sim_client::take_refusal(batch& b, const wire::request& asked,
                               const wire::request_failed& why) {
-  if (why.code == errc::unknown_batch && forgetful_scheduler) {
-    ++counts.forgotten;
-    b.lost = true;
-    return;
-  }
   if (why.code == errc::queue_full)
     return; // it tries again
   if (why.code == errc::stale_epoch && b.spec.required_weight_version && b.have == 0
@@ -274,16 +267,14 @@ void sim_client::take_result(const wire::response_ready& r) {
   ++b->next;
   if (r.sequence <= b->have) {
     ++counts.repeated;
-    auto& before = b->results[r.sequence - 1];
-    // A scheduler that forgot the batch ran it anew: the same responses, in any order.
-    if (!b->lost && !(before == r))
+    if (!(b->results[r.sequence - 1] == r))
       fail_with("result " + std::to_string(r.sequence) + " of batch '" + r.batch_key
                 + "' came again, with another content");
     return;
   }
   if (r.sequence != b->have + 1)
     return fail_with("a result of batch '" + r.batch_key + "' is left out");
-  for (std::uint64_t i = 0; i < b->have && !b->lost; ++i)
+  for (std::uint64_t i = 0; i < b->have; ++i)
     if (b->results[i].group == r.group && b->results[i].index == r.index)
       return fail_with("a response of batch '" + r.batch_key + "' is delivered twice");
   b->results[b->have++] = r;

@@ -30,11 +30,10 @@ public:
     std::uint64_t served = 0;
     std::uint64_t rolled_back = 0;
     std::uint64_t not_served = 0;
-    std::uint64_t forgotten = 0; ///< Batches submitted again, because the scheduler forgot them.
   };
 
   /// @param served  The epoch that the cluster serves, for what is expected of an update.
-  sim_client(std::uint64_t seed, std::string name, bool trains, sim_truth& truth,
+  sim_client(std::uint64_t seed, std::string name, bool trains, bool with_static, sim_truth& truth,
              std::function<std::uint64_t()> served);
 
   /// Does one thing, perhaps. In calm it does what ends its work.
@@ -54,8 +53,6 @@ public:
   std::deque<wire::request_envelope> out;
   std::string wrong; ///< "" while all is well.
   counters counts;
-  /// Schedulers that forget what they knew make `unknown_batch` right.
-  bool forgetful_scheduler = false;
 
 private:
   struct batch {
@@ -70,7 +67,6 @@ private:
     bool cancelling = false;
     bool over = false;
     bool refused = false;
-    bool lost = false; ///< A scheduler that forgot it runs it from its beginning.
     std::optional<errc> failure;
   };
   struct weight_update {
@@ -93,7 +89,7 @@ private:
       wrong = peer() + ": " + what;
   }
 
-  void plan_batches();
+  void plan_batches(bool with_static);
   void act(batch& b, bool calm);
   void collect(batch& b, bool calm);
   void say_anything();

@@ -41,17 +41,27 @@ void protocol_sim::start_scheduler() {
   options.weight_deadlines.flipping = 10s;
   data_.end_life(0);
   data_.serve(0, [](const kv_request&, const kv_ticket&) {});
+  auto access = std::make_shared<journal_access>();
+  access->sink = std::shared_ptr<journal::sink>{&journal_, [](auto*) {}};
+  access->written = [this] { return journal_.all.size(); };
+  access->durable = [this] { return durable_; };
+  access->health = [this] {
+    journal::journal_health health;
+    health.takes_batches = disk_full_until_ <= now();
+    return health;
+  };
+  access->found = std::make_shared<journal::image>(journal_.image_of(durable_, ++generation_));
+  told_ = std::make_shared<durable_link>(link_, access->written, access->durable);
   scheduler_ =
     system_.spawn(scheduler,
-                  scheduler_parts{link_, scheduler_figures(), std::make_shared<scheduler_pulse>(),
-                                  std::make_shared<weight_store>(data_.weights_of(0), 0)},
+                  scheduler_parts{told_, scheduler_figures(), std::make_shared<scheduler_pulse>(),
+                                  std::make_shared<weight_store>(data_.weights_of(0), 0), access},
                   options);
 }
 
 void protocol_sim::stop_actor(const caf::actor& who) {
   caf::anon_send_exit(who, caf::exit_reason::kill);
-  // An exit goes before everything else that waits.
-  if (coordinator_.prioritize(who))
+  while (coordinator_.prioritize(who))
     coordinator_.run_once();
 }
 
@@ -106,9 +116,9 @@ void protocol_sim::end(process& p, bool silently, std::uint64_t down_ms) {
   }
   p.alive = false;
   p.job = nullptr;
-  p.aside.clear();
-  data_.end_life(p.index + 1);
   stop_actor(caf::actor_cast<caf::actor>(p.actor));
+  data_.end_life(p.index + 1);
+  p.aside.clear();
   p.actor = nullptr;
   p.kv.reset();
   p.weights.reset();
@@ -191,6 +201,8 @@ void protocol_sim::inject() {
     disconnect(*clients_[rng_.below(clients_.size())]);
   if (happens(faults_.restart))
     restart_scheduler();
+  if (happens(faults_.disk))
+    disk_full_until_ = after(between(100, 8'000));
 }
 
 void protocol_sim::disconnect(sim_client& c) {
@@ -213,12 +225,15 @@ void protocol_sim::restart_scheduler() {
     (void)clients_[i]->reconnect();
   }
   gone_.clear();
+  counters_.forgotten += journal_.all.size() - durable_;
+  journal_.all.resize(durable_);
   start_scheduler();
 }
 
 void protocol_sim::calm() {
   calm_ = true;
   data_.wrong = {};
+  disk_full_until_ = now();
   for (auto& p : processes_) {
     p->stopped_until = std::min(p->stopped_until, now());
     if (!p->alive)

@@ -26,7 +26,8 @@ constexpr protocol_faults every_fault{.kill = 15,
                                       .stop = 10,
                                       .drain = 5,
                                       .disconnect = 10,
-                                      .restart = 0,
+                                      .restart = 8,
+                                      .disk = 5,
                                       .transfer = 50,
                                       .time = 600};
 
