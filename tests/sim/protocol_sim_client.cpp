@@ -123,8 +123,10 @@ void sim_client::collect(batch& b, bool calm) {
       const auto* ack = std::get_if<wire::ack_results>(&a.second);
       return ack && ack->batch_key == b.spec.batch_key && ack->sequence >= part;
     });
-    if (!said || (!calm && happens(10)))
+    if (!said || (!calm && happens(10))) {
+      b.acknowledging = std::max(b.acknowledging, part);
       ask(wire::ack_results{b.spec.batch_key, part});
+    }
   }
 }
 
@@ -261,6 +263,8 @@ void sim_client::push(const wire::event& what) {
 
 void sim_client::take_result(const wire::response_ready& r) {
   auto* b = find(r.batch_key);
+  if (b && b->next != 0 && r.sequence <= b->acknowledging + 1)
+    b->next = std::max(b->next, r.sequence);
   if (!b || b->next == 0 || r.sequence != b->next || r.sequence > b->size)
     return fail_with("result " + std::to_string(r.sequence) + " of batch '" + r.batch_key + "', "
                      + std::to_string(b ? b->next : 0) + " was due");
@@ -288,6 +292,8 @@ void sim_client::take_result(const wire::response_ready& r) {
 void sim_client::take_end(const std::string& key, std::uint64_t sequence,
                           std::optional<errc> failure) {
   auto* b = find(key);
+  if (b && b->next != 0 && b->acknowledging >= b->size)
+    b->next = std::max(b->next, sequence);
   if (!b || sequence != b->size + 1 || b->next != sequence || b->have != b->size)
     return fail_with("batch '" + key + "' ends at " + std::to_string(sequence) + ", "
                      + std::to_string(b ? b->have : 0) + " results came");

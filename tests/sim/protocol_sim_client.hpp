@@ -58,9 +58,10 @@ private:
   struct batch {
     wire::submit_batch spec;
     std::uint64_t size = 0;
-    std::uint64_t next = 0;         ///< Sequence that must be pushed next; 0: not attached.
-    std::uint64_t have = 0;         ///< All up to it came.
-    std::uint64_t acknowledged = 0; ///< As answered.
+    std::uint64_t next = 0;          ///< Sequence that must be pushed next; 0: not attached.
+    std::uint64_t have = 0;          ///< All up to it came.
+    std::uint64_t acknowledging = 0; ///< As asked: up to here nothing need come again.
+    std::uint64_t acknowledged = 0;  ///< As answered.
     std::vector<wire::response_ready> results;
     bool accepted = false;
     bool asking = false; ///< A submission or resumption is not answered yet.
