@@ -346,7 +346,8 @@ void register_with(self_ptr self, const registry_actor& scheduler) {
         if (self->state.scheduler != scheduler)
           return;
         self->state.id = id;
-        self->state.voice.serve(scheduler, id);
+        if (!self->state.parts.aside)
+          self->state.voice.serve(scheduler, id);
         spdlog::info("registered as worker {}", id.value);
         self->state.parts.pulse->set_link(link_state::up);
         if (self->state.draining)

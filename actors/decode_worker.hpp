@@ -14,6 +14,7 @@
 
 #include <caf/all.hpp>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -34,11 +35,13 @@ struct decode_worker_parts {
   std::shared_ptr<engine> device;
   std::shared_ptr<spill_store> spilled;
   std::shared_ptr<speculator> drafts; ///< Null: nothing is drafted.
-  kv_exchange* exchange = nullptr;
+  kv_mover* exchange = nullptr;
   std::shared_ptr<worker_metrics> metrics;
   std::shared_ptr<worker_pulse> pulse;
   std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
-  weight_exchange* weights = nullptr;
+  weight_mover* weights = nullptr;
+  /// Runs what takes long and is no actor's: packing new weights. Null: on threads of its own.
+  std::function<void(std::function<void()>)> aside = {};
 };
 
 /// State of the DECODE WORKER actor.

@@ -176,16 +176,18 @@ void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
     return tell(self, p.order.update, weight_news_kind::upstream_failed);
   }
   const auto me = caf::actor_cast<decode_worker_actor>(self);
+  auto work = [me, number = p.number, device = st.parts.device, cargo = p.cargo, order = p.order,
+               over = p.over, threads = st.options.weight_threads](const std::stop_token& stop) {
+    auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
+      unless_memory_lacks("the weights of epoch " + std::to_string(order.epoch),
+                          [&] { return pack(*device, *cargo, order, over, threads, stop); }));
+    caf::anon_send(me, weights_packed{number, std::move(packed)});
+  };
+  if (st.parts.aside)
+    return st.parts.aside([work = std::move(work)] { work({}); });
   // The one before was told to stop when its preparation was forgotten, and does within
   // milliseconds; so memory for one second buffer is enough.
-  st.packer =
-    std::jthread{[me, number = p.number, device = st.parts.device, cargo = p.cargo, order = p.order,
-                  over = p.over, threads = st.options.weight_threads](const std::stop_token& stop) {
-      auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
-        unless_memory_lacks("the weights of epoch " + std::to_string(order.epoch),
-                            [&] { return pack(*device, *cargo, order, over, threads, stop); }));
-      caf::anon_send(me, weights_packed{number, std::move(packed)});
-    }};
+  st.packer = std::jthread{std::move(work)};
 }
 
 void end_packing(self_ptr self, const weights_packed& outcome) {

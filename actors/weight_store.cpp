@@ -39,7 +39,7 @@ result<std::unique_ptr<weight_store>> weight_store::open(weight_exchange_options
   auto exchange = weight_exchange::open(std::move(options));
   if (!exchange)
     return fail(exchange);
-  return std::unique_ptr<weight_store>{new weight_store{std::move(*exchange), memory_kept}};
+  return std::make_unique<weight_store>(std::move(*exchange), memory_kept);
 }
 
 void weight_store::begin(std::uint64_t update, bool complete) {
@@ -65,6 +65,8 @@ result<void> weight_store::add(const wire::weight_bucket& bucket) {
 }
 
 void weight_store::start_reader(std::function<void(const std::stop_token&)> body) {
+  if (aside_)
+    return aside_([body = std::move(body)] { body({}); });
   if (readers_.size() == readers_max)
     readers_.erase(readers_.begin());
   readers_.emplace_back(std::move(body));

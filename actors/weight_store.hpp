@@ -34,6 +34,12 @@ public:
   /// @param memory_kept  Bytes of one update kept for the next.
   static result<std::unique_ptr<weight_store>> open(weight_exchange_options options,
                                                     std::uint64_t memory_kept);
+  /// Runs what takes long beside the caller.
+  using runner = std::function<void(std::function<void()>)>;
+  /// Over a mover that is there already.
+  /// @param aside  none: a thread of its own
+  weight_store(std::unique_ptr<weight_mover> exchange, std::uint64_t memory_kept, runner aside = {})
+    : memory_(memory_kept), exchange_(std::move(exchange)), aside_(std::move(aside)) {}
 
   const std::string& endpoint() const noexcept { return exchange_->endpoint(); }
 
@@ -84,8 +90,7 @@ private:
     std::map<std::string, held_tensor> tensors;
   };
 
-  weight_store(std::unique_ptr<weight_exchange> exchange, std::uint64_t memory_kept)
-    : memory_(memory_kept), exchange_(std::move(exchange)) {}
+  void start_reader(std::function<void(const std::stop_token&)> body);
 
   tensor_memory memory_;
   std::uint64_t update_ = 0;
@@ -94,9 +99,8 @@ private:
   std::set<std::uint64_t> buckets_;
   weight_parcel parcel_;         ///< Of `update_`, once it is finished.
   std::vector<sent_epoch> sent_; ///< The one served comes last, before it the one before.
-  std::unique_ptr<weight_exchange> exchange_;
-  void start_reader(std::function<void(const std::stop_token&)> body);
-
+  std::unique_ptr<weight_mover> exchange_;
+  runner aside_;
   std::vector<std::jthread> readers_; ///< The last one may still read or hash.
 };
 

@@ -124,12 +124,20 @@ void batch_book::restore_responses(const journal::batch_image& from, batch_recor
 }
 
 void batch_book::finish_torn(batch_record& batch, const model_ends& model, std::uint64_t now_ns) {
-  if (batch.finished_count == batch.size)
-    return end(batch, now_ns);
   const bool cancelled =
     std::any_of(batch.responses.begin(), batch.responses.end(), [](const response_record& r) {
       return r.sequence != 0 && r.reason == wire::finish_reason::cancelled;
     });
+  // Why a batch could not go on comes with its end, which is cut off. This much can be told anew.
+  if (const auto required = batch.spec.required_weight_version;
+      cancelled && required && *required != weight_version)
+    batch.failure = error{errc::stale_epoch,
+                          "batch '" + batch.spec.batch_key + "' requires weight version "
+                            + std::to_string(*required) + ", the cluster went on to "
+                            + std::to_string(weight_version) + " at a chunk's edge",
+                          {}};
+  if (batch.finished_count == batch.size)
+    return end(batch, now_ns);
   if (cancelled) { // all or nothing
     (void)cancel(batch, now_ns);
     return;

@@ -63,6 +63,20 @@ struct kv_ticket {
   friend auto operator<=>(const kv_ticket&, const kv_ticket&) = default;
 };
 
+/// Moves KV images between workers: what a worker needs of `kv_exchange`, which says more of each
+/// member. A simulation has its own.
+class kv_mover {
+public:
+  /// Hears once how a pull ended. On a thread of the mover; must not block.
+  using done_function = std::function<void(result<kv_image>)>;
+
+  virtual ~kv_mover() = default;
+  virtual std::uint64_t pull(std::string endpoint, const kv_request& request,
+                             std::vector<token_id> tokens, done_function done) = 0;
+  virtual void cancel(std::uint64_t pull) = 0;
+  virtual void answer(const kv_ticket& ticket, result<std::shared_ptr<const kv_image>> image) = 0;
+};
+
 /// Moves KV images between workers over ZeroMQ: a ROUTER for those who want ours, a DEALER for each
 /// worker we want something from, one thread for all of it.
 ///
@@ -71,13 +85,11 @@ struct kv_ticket {
 /// `idle_ms_max` of silence; if the holder said nothing at all for so long, all that is wanted from
 /// it is given up, and for `shun_ms` so is at once whatever else is. The holder keeps the
 /// response's KV blocks whatever happens here; only the scheduler's release frees them.
-class kv_exchange {
+class kv_exchange final : public kv_mover {
 public:
   /// Answers a peer's request, now or later, by `answer(ticket, ...)`. Called on the exchange's
   /// thread; must not block.
   using serve_function = std::function<void(const kv_request&, const kv_ticket&)>;
-  /// Hears once how a pull ended. Called on the exchange's thread; must not block.
-  using done_function = std::function<void(result<kv_image>)>;
 
   /// Counters since `open`; any thread may read them.
   struct counters {
@@ -93,7 +105,7 @@ public:
                                                    serve_function serve);
 
   /// Stops the thread; pulls that are under way hear `cancelled`.
-  ~kv_exchange();
+  ~kv_exchange() override;
   kv_exchange(const kv_exchange&) = delete;
   kv_exchange& operator=(const kv_exchange&) = delete;
 
@@ -106,13 +118,13 @@ public:
   /// or `timed_out`, `peer_lost`, `frame_malformed` (sizes or hashes differ), `frame_too_large`,
   /// `queue_full`, `cancelled`, or what the holder refused with. Any thread.
   std::uint64_t pull(std::string endpoint, const kv_request& request, std::vector<token_id> tokens,
-                     done_function done);
+                     done_function done) override;
 
   /// Gives up a pull; `done` hears `cancelled`, unless it has ended already. Any thread.
-  void cancel(std::uint64_t pull);
+  void cancel(std::uint64_t pull) override;
 
   /// Answers a ticket; a ticket whose peer has gone is ignored. Any thread.
-  void answer(const kv_ticket& ticket, result<std::shared_ptr<const kv_image>> image);
+  void answer(const kv_ticket& ticket, result<std::shared_ptr<const kv_image>> image) override;
 
   const counters& counts() const noexcept;
 

@@ -32,6 +32,26 @@ struct weight_exchange_options {
   std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
 };
 
+/// Moves the slices of weight updates between processes: what scheduler and workers need of
+/// `weight_exchange`, which says more of each member. A simulation has its own.
+class weight_mover {
+public:
+  /// Hears how much of the wanted bytes is here, after each slice. On a thread of the mover; must
+  /// not block.
+  using progress_function = std::function<void(std::uint64_t here, std::uint64_t wanted)>;
+  /// Hears once how a pull ended. On a thread of the mover; must not block.
+  using done_function = std::function<void(result<void>)>;
+
+  virtual ~weight_mover() = default;
+  virtual const std::string& endpoint() const noexcept = 0;
+  virtual void offer(std::uint64_t update, std::shared_ptr<const weight_cargo> cargo) = 0;
+  virtual void withdraw(std::uint64_t update) = 0;
+  virtual void pull(std::uint64_t update, std::string endpoint, std::shared_ptr<weight_cargo> cargo,
+                    progress_function progress, done_function done) = 0;
+  virtual void redirect(std::uint64_t update, std::string endpoint) = 0;
+  virtual void cancel(std::uint64_t update) = 0;
+};
+
 /// Moves the slices of weight updates between processes over ZeroMQ: a ROUTER for those who pull
 /// from here, a DEALER for each update that is pulled, one thread for all of it.
 ///
@@ -39,14 +59,8 @@ struct weight_exchange_options {
 /// comes: a request for a slice that is not here yet is parked. Whoever pulls asks for what it
 /// lacks only, so it may be redirected to any other holder and goes on where it was. Every pull
 /// ends: complete, refused, or given up after `idle_ms_max` of silence of its upstream.
-class weight_exchange {
+class weight_exchange final : public weight_mover {
 public:
-  /// Hears how much of the wanted bytes is here, after each slice. On the exchange's thread; must
-  /// not block.
-  using progress_function = std::function<void(std::uint64_t here, std::uint64_t wanted)>;
-  /// Hears once how a pull ended. On the exchange's thread; must not block.
-  using done_function = std::function<void(result<void>)>;
-
   /// Counters since `open`; any thread may read them.
   struct counters {
     std::atomic<std::uint64_t> bytes_in{0};  ///< Of slices that were taken.
@@ -64,19 +78,19 @@ public:
   static result<std::unique_ptr<weight_exchange>> open(weight_exchange_options options);
 
   /// Stops the thread; pulls that are under way hear `cancelled`.
-  ~weight_exchange();
+  ~weight_exchange() override;
   weight_exchange(const weight_exchange&) = delete;
   weight_exchange& operator=(const weight_exchange&) = delete;
 
   /// What peers connect to, e.g. "tcp://127.0.0.1:40213".
-  const std::string& endpoint() const noexcept;
+  const std::string& endpoint() const noexcept override;
 
   /// Serves the cargo under this number until `withdraw`. A cargo offered before under the same
   /// number is forgotten; the oldest offer goes when there are more than `offers_max`. Any thread.
-  void offer(std::uint64_t update, std::shared_ptr<const weight_cargo> cargo);
+  void offer(std::uint64_t update, std::shared_ptr<const weight_cargo> cargo) override;
 
   /// Serves it no more; who waits for a slice hears `cancelled`. A pull goes on. Any thread.
-  void withdraw(std::uint64_t update);
+  void withdraw(std::uint64_t update) override;
 
   /// Fills `cargo` from the exchange at `endpoint`, and offers it until `withdraw`, whatever comes
   /// of the pull. An upstream that does not know the update yet is asked again until the silence
@@ -86,14 +100,14 @@ public:
   /// `batch_conflict` (already pulling it), `queue_full`. What came stays in the cargo: pulling the
   /// same cargo again fetches the rest. Any thread.
   void pull(std::uint64_t update, std::string endpoint, std::shared_ptr<weight_cargo> cargo,
-            progress_function progress, done_function done);
+            progress_function progress, done_function done) override;
 
   /// Goes on pulling from another exchange. Nothing happens if the pull has ended. Any thread.
-  void redirect(std::uint64_t update, std::string endpoint);
+  void redirect(std::uint64_t update, std::string endpoint) override;
 
   /// Gives up a pull; `done` hears `cancelled`, unless it has ended already. The cargo stays
   /// offered. Any thread.
-  void cancel(std::uint64_t update);
+  void cancel(std::uint64_t update) override;
 
   const counters& counts() const noexcept;
 
