@@ -1,6 +1,7 @@
 #include "actors/bytes.hpp"
 #include "actors/decode_worker_shell.hpp"
 #include "actors/error_bridge.hpp"
+#include "engine/base/memory_guard.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -76,6 +77,13 @@ void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignm
     });
 }
 
+/// A copy of parked KV, if there is memory for one.
+result<kv_manifest> copy_kv(const engine& device, response_id response,
+                            std::vector<std::byte>& image) {
+  return unless_memory_lacks("a copy of the KV of response " + std::to_string(response.value),
+                             [&] { return device.export_kv(response, image); });
+}
+
 /// Moves parked KV out of the engine's blocks. What cannot be kept is given up, and said so.
 void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
   auto& st = self->state;
@@ -85,7 +93,7 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
     return; // the scheduler knows better by now
   const auto began = price_meter::clock::now();
   std::vector<std::byte> image;
-  auto manifest = st.parts.device->export_kv(response, image);
+  auto manifest = copy_kv(*st.parts.device, response, image);
   auto kept = manifest ? st.parts.spilled->put(*manifest, std::move(image)) : fail(manifest);
   st.parts.device->release(response);
   if (kept) {
@@ -227,6 +235,39 @@ void step(self_ptr self) {
   keep_stepping(self);
 }
 
+/// Ends a pull that has not come. The response goes back as it came.
+void give_back(self_ptr self, response_id response) {
+  auto& st = self->state;
+  st.parts.exchange->cancel(std::exchange(st.responses.at(response).pull, 0));
+  report(self, {response, chunk_end::budget, {}, {}, {}});
+}
+
+/// Ends what runs where it stands.
+void cut_all(self_ptr self) {
+  auto& st = self->state;
+  for (const auto& r : st.parts.device->cut())
+    report(self, r);
+  std::vector<response_id> pulling;
+  for (const auto& [response, h] : st.responses)
+    if (h.pull != 0)
+      pulling.push_back(response);
+  for (const auto response : pulling)
+    give_back(self, response);
+  note_idle(self);
+}
+
+void cut_one(self_ptr self, response_id response, std::uint32_t attempt) {
+  auto& st = self->state;
+  const auto it = st.responses.find(response);
+  if (it == st.responses.end() || it->second.attempt != attempt)
+    return; // it has ended meanwhile
+  if (it->second.pull != 0)
+    give_back(self, response);
+  for (const auto& r : st.parts.device->cut(response))
+    report(self, r);
+  note_idle(self);
+}
+
 void offer_kv(self_ptr self, const export_query& query) {
   auto& st = self->state;
   if (query.what.holder != st.id)
@@ -238,7 +279,7 @@ void offer_kv(self_ptr self, const export_query& query) {
   const auto response = query.what.response;
   auto manifest = st.parts.spilled->holds(response)
                     ? st.parts.spilled->get(response, image->bytes)
-                    : st.parts.device->export_kv(response, image->bytes);
+                    : copy_kv(*st.parts.device, response, image->bytes);
   if (!manifest)
     return st.parts.exchange->answer(query.ticket, fail(manifest));
   image->manifest = *manifest;
@@ -381,6 +422,7 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
   self->state.weight_memory = tensor_memory{options.weight_memory_kept};
   self->state.parts = std::move(parts);
   self->state.options = std::move(options);
+  self->set_exception_handler(end_process);
   self->set_down_handler([self](const caf::down_msg& down) {
     if (self->state.scheduler && self->state.scheduler.address() == down.source)
       lose_scheduler(self,
@@ -404,6 +446,14 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
     },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
+    [self](atom::cut, worker_id worker) {
+      if (worker == self->state.id || worker == worker_id{})
+        cut_all(self);
+    },
+    [self](atom::cut, worker_id worker, response_id response, std::uint32_t attempt) {
+      if (worker == self->state.id)
+        cut_one(self, response, attempt);
+    },
     [self](atom::admit, worker_id worker) {
       if (worker == self->state.id)
         self->state.parts.pulse->current = true;

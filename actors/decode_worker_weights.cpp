@@ -1,6 +1,7 @@
 #include "actors/bytes.hpp"
 #include "actors/decode_worker_shell.hpp"
 #include "actors/error_bridge.hpp"
+#include "engine/base/memory_guard.hpp"
 #include "engine/model/tensor_source.hpp"
 
 #include <spdlog/spdlog.h>
@@ -141,7 +142,9 @@ void prepare(self_ptr self, const weight_order& order) {
   p.number = ++st.preparations;
   p.order = order;
   p.over = base_of(st, order);
-  if (auto started = start_cargo(st, p); !started)
+  const auto started = unless_memory_lacks("the tensors of epoch " + std::to_string(order.epoch),
+                                           [&] { return start_cargo(st, p); });
+  if (!started)
     return refuse(self, started.error());
   if (p.ready)
     return tell_prepared(self);
@@ -174,7 +177,8 @@ void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
   st.packers.emplace_back([me, number = p.number, device = st.parts.device, cargo = p.cargo,
                            order = p.order, over = p.over, threads = st.options.weight_threads] {
     auto packed = std::make_shared<result<std::shared_ptr<const device_weights>>>(
-      pack(*device, *cargo, order, over, threads));
+      unless_memory_lacks("the weights of epoch " + std::to_string(order.epoch),
+                          [&] { return pack(*device, *cargo, order, over, threads); }));
     caf::anon_send(me, weights_packed{number, std::move(packed)});
   });
 }

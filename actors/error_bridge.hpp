@@ -4,6 +4,7 @@
 
 #include <caf/all.hpp>
 
+#include <exception>
 #include <string>
 
 namespace rollcast {
@@ -35,6 +36,12 @@ inline std::string detail_of(const caf::error& e) {
   if (answered_by_peer(e) && e.context().match_elements<std::string>())
     return e.context().get_as<std::string>(0);
   return caf::to_string(e);
+}
+
+/// For `set_exception_handler`: what an actor does not catch ends the process, as it does in any
+/// thread. CAF would end the actor alone, and leave a process that answers nobody.
+inline caf::error end_process(std::exception_ptr&) {
+  std::terminate();
 }
 
 } // namespace rollcast

@@ -37,6 +37,7 @@ struct scheduler_node_options {
   scheduler_options scheduler;
   weight_exchange_options weights; ///< Where workers pull new weights from.
   std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
+  std::chrono::milliseconds drain_ms_max{10'000};            ///< For edges to come in after `stop`.
 };
 
 /// What a scheduler has bound.
@@ -46,9 +47,10 @@ struct scheduler_ports {
   std::optional<std::uint16_t> metrics_port;
 };
 
-/// Runs a scheduler until `stop` is requested, then returns. Calls `ready` once everything is
-/// bound. Logs through spdlog and prints nothing. Fails with `address_in_use` or `bad_config`.
-/// One node a process at most per port; several nodes may share a process, each on its own thread.
+/// Runs a scheduler until `stop` is requested. Then it begins nothing new, has workers cut what
+/// they run at an edge, and returns when it has the edges. Calls `ready` once everything is bound.
+/// Logs through spdlog and prints nothing. Fails with `address_in_use` or `bad_config`. One node a
+/// process at most per port; several nodes may share a process, each on its own thread.
 result<void> run_scheduler(const scheduler_node_options& options, std::stop_token stop,
                            const std::function<void(const scheduler_ports&)>& ready = {});
 
@@ -71,8 +73,10 @@ struct worker_node_options {
   weight_exchange_options weights; ///< Where other workers pull new weights from.
   std::size_t weight_threads = 1;  ///< That pack new weights while the device serves.
   std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
-  std::chrono::milliseconds give_up_ms{60'000};   ///< Without a scheduler; then `peer_lost`.
-  std::chrono::milliseconds drain_ms_max{30'000}; ///< For running chunks to end after `stop`.
+  std::chrono::milliseconds give_up_ms{60'000}; ///< Without a scheduler; then `peer_lost`.
+  /// From `stop` to the end at the latest. Half of it is for running chunks to end by themselves;
+  /// then they are cut at an edge, and the rest is for peers to fetch KV.
+  std::chrono::milliseconds drain_ms_max{20'000};
 };
 
 /// What a worker has bound.
@@ -82,9 +86,9 @@ struct worker_ports {
 };
 
 /// Runs a worker over a device that has weights and KV blocks. It connects, registers, works, and
-/// connects anew whenever it loses its scheduler. On `stop` it drains: takes no new chunks, ends
-/// those it has, lets peers fetch its KV, and returns. Calls `ready` once its ports are bound (it
-/// may not be registered yet).
+/// connects anew whenever it loses its scheduler. On `stop` it drains: takes no new chunks, ends or
+/// cuts those it has, lets peers fetch its KV, and returns when the scheduler has every edge. Calls
+/// `ready` once its ports are bound (it may not be registered yet).
 ///
 /// Fails with `peer_lost` (no scheduler for `give_up_ms`), `numerics_mismatch` (the cluster has
 /// another model or profile), `address_in_use`, or `bad_config`.

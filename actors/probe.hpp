@@ -22,6 +22,7 @@ inline std::uint64_t steady_ns() noexcept {
 struct scheduler_pulse {
   std::atomic<std::uint64_t> beat_ns{0};       ///< When its event loop last turned.
   std::atomic<std::uint32_t> ready_workers{0}; ///< Registered, not draining.
+  std::atomic<bool> stopped{false};            ///< Told to stop, and no chunk runs any more.
 };
 
 /// Where a worker stands with its scheduler.

@@ -219,6 +219,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
   CAF_ADD_ATOM(rollcast, rollcast::atom, again, "again")
   CAF_ADD_ATOM(rollcast, rollcast::atom, beat, "beat")
   CAF_ADD_ATOM(rollcast, rollcast::atom, cancel, "cancel")
+  CAF_ADD_ATOM(rollcast, rollcast::atom, cut, "cut")
   CAF_ADD_ATOM(rollcast, rollcast::atom, decode, "decode")
   CAF_ADD_ATOM(rollcast, rollcast::atom, drain, "drain")
   CAF_ADD_ATOM(rollcast, rollcast::atom, due, "due")
@@ -252,6 +253,7 @@ using registry_actor = caf::typed_actor<
   // cluster's). It gets chunks once it is told `admit`.
   caf::replies_to<atom::hello, worker_hello>::with<worker_id>,
   // A chunk has ended. Believed only from the chunk's holder, at the edge that the scheduler knows.
+  // One that was cut may bring no token.
   caf::reacts_to<atom::report, chunk_outcome>,
   // A pull succeeded (response, attempt, bytes): the source may let go.
   caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t>,
@@ -272,6 +274,8 @@ using scheduler_actor = registry_actor::extend<
   caf::reacts_to<controller_request>,
   // A controller's connection has gone; its results wait until somebody resumes.
   caf::reacts_to<atom::gone, std::string>,
+  // INTERNAL: the process is to end. No new batch, no placement; running chunks are cut at an edge.
+  caf::reacts_to<atom::drain>,
   // INTERNAL: acts on what the policy has to say, once for all messages that were waiting.
   caf::reacts_to<atom::plan>,
   // INTERNAL: a chunk that a worker did not start has waited long enough to be placed again.
@@ -297,10 +301,15 @@ using decode_worker_actor = caf::typed_actor<
   // That worker is lost: what is being pulled from it is computed instead, without waiting for a
   // timeout.
   caf::reacts_to<atom::gone, worker_id>,
+  // Ends that chunk at an edge where it stands (response, attempt): it goes on elsewhere.
+  caf::reacts_to<atom::cut, worker_id, response_id, std::uint32_t>,
   // A link to a scheduler is there: registers with it.
   caf::reacts_to<atom::join, registry_actor>,
-  // Takes no new work; tells the scheduler. The node watches `worker_pulse` for the end.
+  // Takes no new work; tells the scheduler. The node watches `worker_pulse` for the end. Said
+  // again, it shows that all said before has arrived.
   caf::reacts_to<atom::drain>,
+  // Ends the chunks that run now, at an edge where they stand. From the node for worker 0.
+  caf::reacts_to<atom::cut, worker_id>,
   // It serves the cluster's weights now, so chunks will come.
   caf::reacts_to<atom::admit, worker_id>,
   // Makes weights ready beside those that are served; `weights` tells how it goes. A later order

@@ -115,6 +115,7 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
   w.handle = caf::actor_cast<decode_worker_actor>(sender);
   w.hello = hello;
   w.last.stats = hello.stats;
+  w.paced = hello.stats;
   w.last.kv.total = hello.kv_blocks;
   self->monitor(w.handle);
   spdlog::info("worker {} '{}' joined: pid {} on {}, {} KV blocks of {} tokens, {} slots, epoch {}",
@@ -130,6 +131,25 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
   return promise;
 }
 
+/// Tells the policy how long a response waits there for a token. Over some steps, so that a long
+/// one (a prompt) does not make a worker look slow.
+void take_pace(self_ptr self, scheduler_state::worker& w, const worker_beat& beat) {
+  constexpr std::uint64_t steps_min = 16;
+  constexpr std::uint64_t busy_ns_max = 1'000'000'000; // then two of a slow one must do
+  auto& st = self->state;
+  const auto steps = beat.stats.steps - w.paced.steps;
+  const auto busy_ns = beat.stats.busy_ns - w.paced.busy_ns;
+  if (steps < steps_min && (steps < 2 || busy_ns < busy_ns_max))
+    return;
+  w.paced = beat.stats;
+  if (!w.routable || !st.options.measured_prices)
+    return;
+  const auto token_ns = std::max<std::uint64_t>(1, busy_ns / steps);
+  (void)st.policy->on(policy::worker_paced{beat.worker, token_ns});
+  if (st.policy->waiting() == 0 && st.policy->running() > 0)
+    plan_soon(self); // perhaps a chunk should leave a slow worker
+}
+
 caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
   auto& st = self->state;
   const auto it = st.workers.find(beat.worker);
@@ -139,6 +159,7 @@ caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
   take_stats(self, beat.worker, beat.stats);
   if (st.options.measured_prices && it->second.routable && beat.prices != it->second.last.prices)
     (void)st.policy->on(policy::worker_priced{beat.worker, beat.prices});
+  take_pace(self, it->second, beat);
   it->second.last = beat;
   return caf::ok_atom_v;
 }
@@ -154,6 +175,7 @@ caf::result<caf::ok_atom> drain_worker(self_ptr self, worker_id id) {
   (void)st.policy->on(policy::worker_draining{id});
   spdlog::info("worker {} '{}' is draining", id.value, it->second.hello.name);
   count_workers(self);
+  cut_if_all_leave(self);
   plan_soon(self);
   return caf::ok_atom_v;
 }
@@ -274,6 +296,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
   st.book.emplace(st.options.batches);
   st.book->default_policy = st.options.default_policy;
   st.started_ns = shell::now_ns(self);
+  self->set_exception_handler(end_process);
   self->set_down_handler([self](const caf::down_msg& down) {
     for (const auto& [id, w] : self->state.workers)
       if (w.handle.address() == down.source)
@@ -294,7 +317,10 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
     },
     [self](atom::beat, const worker_beat& beat) { return shell::take_beat(self, beat); },
     [self](atom::drain, worker_id id) { return shell::drain_worker(self, id); },
-    [self](const controller_request& request) { shell::serve(self, request); },
+    [self](const controller_request& request) {
+      if (!shell::refuse_while_stopping(self, request))
+        shell::serve(self, request);
+    },
     [self](atom::gone, const std::string& peer) {
       for (auto& [id, batch] : self->state.book->batches())
         if (batch.receiver == peer)
@@ -302,6 +328,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       std::erase_if(self->state.scores,
                     [&](const auto& job) { return job.second.from.peer == peer; });
     },
+    [self](atom::drain) { shell::begin_stop(self); },
     [self](atom::plan) { shell::place(self); },
     [self](atom::again, worker_id worker, response_id response, std::uint32_t attempt) {
       shell::place_again(self, worker, response, attempt);

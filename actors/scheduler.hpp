@@ -64,7 +64,8 @@ struct scheduler_state {
   struct worker {
     decode_worker_actor handle;
     worker_hello hello;
-    worker_beat last; ///< Its latest figures.
+    worker_beat last;   ///< Its latest figures.
+    engine_stats paced; ///< Where they stood when its pace was last taken.
     bool draining = false;
     bool routable = false; ///< Serves the cluster's epoch: the policy knows it.
     std::set<std::pair<std::uint64_t, std::uint32_t>> scoring; ///< Jobs' sequences that it has.
@@ -97,6 +98,7 @@ struct scheduler_state {
   bool plan_pending = false; ///< A `plan` message is on its way.
   std::size_t stranded = 0;  ///< As last said in the log.
   bool paused = false;       ///< By a controller: nothing is placed.
+  bool stopping = false;     ///< The process is to end: nothing is placed or begun.
 
   /// What a controller and the figures are to be told of the update in work.
   struct weight_update {

@@ -24,6 +24,12 @@ void send_spill(self_ptr self, const policy::spill& s) {
     self->send(it->second.handle, atom::spill_v, s.worker, s.response, s.attempt);
 }
 
+void send_cut(self_ptr self, const policy::cut& c) {
+  const auto it = self->state.workers.find(c.worker);
+  if (it != self->state.workers.end())
+    self->send(it->second.handle, atom::cut_v, c.worker, c.response, c.attempt);
+}
+
 chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   const auto at = st.book->locate(d.response);
   ROLLCAST_CHECK(at); // the policy knows only what the book gave it
@@ -76,7 +82,8 @@ new_tokens unpack(const chunk_outcome& outcome) {
                from_bytes<float>(outcome.kept_masses), false};
   if (outcome.kept_masses.empty())
     n.kept_masses.assign(n.tokens.size(), 1.0f);
-  n.sound = !n.tokens.empty() && n.logprobs.size() == n.tokens.size()
+  const bool cut = outcome.why == static_cast<std::uint8_t>(chunk_end::budget);
+  n.sound = (!n.tokens.empty() || cut) && n.logprobs.size() == n.tokens.size()
             && n.kept_masses.size() == n.tokens.size()
             && outcome.why <= static_cast<std::uint8_t>(chunk_end::length);
   return n;
@@ -106,6 +113,8 @@ void give_up_on(self_ptr self, response_id response, errc code, const std::strin
 void place(self_ptr self) {
   auto& st = self->state;
   st.plan_pending = false;
+  if (st.stopping)
+    return note_stopped(self);
   if (!may_place(self))
     return;
   const auto begin = steady_ns();
@@ -119,6 +128,8 @@ void place(self_ptr self) {
       send_release(self, *release);
     else if (const auto* spill = std::get_if<policy::spill>(&d))
       send_spill(self, *spill);
+    else if (const auto* cut = std::get_if<policy::cut>(&d))
+      send_cut(self, *cut);
     else
       send_dispatch(self, std::get<policy::dispatch>(d));
   }
@@ -141,6 +152,8 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
     return take_failed(self, outcome.worker, outcome.response, outcome.attempt,
                        "its tokens are of epoch " + std::to_string(outcome.epoch) + ", epoch "
                          + std::to_string(st.book->weight_version) + " is served");
+  if (fresh.tokens.empty())
+    return take_unbegun(self, outcome);
   const auto& prompt = at.batch->group_of(*at.response).prompt_token_ids;
   const auto most =
     tokens_max(at.batch->sampling_of(*at.response), prompt.size(), st.identity->model.context_max);

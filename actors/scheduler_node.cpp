@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 namespace rollcast {
 namespace {
@@ -81,6 +82,13 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   stopped.wait(lock, stop, [] { return false; });
 
   spdlog::info("scheduler: stopping");
+  caf::anon_send(actor, atom::drain_v);
+  const auto until = std::chrono::steady_clock::now() + options.drain_ms_max;
+  while (!pulse->stopped && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds{2});
+  if (!pulse->stopped)
+    spdlog::warn("scheduler: chunks still run after {} ms; they are done again",
+                 options.drain_ms_max.count());
   (*door)->stop(); // before the actors end, because its thread sends to them
   return {};
 }

@@ -4,10 +4,10 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in five files: scheduler.cpp (the table of messages, workers
+/// Inside of the scheduler actor, in six files: scheduler.cpp (the table of messages, workers
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
-/// controllers ask for), scheduler_weights.cpp (updates of the weights) and scheduler_scores.cpp
-/// (log-probabilities of given tokens). Private to them.
+/// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
+/// (log-probabilities of given tokens) and scheduler_stop.cpp (leaving well). Private to them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -41,6 +41,19 @@ void take_failed(self_ptr self, worker_id worker, response_id response, std::uin
 void place_again(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt);
 /// Counts the loss of a response's worker, which may end its batch.
 void note_loss(self_ptr self, response_id response, const std::string& why);
+
+// -- leaving, scheduler_stop.cpp ----------------------------------------------
+
+/// Begins nothing any more and has all workers cut what they run.
+void begin_stop(self_ptr self);
+/// While stopping: tells the node once no chunk runs any more.
+void note_stopped(self_ptr self);
+/// While stopping: refuses what would begin something new. @returns whether it has.
+bool refuse_while_stopping(self_ptr self, const controller_request& request);
+/// If nobody is left to take chunks over from workers that drain, they need not run on.
+void cut_if_all_leave(self_ptr self);
+/// A chunk was cut before its first token: the response waits again at the edge it came with.
+void take_unbegun(self_ptr self, const chunk_outcome& outcome);
 
 // -- batches, scheduler_batches.cpp -------------------------------------------
 

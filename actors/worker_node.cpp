@@ -192,19 +192,42 @@ result<void> keep_linked(caf::actor_system& system, const decode_worker_actor& a
   return {};
 }
 
-/// Waits until nothing is left to end here.
-void drain(const decode_worker_actor& actor, const worker_pulse& pulse,
-           const worker_node_options& options) {
-  caf::anon_send(actor, atom::drain_v);
-  const auto until = clock::now() + options.drain_ms_max;
-  while (pulse.link() != link_state::down && !(pulse.drained && pulse.idle)) {
-    if (clock::now() > until) {
-      spdlog::warn("stopped with work left after {} ms; it is done again elsewhere",
-                   options.drain_ms_max.count());
-      return;
-    }
-    std::this_thread::sleep_for(milliseconds{5});
+bool linked(const worker_pulse& pulse) {
+  const auto link = pulse.link();
+  return link == link_state::up || link == link_state::registering;
+}
+
+/// Waits until `done`, the link is gone or it is late. @returns whether `done`.
+template <class Done>
+bool wait_linked(const worker_pulse& pulse, clock::time_point until, Done done) {
+  while (!done()) {
+    if (!linked(pulse) || clock::now() >= until)
+      return false;
+    std::this_thread::sleep_for(milliseconds{2});
   }
+  return true;
+}
+
+/// Leaves well: nothing new, running chunks end or are cut, peers fetch the KV, and the scheduler
+/// has heard of every edge.
+void drain(const decode_worker_actor& actor, worker_pulse& pulse,
+           const worker_node_options& options) {
+  const auto began = clock::now();
+  const auto until = began + options.drain_ms_max;
+  const auto empty = [&] { return pulse.drained && pulse.idle; };
+  caf::anon_send(actor, atom::drain_v);
+  if (!wait_linked(pulse, began + options.drain_ms_max / 2, empty)) {
+    caf::anon_send(actor, atom::cut_v, worker_id{});
+    if (!wait_linked(pulse, until, empty) && linked(pulse))
+      spdlog::info("stopped after {} ms with KV that no peer has fetched; it is computed again",
+                   options.drain_ms_max.count());
+  }
+  // What was said last may still be on its way; an answer to more shows that it has arrived.
+  pulse.drained = false;
+  caf::anon_send(actor, atom::drain_v);
+  if (!wait_linked(pulse, std::max(until, clock::now() + milliseconds{1'000}),
+                   [&] { return pulse.drained.load(); }))
+    spdlog::warn("the scheduler did not confirm the last edges; what it lacks is done again");
 }
 
 } // namespace

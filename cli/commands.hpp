@@ -136,6 +136,7 @@ struct scheduler_options {
   std::string batches = "share";        ///< Or "wait": one after another.
   std::string kv_prices = "measured";   ///< Or "assumed": no decision depends on timings.
   std::uint32_t weights_receive_s = 60; ///< Silence of a controller that ends its weight update.
+  std::uint32_t drain_ms = 10'000;      ///< For edges to come in after SIGTERM.
   int announce_fd = -1;
 };
 
@@ -167,6 +168,7 @@ struct worker_options {
   std::uint16_t metrics_port = 0;
   bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000;
+  std::uint32_t drain_ms = 20'000; ///< After SIGTERM; below the grace period of whoever sends it.
   int announce_fd = -1;
 };
 

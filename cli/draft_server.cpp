@@ -43,7 +43,9 @@ http_routes routes_of(const draft_server& server, const draft_server_metrics& me
       return {true, "ok"};
     return {false, "the draft server has not turned for 10 s"};
   };
-  routes.readyz = []() -> health { return {true, "listening"}; };
+  routes.readyz = []() -> health {
+    return stop_requested() ? health{false, "stopping"} : health{true, "listening"};
+  };
   return routes;
 }
 

@@ -6,9 +6,10 @@ namespace rollcast::cli {
 
 inline constexpr int exit_done = 0;
 inline constexpr int exit_check_failed = 1;
-inline constexpr int exit_bad_input = 2;    ///< Bad usage or input; one line on stderr.
-inline constexpr int exit_cluster_lost = 3; ///< The cluster went away, or was never there.
-inline constexpr int exit_cancelled = 130;  ///< Ctrl-C; what had been generated is written.
+inline constexpr int exit_bad_input = 2;     ///< Bad usage or input; one line on stderr.
+inline constexpr int exit_cluster_lost = 3;  ///< The cluster went away, or was never there.
+inline constexpr int exit_out_of_memory = 4; ///< In the middle of work; a start that fails is 2.
+inline constexpr int exit_cancelled = 130;   ///< Ctrl-C; what had been generated is written.
 
 /// The exit code that goes with an error: 3 for lost or silent peers, 130 for Ctrl-C, else 2.
 int exit_code_of(const error& e) noexcept;

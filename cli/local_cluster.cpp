@@ -123,6 +123,7 @@ result<local_cluster> local_cluster::start(const local_cluster_options& options)
   local_cluster cluster;
   cluster.start_timeout_ = options.start_timeout;
   cluster.restart_workers_ = options.restart_workers;
+  cluster.stop_grace_ = options.stop_grace;
   const auto deadline = clock::now() + options.start_timeout;
   auto scheduler_arguments = options.scheduler_arguments;
   scheduler_arguments.insert(scheduler_arguments.begin(), "scheduler");
@@ -188,7 +189,8 @@ local_cluster::local_cluster(local_cluster&& other) noexcept
   : scheduler_(std::exchange(other.scheduler_, {})),
     draft_server_(std::exchange(other.draft_server_, {})), workers_(std::move(other.workers_)),
     endpoint_(std::move(other.endpoint_)), metrics_endpoint_(std::move(other.metrics_endpoint_)),
-    start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_) {
+    start_timeout_(other.start_timeout_), restart_workers_(other.restart_workers_),
+    stop_grace_(other.stop_grace_) {
   other.workers_.clear();
 }
 
@@ -254,7 +256,8 @@ result<void> local_cluster::supervise() {
   return {};
 }
 
-void local_cluster::stop(std::chrono::milliseconds grace) {
+void local_cluster::stop() {
+  const auto grace = stop_grace_;
   // Workers first: while they drain they still need their scheduler.
   std::vector<pid_t> pids;
   for (const auto& worker : workers_) {

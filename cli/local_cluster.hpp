@@ -21,6 +21,7 @@ struct local_cluster_options {
   /// Start a worker again when it ends by itself: after 250 ms, and after twice the last pause, at
   /// most 30 s, when it did not live for 30 s.
   bool restart_workers = false;
+  std::chrono::milliseconds stop_grace{5000}; ///< Between SIGTERM and SIGKILL, for each role.
 };
 
 /// A scheduler and its workers as child processes of this one, on loopback and free ports. Children
@@ -45,8 +46,8 @@ public:
   result<void> supervise();
 
   /// SIGTERM to the workers, the draft server and then the scheduler; SIGKILL to whoever outlives
-  /// its `grace`.
-  void stop(std::chrono::milliseconds grace = std::chrono::milliseconds{5000});
+  /// its grace. Workers that leave together cut their chunks at once, so this takes a step or two.
+  void stop();
 
 private:
   struct child {
@@ -75,6 +76,7 @@ private:
   std::string metrics_endpoint_;
   std::chrono::milliseconds start_timeout_{0};
   bool restart_workers_ = false;
+  std::chrono::milliseconds stop_grace_{0};
 };
 
 } // namespace rollcast::cli

@@ -37,7 +37,9 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
                                      "--lost-after-ms",
                                      std::to_string(options.lost_after_ms),
                                      "--weights-receive-s",
-                                     std::to_string(options.weights_receive_s)};
+                                     std::to_string(options.weights_receive_s),
+                                     "--drain-ms",
+                                     std::to_string(options.drain_ms)};
   if (options.no_metrics)
     arguments.emplace_back("--no-metrics");
   return arguments;
@@ -75,7 +77,9 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      "--draft-width",
                                      std::to_string(device.draft_width),
                                      "--lost-after-ms",
-                                     std::to_string(options.scheduler.lost_after_ms)};
+                                     std::to_string(options.scheduler.lost_after_ms),
+                                     "--drain-ms",
+                                     std::to_string(options.scheduler.drain_ms)};
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   if (!device.draft_server.empty())
@@ -139,6 +143,8 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
     return fail(files);
   local_cluster_options local;
   local.restart_workers = restart_workers;
+  // Two seconds for a step that is under way and for the end of the process.
+  local.stop_grace = std::chrono::milliseconds{options.scheduler.drain_ms + 2'000};
   local.scheduler_arguments = scheduler_arguments(options.scheduler);
   for (std::uint32_t number = 1; number <= options.workers; ++number)
     local.worker_arguments.push_back(worker_arguments(options, number));

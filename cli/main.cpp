@@ -1,6 +1,7 @@
 #include "cli/commands.hpp"
 #include "cli/config_file.hpp"
 #include "cli/exit_code.hpp"
+#include "cli/last_words.hpp"
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
@@ -110,6 +111,12 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   return model;
 }
 
+void add_drain(CLI::App& app, std::uint32_t& ms) {
+  add(app, "--drain-ms", ms,
+      "after SIGTERM: for running chunks to end or be cut, and for what is left to be handed over")
+    ->check(CLI::Range(0u, 3'600'000u));
+}
+
 void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--listen", options.listen, "ZeroMQ endpoint for controllers");
   add(app, "--control-address", options.control_address, "address that workers dial");
@@ -126,6 +133,7 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");
   add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
+  add_drain(app, options.drain_ms);
 }
 
 /// The policies of a real cluster; the line that refuses another is admission's.
@@ -215,6 +223,7 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add_flag(*app, "--no-metrics", options->no_metrics, "serve no metrics");
   add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
+  add_drain(*app, options->drain_ms);
   add_hidden_announce(*app, options->announce_fd);
   app->callback([options, &chosen] { chosen = [options] { return run_worker(*options); }; });
 }
@@ -525,7 +534,9 @@ int parse_and_run(int argc, char** argv) {
   }
   try {
     return chosen();
-  } catch (const std::exception& e) { // out of memory, threads or file names: the library's word
+  } catch (const std::bad_alloc&) {
+    std::terminate();                 // whose line says it best
+  } catch (const std::exception& e) { // threads or file names: the library's word
     return refuse({errc::io_failed, e.what(), {}});
   }
 }
@@ -535,6 +546,7 @@ int parse_and_run(int argc, char** argv) {
 } // namespace rollcast::cli
 
 int main(int argc, char** argv) {
+  rollcast::cli::install_last_words();
   spdlog::set_default_logger(spdlog::stderr_logger_mt("rollcast"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %P %v");
   spdlog::set_level(spdlog::level::warn);

@@ -9,7 +9,7 @@
 
 namespace rollcast::cli {
 
-/// Heartbeats such that a silent peer is given up after `lost_after_ms`.
+/// Heartbeats such that a silent peer is given up within `lost_after_ms`.
 liveness_options liveness_of(std::uint32_t lost_after_ms);
 
 /// Whether an address to bind means every address of the machine, and so says nobody where to dial.

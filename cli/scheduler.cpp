@@ -18,8 +18,11 @@ namespace rollcast::cli {
 
 liveness_options liveness_of(std::uint32_t lost_after_ms) {
   liveness_options liveness;
-  liveness.heartbeat_timeout_ms = std::chrono::milliseconds{lost_after_ms};
-  liveness.heartbeat_interval_ms = std::chrono::milliseconds{std::max(1u, lost_after_ms / 5)};
+  // Silence is looked for at every interval, so it is seen an interval after the timeout at the
+  // latest.
+  const auto interval = std::max(1u, lost_after_ms / 6);
+  liveness.heartbeat_interval_ms = std::chrono::milliseconds{interval};
+  liveness.heartbeat_timeout_ms = std::chrono::milliseconds{lost_after_ms - interval};
   return liveness;
 }
 
@@ -72,6 +75,7 @@ int run_scheduler(const scheduler_options& options) {
   node.scheduler.batches_wait = options.batches == "wait";
   node.scheduler.measured_prices = options.kv_prices == "measured";
   node.scheduler.weight_deadlines.receiving = std::chrono::seconds{options.weights_receive_s};
+  node.drain_ms_max = std::chrono::milliseconds{options.drain_ms};
   int announce_fd = options.announce_fd;
   const auto ended = rollcast::run_scheduler(node, stop.token(), [&](const scheduler_ports& ports) {
     const int metrics = ports.metrics_port.value_or(0);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 
 namespace rollcast::cli {
 
@@ -15,6 +16,13 @@ void note(int number) {
     std::signal(number, SIG_DFL);
     std::raise(number);
   }
+}
+
+/// Waits for a signal or `end`. @returns whether it was a signal.
+bool await_signal(const std::stop_token& end) {
+  while (!end.stop_requested() && !stop_requested())
+    std::this_thread::sleep_for(std::chrono::milliseconds{20});
+  return stop_requested();
 }
 
 } // namespace
@@ -34,10 +42,14 @@ bool stop_requested() noexcept {
 
 stop_watch::stop_watch()
   : watcher_([this](std::stop_token end) {
-      while (!end.stop_requested() && !stop_requested())
-        std::this_thread::sleep_for(std::chrono::milliseconds{20});
-      if (stop_requested())
+      if (await_signal(end))
         source_.request_stop();
+    }) {}
+
+leave_on_stop::leave_on_stop()
+  : watcher_([](std::stop_token end) {
+      if (await_signal(end))
+        std::_Exit(0);
     }) {}
 
 } // namespace rollcast::cli

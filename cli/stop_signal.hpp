@@ -23,4 +23,14 @@ private:
   std::jthread watcher_; ///< Last: it uses the source.
 };
 
+/// While it lives, a stop signal ends the process with code 0 within 20 ms. For times when nothing
+/// is there yet that could be lost, and nobody looks at `stop_requested`: loading a model.
+class leave_on_stop {
+public:
+  leave_on_stop();
+
+private:
+  std::jthread watcher_;
+};
+
 } // namespace rollcast::cli

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 #include <utility>
 
 namespace rollcast::cli {
@@ -24,7 +25,9 @@ int run_worker(const worker_options& options) {
                            "--data-advertise HOST too",
                        {}},
                       announce_fd);
+  std::optional<leave_on_stop> loading{std::in_place};
   auto device = open_device(options.device);
+  loading.reset();
   if (!device)
     return fail_start(device.error(), announce_fd);
   worker_node_options node;
@@ -48,6 +51,7 @@ int run_worker(const worker_options& options) {
   if (options.device.draft_server != "none")
     node.draft_server = options.device.draft_server;
   node.weight_epoch = 1;
+  node.drain_ms_max = std::chrono::milliseconds{options.drain_ms};
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {
       if (announce_fd < 0) {

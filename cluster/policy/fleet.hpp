@@ -27,6 +27,7 @@ public:
 
   void add(const worker_joined& e, const kv_prices& prices);
   void price(slot_t worker, const kv_prices& prices) { workers_[worker].prices = prices; }
+  void pace(slot_t worker, std::uint64_t token_ns) { workers_[worker].token_ns = token_ns; }
   void drain(slot_t worker);
   /// Forgets a worker. @pre nothing runs, is parked or pinned there
   void remove(slot_t worker);

@@ -32,6 +32,10 @@ struct policy_limits {
   /// A response overtaken this often is overtaken no more: the plan ends at it.
   std::uint32_t overtakes_max = 256;
 
+  /// When nothing waits, a chunk on a worker that takes so many times as long for a token as
+  /// another with room is cut, and goes on there; 0 turns the rule off.
+  std::uint32_t slow_factor = 3;
+
   /// Until a worker has measured its own: 1 GB/s, and a small model on two cores.
   kv_prices prices = {.move_fixed_ns = 1'000'000,
                       .move_ps_per_byte = 1'000,

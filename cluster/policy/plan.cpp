@@ -23,6 +23,7 @@ std::vector<decision> scheduler_policy::plan() {
   plan_releases(out);
   plan_static(out);
   plan_chunks(out);
+  plan_cuts(out);
   return out;
 }
 
@@ -126,8 +127,12 @@ bool scheduler_policy::place(slot_t response, bool fair, std::vector<decision>& 
       return true;
     }
   }
-  if (!other)
-    return place_by_eviction(response, left, fair, out);
+  if (!other) {
+    if (place_by_eviction(response, left, fair, out))
+      return true;
+    // A slow worker is better than none.
+    return taken_from_.erase(r.id) > 0 && place(response, fair, out);
+  }
   // A fair turn is for the group served least, not for who happens to be there.
   const auto stays = fair ? no_slot : resident_before(response, *other, false);
   counters_.resident_turns += stays != no_slot;
@@ -147,6 +152,9 @@ bool scheduler_policy::starving(const response_state& r) const {
 
 slot_t scheduler_policy::left_behind(slot_t response) const {
   const auto& r = responses_[response];
+  if (!taken_from_.empty())
+    if (const auto it = taken_from_.find(r.id); it != taken_from_.end())
+      return fleet_.find(it->second);
   if (!groups_[r.group].rules.force_migration)
     return no_slot;
   const auto edge = last_edges_.find(r.id);
@@ -273,12 +281,72 @@ dispatch scheduler_policy::begin(slot_t response, slot_t worker, std::uint32_t k
   r.at = phase::running;
   ++r.attempt;
   r.overtakes = 0;
+  r.cut_asked = false;
+  if (!taken_from_.empty())
+    taken_from_.erase(r.id);
   fleet_.start(response, worker, kv_blocks);
   const auto tokens_now = budget(r);
   line_.serve(r.group, tokens_now);
   ++running_;
   ++counters_.dispatches;
   return {r.id, fleet_[worker].id, r.attempt, tokens_now, kv_source::recompute, {}, kv_blocks};
+}
+
+// -- slow workers ---------------------------------------------------------------------------------
+
+void scheduler_policy::plan_cuts(std::vector<decision>& out) {
+  // Once for as many news as there are workers, so that a large fleet is not looked through at
+  // each.
+  if (limits_.slow_factor == 0 || pace_news_ < fleet_.size() || line_.size() > 0
+      || out.size() >= limits_.decisions_per_plan)
+    return;
+  pace_news_ = 0;
+  const auto fast = fastest_open();
+  if (fast == no_slot)
+    return;
+  const auto enough = saturating_mul(fleet_[fast].token_ns, limits_.slow_factor);
+  for (const auto slow : fleet_.live()) {
+    if (slow == fast || fleet_[slow].token_ns < enough)
+      continue;
+    const auto response = worth_cutting(slow, fast);
+    if (response == no_slot)
+      continue;
+    auto& r = responses_[response];
+    r.cut_asked = true;
+    ++counters_.cuts;
+    out.emplace_back(cut{fleet_[slow].id, r.id, r.attempt});
+    return; // one at a time: what it does to both is seen in the next figures
+  }
+}
+
+slot_t scheduler_policy::fastest_open() const {
+  auto best = no_slot;
+  for (const auto worker : fleet_.live()) {
+    const auto& w = fleet_[worker];
+    if (!w.open() || w.token_ns == 0)
+      continue;
+    if (best == no_slot
+        || std::pair{w.token_ns, w.id} < std::pair{fleet_[best].token_ns, fleet_[best].id})
+      best = worker;
+  }
+  return best;
+}
+
+slot_t scheduler_policy::worth_cutting(slot_t slow, slot_t fast) const {
+  auto best = no_slot;
+  std::uint32_t most = 0;
+  for (const auto response : fleet_[slow].running) {
+    const auto& r = responses_[response];
+    const auto& rules = groups_[r.group].rules;
+    if (r.cut_asked || rules.how == mode::static_ || room_tokens(r) > fleet_[fast].free_tokens())
+      continue;
+    const auto rest = r.tokens_max - r.tokens_done;
+    if (best == no_slot || rest > most || (rest == most && r.id < responses_[best].id)) {
+      best = response;
+      most = rest;
+    }
+  }
+  return best;
 }
 
 std::uint32_t scheduler_policy::budget(const response_state& r) const {

@@ -56,6 +56,15 @@ verdict scheduler_policy::note(const worker_priced& e) {
   return verdict::accepted;
 }
 
+verdict scheduler_policy::note(const worker_paced& e) {
+  const auto worker = fleet_.find(e.worker);
+  if (worker == no_slot)
+    return verdict::stale;
+  fleet_.pace(worker, e.token_ns);
+  ++pace_news_;
+  return verdict::accepted;
+}
+
 verdict scheduler_policy::note(const worker_lost& e) {
   if (gone_workers_.contains(e.worker.value))
     return verdict::stale;
@@ -75,6 +84,8 @@ verdict scheduler_policy::note(const worker_lost& e) {
     give_back(w.running.back());
   }
   fleet_.remove(worker);
+  if (!fleet_.any_accepting())
+    give_up_parked();
   return verdict::accepted;
 }
 
@@ -83,6 +94,8 @@ verdict scheduler_policy::note(const worker_draining& e) {
   if (worker == no_slot || fleet_[worker].draining)
     return verdict::stale;
   fleet_.drain(worker);
+  if (!fleet_.any_accepting())
+    give_up_parked();
   return verdict::accepted;
 }
 
@@ -146,6 +159,13 @@ verdict scheduler_policy::note(const chunk_finished& e) {
   const auto most = std::min(r.tokens_done + budget(r), r.tokens_max - (e.complete ? 0 : 1));
   if (e.tokens_done < r.tokens_done || e.tokens_done > most)
     return refuse(refusal_reason::bad_numbers, e.tokens_done, most);
+  // Cut before it came to anything: a source that has not let go is the home again.
+  if (r.cut_asked && !e.complete)
+    taken_from_[r.id] = e.worker;
+  if (e.tokens_done == r.tokens_done && !e.complete && !e.kv_kept) {
+    give_back(response);
+    return verdict::accepted;
+  }
   const auto worker = r.worker;
   const auto reserved = r.kv_reserved;
   stop_running(response);
@@ -165,7 +185,10 @@ verdict scheduler_policy::note(const chunk_finished& e) {
   if (groups_[r.group].rules.force_migration)
     last_edges_[r.id] = e.worker;
   // A chunk without reservation (static_) parks nothing: its worker owns its memory.
-  r.resident = e.kv_kept && reserved > 0; // its rank, asked for next, tells it from the others
+  const auto kept = e.kv_kept && reserved > 0;
+  r.resident = kept && fleet_.any_accepting(); // its rank, asked for next, tells it from the others
+  if (kept && !r.resident)
+    release_later(worker, r, r.attempt); // nobody is left to fetch it
   if (r.resident)
     fleet_.park(response, worker, blocks_for(r.context_tokens(), fleet_[worker].block_tokens),
                 line_.rank(r));
@@ -257,6 +280,21 @@ void scheduler_policy::wait(slot_t response) {
   line_.add(response);
 }
 
+void scheduler_policy::give_up_parked() {
+  const auto give_up = [this](slot_t response) {
+    const auto& r = responses_[response];
+    release_later(r.kv_worker, r, r.kv_attempt);
+    lose_parked(response);
+  };
+  for (const auto worker : fleet_.live()) {
+    const auto& w = fleet_[worker];
+    while (!w.parked.empty())
+      give_up(w.parked.begin()->slot);
+    while (!w.spilled.empty())
+      give_up(w.spilled.back());
+  }
+}
+
 void scheduler_policy::lose_parked(slot_t response) {
   const auto in_line = responses_[response].at == phase::waiting; // a stranded one is not
   if (in_line)
@@ -315,6 +353,7 @@ void scheduler_policy::end(slot_t response) {
   auto& r = responses_[response];
   r.at = phase::ended;
   last_edges_.erase(r.id);
+  taken_from_.erase(r.id);
   auto& g = groups_[r.group];
   if (--g.live > 0 || !g.bound)
     return;

@@ -28,6 +28,7 @@ struct policy_counters {
   std::uint64_t restores = 0;       ///< Resumes from spill space.
   std::uint64_t fair_turns = 0;     ///< Placements by rule 3.
   std::uint64_t resident_turns = 0; ///< Placements by rule 5.
+  std::uint64_t cuts = 0;           ///< Chunks taken away from slow workers: rule 8.
   std::uint64_t failed_chunks = 0;
   std::uint64_t stale_events = 0;
   std::uint64_t refused_events = 0;
@@ -101,6 +102,7 @@ public:
 private:
   verdict note(const worker_joined& e);
   verdict note(const worker_priced& e);
+  verdict note(const worker_paced& e);
   verdict note(const worker_lost& e);
   verdict note(const worker_draining& e);
   verdict note(const response_submitted& e);
@@ -116,6 +118,8 @@ private:
   slot_t believed(response_id id, worker_id worker, std::uint32_t attempt) const;
   slot_t open_group(const response_submitted& e);
   void wait(slot_t response);
+  /// All that are left drain, so nobody takes KV over from them: they need not keep it.
+  void give_up_parked();
   /// Forgets KV of one that does not run: from now on it ranks as one without.
   void lose_parked(slot_t response);
   /// Moves parked KV out of the blocks of its home: its owner ranks as one without, too.
@@ -136,6 +140,11 @@ private:
   void plan_releases(std::vector<decision>& out);
   void plan_static(std::vector<decision>& out);
   void plan_chunks(std::vector<decision>& out);
+  void plan_cuts(std::vector<decision>& out);
+  /// The open worker that gives a response its tokens soonest, or `no_slot`.
+  slot_t fastest_open() const;
+  /// Rule 8: who on `slow` has the most to gain on `fast`, or `no_slot`.
+  slot_t worth_cutting(slot_t slow, slot_t fast) const;
   slot_t bound_worker(slot_t group);
   /// Places one response if it can be placed anywhere (or, by rule 5, one that yields its place).
   bool place(slot_t response, bool fair, std::vector<decision>& out);
@@ -143,7 +152,8 @@ private:
   void overtake(slot_t response, std::uint64_t times);
   /// Whether it was overtaken so often that it must not be again.
   bool starving(const response_state& r) const;
-  /// force_migration: the worker that the response may not run on next, or `no_slot`.
+  /// The worker that the response may not run on next, or `no_slot`: under force_migration its last
+  /// one, or one that was too slow.
   slot_t left_behind(slot_t response) const;
   /// Rule 5: who is parked on `worker` and goes there instead, or `no_slot`.
   slot_t resident_before(slot_t response, slot_t worker, bool evicting) const;
@@ -168,6 +178,9 @@ private:
   std::map<response_id, slot_t> stranded_;
   /// Where the last edge of a response was. Only under `force_migration`.
   absl::flat_hash_map<response_id, worker_id, id_hash> last_edges_;
+  /// Where a chunk was cut because others are faster, until the next one begins.
+  absl::flat_hash_map<response_id, worker_id, id_hash> taken_from_;
+  std::size_t pace_news_ = 0;     ///< Since slow workers were last looked for.
   std::vector<release> releases_; ///< Owed by events, told by the next plan.
   std::size_t releases_told_ = 0;
   id_ranges closed_groups_;

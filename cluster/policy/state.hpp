@@ -88,6 +88,7 @@ struct alignas(64) response_state {
   bool resident : 1 = false;    ///< While waiting: it has KV parked, in blocks.
   bool spilled : 1 = false;     ///< The KV at `kv_worker` is in its spill space, not in blocks.
   bool pull_failed : 1 = false; ///< The next chunk does not try a pull again.
+  bool cut_asked : 1 = false;   ///< While running: its worker was told to cut the chunk.
 
   std::uint64_t context_tokens() const { return std::uint64_t{prompt_tokens} + tokens_done; }
 };
@@ -143,6 +144,7 @@ struct worker_state {
   std::uint32_t slots = 0;
   std::uint32_t kv_bytes_per_token = 0;
   kv_prices prices;
+  std::uint64_t token_ns = 0; ///< That a response waits here for a token; 0: unknown.
   bool draining = false;
   std::uint32_t reserved_blocks = 0; ///< By running chunks.
   std::uint32_t parked_blocks = 0;   ///< All KV between chunks, pinned included.

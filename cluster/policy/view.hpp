@@ -59,6 +59,13 @@ struct worker_priced {
   kv_prices prices;
 };
 
+/// How long a response that runs on the worker has lately waited for a token. Whatever makes it
+/// slow (its load included), a response that leaves for a faster one gains that.
+struct worker_paced {
+  worker_id worker;
+  std::uint64_t token_ns; ///< 0 is unknown.
+};
+
 struct worker_lost {
   worker_id worker;
 };
@@ -125,9 +132,9 @@ struct group_closed {
   group_id group;
 };
 
-using event =
-  std::variant<worker_joined, worker_priced, worker_lost, worker_draining, response_submitted,
-               chunk_finished, chunk_failed, kv_moved, kv_lost, response_cancelled, group_closed>;
+using event = std::variant<worker_joined, worker_priced, worker_paced, worker_lost, worker_draining,
+                           response_submitted, chunk_finished, chunk_failed, kv_moved, kv_lost,
+                           response_cancelled, group_closed>;
 
 /// What became of an event.
 enum class verdict : std::uint8_t {
@@ -191,8 +198,16 @@ struct spill {
   friend bool operator==(const spill&, const spill&) = default;
 };
 
+/// End that chunk at an edge where it stands: another worker goes on much faster.
+struct cut {
+  worker_id worker;
+  response_id response;
+  std::uint32_t attempt;
+  friend bool operator==(const cut&, const cut&) = default;
+};
+
 /// Decisions for one worker must reach it in the order given: room that a release or a spill makes
 /// is used by the dispatch behind it.
-using decision = std::variant<release, dispatch, spill>;
+using decision = std::variant<release, dispatch, spill, cut>;
 
 } // namespace rollcast::policy

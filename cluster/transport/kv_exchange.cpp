@@ -112,11 +112,13 @@ void kv_exchange::loop::expire() {
                     {}};
     // A holder that answers others is only slow with this one; one that says nothing is dead, and
     // whoever waits for it need not find out in turn.
-    if (peers_.at(name).heard + options_.idle_ms_max <= now)
+    if (peers_.at(name).heard + options_.idle_ms_max <= now) {
+      shunned_[{name, it->second.request.holder}] = now + options_.shun_ms;
       end_pulls_from(name, why);
-    else
+    } else
       end_pull(id, tl::unexpected(why));
   }
+  std::erase_if(shunned_, [now](const auto& entry) { return entry.second <= now; });
   expire_offers(now);
   std::erase_if(peers_, [now](const auto& entry) {
     return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;

@@ -33,6 +33,8 @@ struct kv_exchange_options {
   std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
   std::size_t offers_max = 128;  ///< Out of this worker at one time.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
+  /// For how long nothing more is asked of a holder that said nothing at all for `idle_ms_max`.
+  std::chrono::milliseconds shun_ms{30'000};
 
   std::uint64_t image_bytes(std::uint32_t tokens) const {
     return (std::uint64_t{tokens} + group_tokens - 1) / group_tokens * group_bytes;
@@ -65,8 +67,8 @@ struct kv_ticket {
 /// A transfer is drawn by the puller, part after part, so a slow or dead puller costs the holder
 /// one image and nothing blocks. Every transfer ends: done, refused, or given up after
 /// `idle_ms_max` of silence; if the holder said nothing at all for so long, all that is wanted from
-/// it is given up. The holder keeps the response's KV blocks whatever happens here; only
-/// the scheduler's release frees them.
+/// it is given up, and for `shun_ms` so is at once whatever else is. The holder keeps the
+/// response's KV blocks whatever happens here; only the scheduler's release frees them.
 class kv_exchange {
 public:
   /// Answers a peer's request, now or later, by `answer(ticket, ...)`. Called on the exchange's

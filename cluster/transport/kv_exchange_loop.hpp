@@ -96,6 +96,7 @@ private:
   // The puller's side.
   void start_pulls();
   void start_pull(std::uint64_t id, pull& p);
+  result<void> check_shunned(const pull& p) const;
   result<void> connect(const std::string& name);
   void end_pulls_from(const std::string& name, const error& why);
   void hear_holder(const std::string& name);
@@ -130,6 +131,9 @@ private:
   zmq::context_t context_{1};
   zmq::socket_t router_;
   std::map<std::string, peer> peers_;
+  /// Holders that cannot be reached from here, and when to try them again. By incarnation: another
+  /// one may be behind the same endpoint.
+  std::map<std::pair<std::string, worker_id>, clock::time_point> shunned_;
   std::map<std::uint64_t, pull> pulls_;
   std::deque<std::uint64_t> pulls_waiting_; ///< Oldest first; ended ones are skipped.
   std::size_t pulls_started_ = 0;

@@ -1,4 +1,5 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
+#include "engine/base/memory_guard.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -33,7 +34,19 @@ void kv_exchange::loop::start_pulls() {
   }
 }
 
+result<void> kv_exchange::loop::check_shunned(const pull& p) const {
+  const auto it = shunned_.find({p.endpoint, p.request.holder});
+  if (it == shunned_.end() || it->second <= clock::now())
+    return {};
+  const auto left =
+    std::chrono::duration_cast<std::chrono::milliseconds>(it->second - clock::now());
+  return fail(errc::timed_out, "no word came from " + p.endpoint + ", it is asked again in "
+                                 + std::to_string(left.count()) + " ms");
+}
+
 void kv_exchange::loop::start_pull(std::uint64_t id, pull& p) {
+  if (auto open = check_shunned(p); !open)
+    return end_pull(id, fail(open));
   if (auto connected = connect(p.endpoint); !connected)
     return end_pull(id, fail(connected));
   p.started = true;
@@ -150,7 +163,12 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
                                             + std::to_string(frame.tokens) + " tokens differs)");
   p.image.manifest = {frame.response, frame.tokens,  frame.bytes,
                       frame.prefix,   frame.content, frame.weights};
-  p.image.bytes.resize(frame.bytes);
+  const auto room = unless_memory_lacks(std::to_string(frame.bytes) + " bytes", [&] {
+    p.image.bytes.resize(frame.bytes);
+    return result<void>{};
+  });
+  if (!room)
+    return give_up(room.error().code, room.error().detail);
   p.part_bytes = frame.part_bytes;
   p.parts = static_cast<std::uint32_t>(parts);
   want_parts(id, p);

@@ -173,6 +173,12 @@ result<void> engine::admit(chunk_request request) {
 std::span<const chunk_report> engine::step() {
   return state_->step();
 }
+std::span<const chunk_report> engine::cut() {
+  return state_->cut();
+}
+std::span<const chunk_report> engine::cut(response_id response) {
+  return state_->cut(response);
+}
 bool engine::has_work() const noexcept {
   return !state_->running.empty() || !state_->waiting.empty();
 }

@@ -62,6 +62,13 @@ public:
   /// of a non-const member. Allocates nothing once the buffers have grown to their limits.
   std::span<const chunk_report> step();
 
+  /// Ends every admitted chunk where it stands, between two tokens. @returns them like `step`, as
+  /// chunks whose `budget` is used up; those that had not come to a token have none. What KV there
+  /// is stays parked.
+  std::span<const chunk_report> cut();
+  /// The same for one response; nothing if it is not admitted.
+  std::span<const chunk_report> cut(response_id response);
+
   /// True while a call of `step` would do something.
   bool has_work() const noexcept;
 

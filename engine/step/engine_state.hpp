@@ -19,6 +19,8 @@ public:
 
   result<void> admit(chunk_request request);
   std::span<const chunk_report> step();
+  std::span<const chunk_report> cut();
+  std::span<const chunk_report> cut(response_id response);
   bool release(response_id response);
   result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);

@@ -193,7 +193,7 @@ void engine::state::end_chunk(sequence& seq, chunk_end why) {
   reports_.push_back(
     {seq.id, why, std::span{seq.tokens}.subspan(seq.chunk_begin), seq.logprobs, seq.kept_masses});
   std::erase(running, &seq);
-  if (why == chunk_end::budget) {
+  if (why == chunk_end::budget && seq.cached > 0) { // one that was cut may have no KV yet
     seq.state = sequence_state::parked;
     seq.prefix = hash_of(std::span{seq.tokens}.first(seq.cached));
     pool_.give_back(seq.blocks, blocks_for(seq.cached));
@@ -223,6 +223,26 @@ std::span<const chunk_report> engine::state::step() {
     speculator->learn(outcomes_, load_, std::chrono::duration<double>(spent).count() - drafting_s_);
   stats.busy_ns +=
     static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+  return reports_;
+}
+
+std::span<const chunk_report> engine::state::cut() {
+  retire_ended();
+  stepping_.assign(running.begin(), running.end());
+  stepping_.insert(stepping_.end(), waiting.begin(), waiting.end());
+  waiting.clear();
+  for (sequence* seq : stepping_)
+    end_chunk(*seq, chunk_end::budget);
+  return reports_;
+}
+
+std::span<const chunk_report> engine::state::cut(response_id response) {
+  retire_ended();
+  const auto it = sequences_.find(response);
+  if (it == sequences_.end() || it->second->state == sequence_state::parked)
+    return reports_;
+  std::erase(waiting, it->second.get());
+  end_chunk(*it->second, chunk_end::budget);
   return reports_;
 }
 

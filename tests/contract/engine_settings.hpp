@@ -53,6 +53,17 @@ inline const std::vector<setting> settings{
    {16, true, between_chunks::move},
    2,
    true},
+  {"cut after every other step, KV moved",
+   device_of(1, 512, 16),
+   {8, 19, 0},
+   {0, true, between_chunks::move, 2},
+   3},
+  {"cut while some are preempted",
+   device_of(1, 24, 16),
+   {16, 64, 0},
+   {0, false, between_chunks::keep, 7},
+   1,
+   true},
   {"preemption", device_of(1, 24, 16), {16, 64, 0}, {0, false}, 1, true},
 };
 

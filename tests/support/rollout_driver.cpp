@@ -76,6 +76,10 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
     chunk_request next = latest.at(report.response.value);
     next.tokens.insert(next.tokens.end(), report.tokens.begin(), report.tokens.end());
     std::size_t target = at;
+    if (!engines[at].parked(report.response)) { // cut before it had any KV
+      queues[at].push_back(next);
+      return;
+    }
     if (how.kv == between_chunks::move) {
       target = (at + 1) % engines.size();
       std::vector<std::byte> image;
@@ -111,6 +115,9 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
       }
       for (const auto& report : engines[at].step())
         edge(at, report);
+      if (how.cut_every > 0 && engines[at].stats().steps % how.cut_every == 0)
+        for (const auto& report : engines[at].cut())
+          edge(at, report);
     }
   }
   return done;

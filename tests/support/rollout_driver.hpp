@@ -39,6 +39,7 @@ struct drive {
   std::uint32_t chunk_tokens = 0; ///< 0: unlimited.
   bool reserve = true;
   between_chunks kv = between_chunks::keep;
+  std::uint32_t cut_every = 0; ///< Steps after which all chunks of an engine are cut; 0: never.
 };
 
 /// Runs the rollout over one or more engines (responses start round robin; `move` sends a response

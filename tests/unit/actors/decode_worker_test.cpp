@@ -344,6 +344,49 @@ TEST_F(decode_worker_test, drops_a_pull_that_is_released) {
   EXPECT_TRUE(log.outcomes.empty());
 }
 
+TEST_F(decode_worker_test, reports_a_cut_chunk_as_an_edge_that_another_worker_goes_on_from) {
+  auto& w = add_worker();
+  const auto first = chunk(1, 1, prompt, 50);
+  auto answer = self->request(w.actor, 5s, atom::decode_v, first);
+  while (w.device->stats().generated_tokens < 7)
+    ASSERT_TRUE(sched.try_run_once());
+  self->send(w.actor, atom::cut_v, worker_id{9}); // another incarnation's
+  self->send(w.actor, atom::cut_v, worker_id{1});
+  settle();
+  answer.receive([](caf::ok_atom) {}, [](const caf::error&) { FAIL(); });
+  ASSERT_EQ(log.outcomes.size(), 1u);
+  const auto& edge = log.outcomes[0];
+  EXPECT_EQ(static_cast<chunk_end>(edge.why), chunk_end::budget);
+  EXPECT_TRUE(edge.kv_parked);
+  const auto done = from_bytes<token_id>(edge.tokens).size();
+  EXPECT_GE(done, 7u);
+  EXPECT_LT(done, 50u);
+  auto& other = add_worker();
+  const auto second = chunk(2, 2, after(first, edge), static_cast<std::uint32_t>(50 - done));
+  ASSERT_EQ(decode(other, second), errc::ok);
+  EXPECT_EQ(after(second, log.outcomes.at(1)), truth(50));
+}
+
+TEST_F(decode_worker_test, gives_a_chunk_back_whose_kv_has_not_come_when_it_is_cut) {
+  auto& w = add_worker();
+  const auto silent = kv_exchange::open({}, [](const kv_request&, const kv_ticket&) {});
+  auto a = chunk(1, 1, prompt, 20);
+  a.pull_endpoint = (*silent)->endpoint();
+  a.pull_from = {5};
+  ASSERT_EQ(decode(w, a), errc::ok);
+  EXPECT_FALSE(w.pulse->idle);
+  self->send(w.actor, atom::cut_v, worker_id{}); // the node's own
+  settle();
+  ASSERT_EQ(log.outcomes.size(), 1u);
+  EXPECT_EQ(log.outcomes[0].tokens, "");
+  EXPECT_FALSE(log.outcomes[0].kv_parked);
+  EXPECT_TRUE(w.pulse->idle);
+  std::this_thread::sleep_for(20ms); // for news of the pull that was cancelled
+  settle();
+  EXPECT_EQ(log.outcomes.size(), 1u);
+  EXPECT_TRUE(log.failures.empty());
+}
+
 TEST_F(decode_worker_test, forgets_all_work_when_the_scheduler_is_gone_and_registers_anew) {
   auto& w = add_worker();
   ASSERT_EQ(decode(w, chunk(1, 1, prompt, 20)), errc::ok);

@@ -49,6 +49,8 @@ struct worker_log {
   std::vector<response_id> releases;
   std::vector<response_id> spills;
   std::vector<worker_id> lost;
+  int cuts = 0; ///< Of all that run.
+  std::vector<response_id> cut;
 };
 
 worker_hello plain_hello() {
@@ -90,6 +92,10 @@ decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer self, w
               [log](const caf::error& why) { log->refused = code_of(why); });
     },
     [](atom::drain) {},
+    [log](atom::cut, worker_id) { ++log->cuts; },
+    [log](atom::cut, worker_id, response_id response, std::uint32_t) {
+      log->cut.push_back(response);
+    },
     [log](atom::admit, worker_id) { log->admitted = true; },
     [log](atom::prepare, const weight_order& order) { log->orders.push_back(order); },
     [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},
@@ -132,6 +138,7 @@ struct scheduler_test : deterministic_system {
     scheduler_parts parts{link, std::make_shared<scheduler_metrics>("test"),
                           std::make_shared<scheduler_pulse>()};
     metrics = parts.metrics;
+    pulse = parts.pulse;
     sut = spawn(scheduler, parts, options);
   }
 
@@ -178,6 +185,7 @@ struct scheduler_test : deterministic_system {
 
   std::shared_ptr<recording_link> link = std::make_shared<recording_link>();
   std::shared_ptr<scheduler_metrics> metrics;
+  std::shared_ptr<scheduler_pulse> pulse;
   scheduler_actor sut;
   std::uint64_t requests = 0;
 };
@@ -553,6 +561,60 @@ TEST_F(scheduler_test, keeps_a_batch_without_workers_and_checks_it_when_one_come
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].batch_key, "bad");
   EXPECT_EQ(failed[0].code, errc::bad_prompt);
+}
+
+TEST_F(scheduler_test, stops_with_every_edge_and_begins_nothing_new) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("b", 2));
+  ASSERT_EQ(w.chunks.size(), 2u);
+  self->send(sut, atom::drain_v);
+  settle();
+  EXPECT_EQ(w.cuts, 1);
+  EXPECT_FALSE(pulse->stopped) << "two chunks run";
+  report(outcome_of(w.chunks[0], {7, 7}, chunk_end::budget));
+  EXPECT_FALSE(pulse->stopped);
+  report(outcome_of(w.chunks[1], {}, chunk_end::budget));
+  EXPECT_TRUE(pulse->stopped);
+  EXPECT_EQ(w.chunks.size(), 2u) << "nothing is placed";
+  ask(one_group("new"));
+  const auto refused = link->of<wire::request_failed>();
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(refused[0].code, errc::peer_lost);
+  EXPECT_EQ(refused[0].batch_key, "new");
+  ask(one_group("b", 2));
+  EXPECT_EQ(link->of<wire::batch_accepted>().size(), 2u) << "what it has it tells";
+}
+
+TEST_F(scheduler_test, places_a_chunk_again_that_was_cut_before_its_first_token) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("b"));
+  report(outcome_of(w.chunks.at(0), ten, chunk_end::budget));
+  auto nothing = outcome_of(w.chunks.at(1), {}, chunk_end::budget);
+  nothing.kv_parked = false;
+  report(nothing);
+  ASSERT_EQ(w.chunks.size(), 3u);
+  EXPECT_EQ(w.chunks[2].tokens, w.chunks[1].tokens);
+  EXPECT_EQ(w.chunks[2].attempt, w.chunks[1].attempt + 1);
+  report(outcome_of(w.chunks[2], {}, chunk_end::stop));
+  EXPECT_EQ(w.chunks.size(), 3u) << "an end without a token is no end: it waits for its turn";
+}
+
+TEST_F(scheduler_test, cuts_what_runs_when_all_workers_leave) {
+  worker_log first, second;
+  add_worker(first);
+  add_worker(second);
+  ask(one_group("b", 4));
+  auto one = self->request(sut, 5s, atom::drain_v, first.id);
+  settle();
+  one.receive([](caf::ok_atom) {}, [](caf::error&) { FAIL(); });
+  EXPECT_EQ(first.cuts + second.cuts, 0) << "the other one takes over what ends";
+  auto two = self->request(sut, 5s, atom::drain_v, second.id);
+  settle();
+  two.receive([](caf::ok_atom) {}, [](caf::error&) { FAIL(); });
+  EXPECT_EQ(first.cuts, 1);
+  EXPECT_EQ(second.cuts, 1);
 }
 
 } // namespace

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 namespace rollcast::test {
 
@@ -167,6 +168,28 @@ TEST(engine, forgets_a_released_response_in_any_state) {
   EXPECT_FALSE(sut.has_work());
   EXPECT_EQ(sut.kv().free, blocks);
   EXPECT_TRUE(sut.step().empty());
+}
+
+TEST(engine, cuts_chunks_where_they_stand_and_keeps_their_kv) {
+  auto sut = make_engine({2, 64, 0});
+  for (std::uint64_t id = 1; id <= 3; ++id)
+    ASSERT_TRUE(sut.admit(request_of(id, 4, 10)));
+  for (int steps = 0; steps < 3; ++steps)
+    ASSERT_TRUE(sut.step().empty());
+  std::map<std::uint64_t, std::size_t> tokens;
+  for (const auto& report : sut.cut()) {
+    EXPECT_EQ(report.why, chunk_end::budget);
+    EXPECT_EQ(report.logprobs.size(), report.tokens.size());
+    tokens[report.response.value] = report.tokens.size();
+  }
+  EXPECT_EQ(tokens, (std::map<std::uint64_t, std::size_t>{{1, 3}, {2, 3}, {3, 0}}));
+  EXPECT_FALSE(sut.has_work());
+  EXPECT_TRUE(sut.parked({1}));
+  EXPECT_TRUE(sut.parked({2}));
+  EXPECT_FALSE(sut.parked({3})) << "it has not begun";
+  EXPECT_EQ(sut.kv().parked, 2u);
+  EXPECT_EQ(sut.kv().free, blocks - 2);
+  EXPECT_TRUE(sut.cut().empty());
 }
 
 TEST(block_pool, neither_loses_nor_doubles_a_block) {

@@ -73,6 +73,49 @@ TEST(policy_news, chunks_of_a_lost_worker_go_back_to_their_last_edge) {
   }
 }
 
+TEST(policy_news, a_chunk_cut_before_its_first_token_leaves_everything_as_it_was) {
+  driver d{plain_limits()};
+  d.join(1, 100);
+  d.submit(1, 1, 0);
+  d.edge(d.dispatched(), 10); // parked on 1
+  d.join(2, 100);
+  d.tell(worker_draining{worker_id{1}});
+  const auto moving = d.dispatched();
+  ASSERT_EQ(moving.kv, kv_source::pull);
+  d.join(3, 100);
+  d.tell(worker_draining{worker_id{2}});
+  d.edge(moving, 10, false);
+  const auto again = d.dispatched();
+  EXPECT_TRUE(d.releases.empty()) << "the source is still needed";
+  EXPECT_EQ(again.kv, kv_source::pull);
+  EXPECT_EQ(again.from, worker_id{1});
+  EXPECT_EQ(again.worker, worker_id{3});
+  EXPECT_EQ(again.attempt, moving.attempt + 1);
+}
+
+TEST(policy_news, kv_that_nobody_is_left_to_fetch_is_given_up) {
+  driver d{plain_limits()};
+  d.join(1, 100, 100, 1000);
+  d.join(2, 100, 100, 1000);
+  for (std::uint64_t id = 1; id <= 4; ++id)
+    d.submit(id, id, 0);
+  const auto all = d.dispatches();
+  ASSERT_EQ(all.size(), 4u);
+  d.edge(all[0], 5);
+  d.edge(all[1], 5);
+  d.tell(worker_draining{worker_id{1}});
+  EXPECT_TRUE(d.policy.response(response_id{1})->kv_at) << "2 may fetch it";
+  d.tell(worker_draining{worker_id{2}});
+  d.edge(all[2], 5);
+  EXPECT_TRUE(d.dispatches().empty());
+  EXPECT_EQ(d.releases.size(), 3u);
+  EXPECT_EQ(d.policy.worker(worker_id{1})->parked_blocks, 0u);
+  EXPECT_EQ(d.policy.worker(worker_id{2})->parked_blocks, 0u);
+  d.edge(all[3], 5);
+  d.join(3, 100);
+  EXPECT_EQ(d.dispatches().size(), 4u);
+}
+
 TEST(policy_news, lost_kv_is_forgotten_but_only_that_which_was_lost) {
   driver d{plain_limits()};
   d.join(1, 100, 1);

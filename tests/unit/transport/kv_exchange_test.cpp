@@ -235,6 +235,22 @@ TEST(kv_exchange, gives_up_at_once_on_all_that_is_wanted_from_a_silent_holder) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 900ms) << "two rounds would take 600 ms more";
 }
 
+TEST(kv_exchange, asks_nothing_of_a_silent_holder_for_a_while) {
+  const auto silent = open();
+  auto options = quick();
+  options.shun_ms = 1s;
+  const auto target = open(options);
+  EXPECT_EQ(code(pull(*target, silent->endpoint())), errc::timed_out);
+  const auto begin = std::chrono::steady_clock::now();
+  for (std::uint64_t response = 2; response <= 20; ++response)
+    EXPECT_EQ(code(pull(*target, silent->endpoint(), response)), errc::timed_out);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 250ms) << "each would wait 300 ms in vain";
+  std::this_thread::sleep_until(begin + 1s);
+  const auto later = std::chrono::steady_clock::now();
+  EXPECT_EQ(code(pull(*target, silent->endpoint())), errc::timed_out);
+  EXPECT_GE(std::chrono::steady_clock::now() - later, 300ms) << "asked again";
+}
+
 TEST(kv_exchange, gives_up_on_a_worker_that_is_not_there) {
   const auto target = open();
   EXPECT_EQ(code(pull(*target, "tcp://127.0.0.1:1")), errc::timed_out);
