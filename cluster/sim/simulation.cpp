@@ -72,6 +72,9 @@ private:
   void obey(std::uint32_t worker, const dispatch& d);
   void obey(std::uint32_t worker, const release& r);
   void obey(std::uint32_t worker, const policy::spill& s);
+  void obey(std::uint32_t, const policy::cut&) {
+    ROLLCAST_CHECK(false); // its workers are alike and say nothing of their pace
+  }
   double spill_copy_ends(std::uint32_t worker, std::uint64_t bytes);
   void start(std::uint32_t worker, const dispatch& d, std::uint64_t prefill);
   void drop_parked(std::uint32_t response);

@@ -110,7 +110,11 @@ verdict update_machine::note(const refused& e) {
   if (!w)
     return verdict::stale;
   error why{e.why.code, name(e.worker) + ": " + e.why.detail, e.why.where};
-  if (w->what == cargo::whole)
+  const bool others = std::ranges::any_of(workers_, [&](const auto& kvp) {
+    return kvp.first != e.worker && takes_part(kvp.second);
+  });
+  // What one has no memory for the others may well have.
+  if (w->what == cargo::whole || (e.why.code == errc::queue_full && others))
     expel_worker(e.worker, std::move(why), true);
   else
     abandon(std::move(why));

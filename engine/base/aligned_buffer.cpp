@@ -20,7 +20,7 @@ result<aligned_buffer> aligned_buffer::make(std::size_t bytes) {
   if (mapped > bytes)
     mapping = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED)
-    return fail(errc::bad_config,
+    return fail(errc::queue_full,
                 "cannot reserve " + std::to_string(bytes)
                   + " bytes of memory: ask for fewer KV blocks or a smaller model");
   buffer.mapping_ = mapping;

@@ -12,7 +12,7 @@ namespace rollcast {
 class aligned_buffer {
 public:
   aligned_buffer() = default;
-  /// Fails with `bad_config` and the size when the system refuses so much address space.
+  /// Fails with `queue_full` and the size when the system refuses so much address space.
   static result<aligned_buffer> make(std::size_t bytes);
   ~aligned_buffer();
   aligned_buffer(aligned_buffer&& other) noexcept { swap(other); }

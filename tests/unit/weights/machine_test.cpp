@@ -145,6 +145,22 @@ TEST(update_machine, content_that_one_refuses_is_refused_for_all) {
   EXPECT_TRUE(fleet.machine.routable({2}));
 }
 
+TEST(update_machine, a_worker_without_memory_for_it_is_left_behind_unless_it_is_the_last) {
+  fleet_of_workers fleet{3};
+  const auto number = fleet.begin();
+  fleet.commit();
+  const error why{errc::queue_full, "no memory for 9 bytes", {}};
+  const auto first = of<expel>(fleet.tell(refused{{2}, number, why}));
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].worker, worker_id{2});
+  EXPECT_TRUE(first[0].for_good) << "it would fail again";
+  EXPECT_EQ(of<expel>(fleet.tell(refused{{3}, number, why})).size(), 1u);
+  const auto last = fleet.tell(refused{{1}, number, why});
+  EXPECT_TRUE(of<expel>(last).empty());
+  EXPECT_EQ(of<ended>(last).size(), 1u) << "refused for all";
+  EXPECT_TRUE(fleet.machine.routable({1}));
+}
+
 TEST(update_machine, two_hashes_of_one_update_abort_it) {
   fleet_of_workers fleet{2};
   const auto number = fleet.begin();
