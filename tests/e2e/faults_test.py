@@ -6,10 +6,12 @@
 
 import resource
 import signal
+import subprocess
 import time
 import unittest
 
 from cluster import (
+    BINARY,
     COLLATZ,
     ClusterTest,
     call,
@@ -19,6 +21,7 @@ from cluster import (
     status,
     wait_until,
 )
+from weights_test import perturbed
 
 BATCH = {"group_size": 4, "max_new_tokens": 1000, "seed": 3}
 OVER_THE_WIRE = {**BATCH, "tokenizer": COLLATZ / "tokenizer.json"}
@@ -98,23 +101,43 @@ class Faults(ClusterTest):
         self.assertGreater(summary["migrations"], 0, "the other way round it works")
         self.assertLess(time.monotonic() - begun, 60, "every pull waited in vain")
 
-    def test_a_worker_out_of_memory_says_so_and_the_cluster_goes_on(self):
+    def limited(self, kib, *arguments):
+        """Runs `rollcast ARGUMENTS` with so much address space."""
+        command = ["bash", "-c", f'ulimit -v {kib}; exec "$@"', "-", BINARY, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    def test_no_memory_is_said_in_one_line_with_a_code_of_its_own(self):
+        at_start = self.limited(2_000_000, "worker", "--model", COLLATZ, "--kv-blocks", 10**7,
+                                "--scheduler-port", 1)
+        self.assertEqual(at_start.returncode, 2, at_start.stderr)
+        self.assertIn("fewer KV blocks", at_start.stderr)
+        prompts = self.work / "long.jsonl"
+        with open(prompts, "w") as file:
+            file.write('{"prompt": "' + "1" * 150_000_000 + '"}\n')
+        in_work = self.limited(400_000, "run", "--model", COLLATZ, "--prompts", prompts, "--out",
+                               self.work / "never")
+        self.assertEqual(in_work.returncode, 4, in_work.stderr)
+        self.assertIn("out of memory", in_work.stderr)
+        for said in (at_start, in_work):
+            self.assertEqual(len(said.stderr.strip().splitlines()), 1, said.stderr)
+
+    def test_a_worker_that_gets_no_more_memory_harms_nobody(self):
         scheduler, workers = self.cluster(2)
         batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE)
         self.wait_for_work(scheduler)
         victim = workers[0]
         resource.prlimit(victim.pid, resource.RLIMIT_AS, (1, 1))
-        # It may live on what it has; whoever asks for its metrics makes it want more.
-        deadline = time.monotonic() + 30
-        while victim.process.poll() is None and batch.poll() is None \
-                and time.monotonic() < deadline:
-            call("status", "--connect", scheduler.endpoint)
         data, _ = self.collect(batch)
         self.assert_same(data, self.oracle, "a worker had no memory left")
+        # It may have lived on what it had. An update needs more, or fits, or it goes.
+        perturbed(self.work / "new")
+        said = call("weights", "--connect", scheduler.endpoint, "--from", self.work / "new",
+                    "--timeout", 60)
+        self.assertEqual(said.code, 0, f"{said}\n{self.logged()}")
         if victim.process.poll() is not None:
-            self.assertEqual(victim.process.returncode, 4, self.logged())
-            lines = [l for l in self.logged().splitlines() if "out of memory" in l]
-            self.assertEqual(len(lines), 1, self.logged())
+            self.assertIn(victim.process.returncode, (2, 4), self.logged())
+            self.assertIn("memory", self.logged())
+        self.assertIn(workers[1].pid, self.pids(scheduler))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,11 @@ void cluster_sim::inject() {
       post(policy::worker_draining{id});
       post(policy::worker_lost{id}, between(10, 40));
       w.gone_at = now_ + 60;
+      if (rng_.chance(50))
+        w.worker.cut_all(between(0, 16));
     }
+    if (happens(faults_.paced))
+      post(policy::worker_paced{id, rng_.below(20)});
     if (happens(faults_.priced))
       post(policy::worker_priced{id, {0, rng_.below(3000), rng_.below(3000), rng_.below(3000)}});
     std::vector<policy::event> says;
@@ -169,6 +173,10 @@ std::string cluster_sim::deliver_orders() {
         return wrong;
       continue;
     }
+    if (const auto* c = std::get_if<policy::cut>(&what)) {
+      w.take(*c, between(0, 16));
+      continue;
+    }
     const auto& o = std::get<work_order>(what);
     const auto ticks = 1 + std::min(o.what.tokens_now, tokens_max) / 16 + between(0, 3);
     if (auto wrong = w.take(o, happens(faults_.chunk_failed), ticks); !wrong.empty())
@@ -235,6 +243,13 @@ std::string cluster_sim::decide(const policy::decision& decided) {
     if (auto wrong = check_spill(book_, *s); !wrong.empty())
       return wrong;
     send(s->worker, *s);
+    return {};
+  }
+  if (const auto* c = std::get_if<policy::cut>(&decided)) {
+    trace_ = trace_ * 31 + c->response.value * 19 + c->worker.value;
+    if (auto wrong = check_cut(book_, *c); !wrong.empty())
+      return wrong;
+    send(c->worker, *c);
     return {};
   }
   const auto& d = std::get<policy::dispatch>(decided);

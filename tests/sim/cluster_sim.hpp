@@ -22,13 +22,14 @@ struct fault_plan {
   std::uint32_t message_lost = 0;    ///< A message is lost; the connection breaks with it.
   std::uint32_t crash = 0;           ///< A worker dies and comes back under a new id.
   std::uint32_t false_loss = 0;      ///< A live worker is declared lost and goes on for a while.
-  std::uint32_t drain = 0;           ///< A worker drains, then leaves.
+  std::uint32_t drain = 0;           ///< A worker drains, cuts what it runs, then leaves.
   std::uint32_t kv_lost = 0;         ///< A worker loses parked KV.
   std::uint32_t kv_dropped = 0;      ///< Per chunk: the worker does not keep the KV.
   std::uint32_t chunk_failed = 0;    ///< Per order: the worker cannot start it.
   std::uint32_t pull_failed = 0;     ///< Per pull: the peer cannot be reached.
   std::uint32_t spill_failed = 0;    ///< Per order: the worker cannot keep the KV.
   std::uint32_t priced = 0;          ///< A worker measures other prices.
+  std::uint32_t paced = 0;           ///< A worker gets slower or faster.
   std::uint32_t cancel = 0;          ///< Per tick: somebody cancels a response.
 };
 
@@ -58,7 +59,7 @@ public:
   std::uint64_t trace() const { return trace_; }
 
 private:
-  using order = std::variant<policy::release, policy::spill, work_order>;
+  using order = std::variant<policy::release, policy::spill, policy::cut, work_order>;
   struct incarnation {
     pretend_worker worker;
     std::uint64_t last_order_due = 0;

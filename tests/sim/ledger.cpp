@@ -105,6 +105,14 @@ std::string check_spill(const ledger& book, const policy::spill& s) {
   return {};
 }
 
+std::string check_cut(const ledger& book, const policy::cut& c) {
+  const auto found = book.responses.find(c.response);
+  if (found == book.responses.end() || found->second.holder != c.worker
+      || found->second.attempt != c.attempt)
+    return name(c.worker) + " is told to cut " + name(c.response) + ", which it does not run";
+  return {};
+}
+
 std::string check_report(const ledger& book, response_id response, worker_id worker,
                          std::uint32_t attempt) {
   const auto found = book.responses.find(response);
@@ -132,6 +140,7 @@ struct writer {
   }
   void operator()(const policy::worker_draining&) {}
   void operator()(const policy::worker_priced&) {}
+  void operator()(const policy::worker_paced&) {}
   void operator()(const policy::response_submitted& e) {
     ledger::response r;
     r.terms = e;
@@ -160,6 +169,7 @@ struct writer {
   }
   void operator()(const policy::release&) {}
   void operator()(const policy::spill&) {}
+  void operator()(const policy::cut&) {}
   void operator()(const policy::dispatch& d) {
     auto& r = book.responses.at(d.response);
     r.holder = d.worker;

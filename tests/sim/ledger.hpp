@@ -42,6 +42,8 @@ std::string check_dispatch(const ledger& book, const policy::dispatch& d);
 std::string check_release(const ledger& book, const policy::release& r);
 /// A spill: of a response that nobody runs or pulls, on a worker that has space for such KV.
 std::string check_spill(const ledger& book, const policy::spill& s);
+/// A cut: of a chunk that runs there.
+std::string check_cut(const ledger& book, const policy::cut& c);
 /// An accepted end of a chunk: it came from the one holder, and the response had not ended.
 std::string check_report(const ledger& book, response_id response, worker_id worker,
                          std::uint32_t attempt);

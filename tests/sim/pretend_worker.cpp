@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 namespace rollcast::sim {
 
@@ -55,6 +56,33 @@ std::string pretend_worker::take(const policy::spill& s, bool fails) {
            ? std::string{}
            : "worker " + std::to_string(shape_.worker.value) + " spills " + std::to_string(held)
                + " of " + std::to_string(shape_.spill_tokens) + " tokens";
+}
+
+void pretend_worker::take(const policy::cut& c, std::uint32_t sixteenths) {
+  const auto it = running_.find(c.response);
+  if (it == running_.end() || it->second.order.what.attempt != c.attempt)
+    return; // it has ended meanwhile
+  const auto chunk = it->second;
+  running_.erase(it);
+  end_early(chunk, sixteenths);
+}
+
+void pretend_worker::cut_all(std::uint32_t sixteenths) {
+  for (const auto& [id, chunk] : std::exchange(running_, {}))
+    end_early(chunk, sixteenths);
+}
+
+void pretend_worker::end_early(const running& chunk, std::uint32_t sixteenths) {
+  const auto& o = chunk.order;
+  // It has not ended, so a token at least is missing.
+  const auto most = std::min(o.what.tokens_now, o.length - o.tokens_done) - 1;
+  const auto done = o.tokens_done + (chunk.importing ? 0 : most * sixteenths / 16);
+  const auto keep = done > o.tokens_done && o.what.kv_blocks > 0;
+  if (keep)
+    parked_[o.what.response] = {blocks(o.prompt_tokens + done), done, o.what.attempt,
+                                o.prompt_tokens + done, false};
+  failures_.push_back(
+    policy::chunk_finished{o.what.response, shape_.worker, o.what.attempt, done, false, keep});
 }
 
 void pretend_worker::lose_parked(std::uint64_t pick, std::vector<policy::event>& says) {

@@ -39,6 +39,9 @@ public:
   /// `fails`: it cannot keep the KV, and says so. @returns what is wrong: more spilled than there
   /// is space for.
   std::string take(const policy::spill& s, bool fails);
+  /// Ends a chunk where it stands, at so many sixteenths of it.
+  void take(const policy::cut& c, std::uint32_t sixteenths);
+  void cut_all(std::uint32_t sixteenths);
   /// Advances one tick; what it has to say is appended to `says`. `keeps_kv` is asked per chunk.
   template <class KeepsKv, class Import>
   void step(std::vector<policy::event>& says, KeepsKv keeps_kv, Import import);
@@ -63,13 +66,14 @@ private:
     return (tokens + shape_.block_tokens - 1) / shape_.block_tokens;
   }
   std::string overfilled() const;
+  void end_early(const running& chunk, std::uint32_t sixteenths);
   void finish(const running& chunk, bool keeps_kv, std::vector<policy::event>& says);
 
   policy::worker_joined shape_;
   std::map<response_id, running> running_;
   std::map<response_id, parked> parked_;
   std::map<response_id, std::uint32_t> seen_; ///< Highest attempt ordered or released.
-  std::vector<policy::event> failures_;
+  std::vector<policy::event> failures_; ///< And edges of what was cut: told with the next tick.
 };
 
 template <class KeepsKv, class Import>

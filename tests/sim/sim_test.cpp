@@ -62,6 +62,7 @@ constexpr fault_plan every_fault{.delay_ticks_max = 6,
                                  .pull_failed = 100,
                                  .spill_failed = 100,
                                  .priced = 20,
+                                 .paced = 200,
                                  .cancel = 30};
 
 TEST(cluster_sim, every_response_finishes_on_a_calm_network) {
@@ -109,6 +110,7 @@ TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
     sum.restores += c.restores;
     sum.fair_turns += c.fair_turns;
     sum.resident_turns += c.resident_turns;
+    sum.cuts += c.cuts;
     sum.failed_chunks += c.failed_chunks;
     sum.stale_events += c.stale_events;
   });
@@ -122,6 +124,7 @@ TEST(cluster_sim, the_faults_and_the_rules_do_happen) {
   EXPECT_GT(sum.restores, 25u);
   EXPECT_GT(sum.fair_turns, 100u);
   EXPECT_GT(sum.resident_turns, 10u);
+  EXPECT_GT(sum.cuts, 100u);
   EXPECT_GT(sum.failed_chunks, 100u);
   EXPECT_GT(sum.stale_events, 1000u);
 }
