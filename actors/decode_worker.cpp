@@ -242,9 +242,11 @@ void give_back(self_ptr self, response_id response) {
   report(self, {response, chunk_end::budget, {}, {}, {}});
 }
 
-/// Ends what runs where it stands.
-void cut_all(self_ptr self) {
+/// Ends what runs where it stands. The node, which knows no incarnation, says 0.
+void cut_all(self_ptr self, worker_id meant) {
   auto& st = self->state;
+  if (meant != st.id && meant != worker_id{})
+    return;
   for (const auto& r : st.parts.device->cut())
     report(self, r);
   std::vector<response_id> pulling;
@@ -446,10 +448,7 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
     },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
-    [self](atom::cut, worker_id worker) {
-      if (worker == self->state.id || worker == worker_id{})
-        cut_all(self);
-    },
+    [self](atom::cut, worker_id worker) { cut_all(self, worker); },
     [self](atom::cut, worker_id worker, response_id response, std::uint32_t attempt) {
       if (worker == self->state.id)
         cut_one(self, response, attempt);
