@@ -222,6 +222,8 @@ void drain(const decode_worker_actor& actor, worker_pulse& pulse,
       spdlog::info("stopped after {} ms with KV that no peer has fetched; it is computed again",
                    options.drain_ms_max.count());
   }
+  if (!linked(pulse))
+    return; // nothing is held for nobody
   // What was said last may still be on its way; an answer to more shows that it has arrived.
   pulse.drained = false;
   caf::anon_send(actor, atom::drain_v);
