@@ -223,7 +223,7 @@ void drain(const decode_worker_actor& actor, worker_pulse& pulse,
                    options.drain_ms_max.count());
   }
   if (!linked(pulse))
-    return; // nothing is held for nobody
+    return; // nobody is there to be told
   // What was said last may still be on its way; an answer to more shows that it has arrived.
   pulse.drained = false;
   caf::anon_send(actor, atom::drain_v);
