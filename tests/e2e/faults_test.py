@@ -1,6 +1,6 @@
 # Goal: a worker that is gone or silent is noticed within the configured time; a scheduler that was
-# paused believes no old news; a worker out of memory says so and the cluster goes on; KV that cannot
-# be fetched is computed again, and the waiting for it is not repeated for every response.
+# paused believes no old news; a worker out of memory says so and the cluster goes on; KV that
+# cannot be fetched is computed again, and the waiting for it is not repeated for every response.
 # Method: one undisturbed run is the oracle. Real processes get real signals, limits of memory and
 # an address where nobody answers; what is measured is the time until the status shows it.
 

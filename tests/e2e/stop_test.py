@@ -87,10 +87,11 @@ class Stop(ClusterTest):
         self.assert_same(self.collect(batch)[0], self.oracle, "its only worker was replaced")
 
     def test_a_second_signal_ends_a_worker_at_once(self):
-        _, (leaver, _), _ = self.cluster_at_work(drain_ms=60000)
+        scheduler, (leaver, _), _ = self.cluster_at_work(drain_ms=60000, lost_after_ms=60000)
+        scheduler.process.send_signal(signal.SIGSTOP)  # which must confirm what the worker leaves
         leaver.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        self.assertIsNone(leaver.process.poll(), "it has chunks to end")
+        self.assertIsNone(leaver.process.poll(), "it waits for the scheduler")
         code, seconds = self.end(leaver)
         self.assertEqual(code, -signal.SIGTERM)
         self.assertLess(seconds, 1)

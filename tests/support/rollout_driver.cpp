@@ -48,6 +48,19 @@ rollout mixed_rollout(std::uint32_t vocabulary, std::size_t responses, std::uint
   return work;
 }
 
+namespace {
+
+/// Moves a response's KV to another engine, if there is room for it.
+void move_kv(const engine& from, engine& to, response_id response) {
+  std::vector<std::byte> image;
+  const auto manifest = from.export_kv(response, image);
+  ASSERT_TRUE(manifest) << manifest.error().detail;
+  const auto imported = to.import_kv(*manifest, image);
+  EXPECT_TRUE(imported || imported.error().code == errc::out_of_kv_blocks);
+}
+
+} // namespace
+
 std::map<std::uint64_t, finished_response>
 run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how) {
   std::map<std::uint64_t, finished_response> done;
@@ -82,11 +95,7 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
     }
     if (how.kv == between_chunks::move) {
       target = (at + 1) % engines.size();
-      std::vector<std::byte> image;
-      const auto manifest = engines[at].export_kv(report.response, image);
-      ASSERT_TRUE(manifest) << manifest.error().detail;
-      const auto imported = engines[target].import_kv(*manifest, image);
-      EXPECT_TRUE(imported || imported.error().code == errc::out_of_kv_blocks);
+      move_kv(engines[at], engines[target], report.response);
     }
     if (how.kv == between_chunks::drop || target != at) {
       EXPECT_TRUE(engines[at].release(report.response));

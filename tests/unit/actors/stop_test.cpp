@@ -1,7 +1,7 @@
 // Goal: whoever is told to stop leaves well: a worker within its grace, with every token that it
-// chose known to the scheduler and its KV with its peers; a scheduler with the edges of all
-// workers. Method: clusters in one process whose chunks last far longer than the grace. Devices
-// count the tokens that they choose: what a batch has is what was chosen, so none was chosen twice.
+// chose known to the scheduler and its KV with its peers; a scheduler with all workers' edges.
+// Method: clusters in one process whose chunks last far longer than the grace. Devices count the
+// tokens that they choose: what a batch has is what was chosen, so none was chosen twice.
 
 #include "engine/backend/forwarding_backend.hpp"
 #include "tests/unit/actors/real_cluster.hpp"
