@@ -75,6 +75,7 @@ void apply_to(batch_image& batch, const results_acknowledged& x, std::uint64_t) 
       response_image left;
       left.sequence = r.sequence;
       left.reason = r.reason;
+      batch.tokens_acknowledged += r.tokens.size();
       r = std::move(left);
     }
   if (batch.acknowledged > batch.size) {

@@ -112,7 +112,8 @@ result<void> check_pages(database& db) {
   const auto row = check ? check->step() : fail(check);
   if (!row)
     return tl::unexpected(refusal(db, row.error()));
-  const auto said = *row ? check->text(0) : std::string{};
+  auto said = *row ? check->text(0) : std::string{};
+  std::replace(said.begin(), said.end(), '\n', ' ');
   if (said != "ok")
     return fail(errc::bad_config, "journal " + db.path() + ": it is damaged (" + said
                                     + "); restore a copy, or name another file");

@@ -80,10 +80,11 @@ void append(std::vector<T>& to, blob from) {
 result<image> loader::load() {
   if (auto ok = load_meta(); !ok)
     return fail(ok);
-  auto ok = each("SELECT batch, head, spec_high, spec_low, first_response, first_group, groups,"
-                 " size, submitted_ns, started_ns, profile, weight_version, ended_ns, summary,"
-                 " failure_code, failure, acknowledged FROM batches ORDER BY batch",
-                 [this](statement& row) { return load_batch(row); });
+  auto ok =
+    each("SELECT batch, head, spec_high, spec_low, first_response, first_group, groups,"
+         " size, submitted_ns, started_ns, profile, weight_version, ended_ns, summary,"
+         " failure_code, failure, acknowledged, tokens_acknowledged FROM batches ORDER BY batch",
+         [this](statement& row) { return load_batch(row); });
   if (!ok)
     return fail(ok);
   for (auto& batch : found_.batches)
@@ -148,6 +149,7 @@ result<void> loader::load_batch(statement& row) {
   batch.started_unix_ns = row.number(9);
   batch.ended_unix_ns = row.number(12);
   batch.acknowledged = row.number(16);
+  batch.tokens_acknowledged = row.number(17);
   const auto& known = found_;
   if (batch.size > wire::limits.responses || batch.groups > batch.size
       || batch.acknowledged > batch.size + 1 || batch.id.value >= known.next_batch

@@ -134,6 +134,7 @@ struct batch_image {
   std::optional<batch_started> started;
   std::optional<batch_ended> ended;
   std::uint64_t acknowledged = 0;
+  std::uint64_t tokens_acknowledged = 0; ///< Of results that are acknowledged: no longer in them.
   std::vector<response_image> responses; ///< By ordinal; empty once its end is acknowledged.
   std::uint64_t submitted_unix_ns = 0;
   std::uint64_t started_unix_ns = 0;

@@ -60,7 +60,8 @@ CREATE TABLE batches (
   summary BLOB,
   failure_code INTEGER,
   failure TEXT,
-  acknowledged INTEGER NOT NULL DEFAULT 0
+  acknowledged INTEGER NOT NULL DEFAULT 0,
+  tokens_acknowledged INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE prompts (
   batch INTEGER PRIMARY KEY,

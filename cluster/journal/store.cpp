@@ -36,6 +36,7 @@ struct store::statements {
   statement end;
   statement results;
   statement acknowledge;
+  statement tokens;
   statement drop_edges;
   statement drop_prompts;
   statement drop_finished;
@@ -67,7 +68,10 @@ result<store> store::make(database& db, const image& known) {
     prepare("UPDATE batches SET summary = ?, failure_code = ?, failure = ?, ended_ns = ?"
             " WHERE batch = ?"),
     prepare("SELECT ordinal FROM finished WHERE batch = ? AND sequence > ? AND sequence <= ?"),
-    prepare("UPDATE batches SET acknowledged = ? WHERE batch = ?"),
+    prepare("UPDATE batches SET acknowledged = ?,"
+            " tokens_acknowledged = tokens_acknowledged + ? WHERE batch = ?"),
+    prepare("SELECT coalesce(sum(length(tokens)), 0) / 4 FROM edges"
+            " WHERE edge >= ? AND edge < ?"),
     prepare("DELETE FROM edges WHERE edge >= ? AND edge < ?"),
     prepare("DELETE FROM prompts WHERE batch = ?"), prepare("DELETE FROM finished WHERE batch = ?"),
     prepare("DELETE FROM batches WHERE batch = ?"),
@@ -222,10 +226,6 @@ result<void> store::write(const entry& e, const batch_ended& x) {
 result<void> store::write(const entry& e, const results_acknowledged& x) {
   if (e.sequence == e.acknowledged)
     return {};
-  if (auto ok = sql_->acknowledge.run(e.sequence, x.id.value); !ok)
-    return ok;
-  if (e.sequence > e.size)
-    return drop_contents(e, x.id);
   std::vector<std::uint64_t> ordinals;
   sql_->results.start(x.id.value, e.acknowledged, e.sequence);
   auto row = sql_->results.step();
@@ -234,19 +234,37 @@ result<void> store::write(const entry& e, const results_acknowledged& x) {
   sql_->results.reset();
   if (!row)
     return fail(row);
-  for (const auto ordinal : ordinals)
-    if (auto ok = drop_edges(e.first_response + ordinal, 1); !ok)
-      return ok;
-  return {};
+  std::uint64_t tokens = 0;
+  for (const auto ordinal : ordinals) {
+    const auto dropped = drop_response(e.first_response + ordinal);
+    if (!dropped)
+      return fail(dropped);
+    tokens += *dropped;
+  }
+  if (auto ok = sql_->acknowledge.run(e.sequence, tokens, x.id.value); !ok)
+    return ok;
+  return e.sequence > e.size ? drop_contents(e, x.id) : result<void>{};
 }
 
-result<void> store::drop_edges(std::uint64_t first_response, std::uint64_t count) {
-  return sql_->drop_edges.run(edge_key(first_response, 0), edge_key(first_response + count, 0));
+/// @returns how many tokens it had.
+result<std::uint64_t> store::drop_response(std::uint64_t response) {
+  const auto first = edge_key(response, 0);
+  const auto end = edge_key(response + 1, 0);
+  sql_->tokens.start(first, end);
+  const auto row = sql_->tokens.step();
+  const auto tokens = row && *row ? sql_->tokens.number(0) : 0;
+  sql_->tokens.reset();
+  if (!row)
+    return fail(row);
+  if (auto ok = sql_->drop_edges.run(first, end); !ok)
+    return fail(ok);
+  return tokens;
 }
 
 /// What nobody needs after a batch's end is acknowledged.
 result<void> store::drop_contents(const entry& e, batch_id id) {
-  if (auto ok = drop_edges(e.first_response, e.size); !ok)
+  const auto first = edge_key(e.first_response, 0);
+  if (auto ok = sql_->drop_edges.run(first, edge_key(e.first_response + e.size, 0)); !ok)
     return ok;
   if (auto ok = sql_->drop_finished.run(id.value); !ok)
     return ok;

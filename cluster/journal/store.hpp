@@ -69,7 +69,7 @@ private:
   result<void> write(const entry& e, const epoch_decided& x);
   result<void> write(const entry& e, const epoch_promised& x);
   result<void> write_counters(const entry& e);
-  result<void> drop_edges(std::uint64_t first_response, std::uint64_t count);
+  result<std::uint64_t> drop_response(std::uint64_t response);
   result<void> drop_contents(const entry& e, batch_id id);
 
   database* db_;

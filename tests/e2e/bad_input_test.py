@@ -124,6 +124,9 @@ class BadInput(ClusterTest):
             ("--model", ["up"]),
             ("absent.toml", ["scheduler", "--config", self.work / "absent.toml"]),
             ("tcp://", ["status", "--connect", "nonsense"]),
+            ("no such file", ["journal", "inspect", "--journal", self.work / "absent"]),
+            ("no journal", ["journal", "compact", "--journal", self.text]),
+            ("--journal", ["journal", "compact"]),
         ):
             with self.subTest(arguments=arguments):
                 self.refuse(words, *arguments)

@@ -144,7 +144,8 @@ void put(std::ostream& out, const batch_image& batch) {
   out << "\nbatch " << batch.id.value << " hash " << to_string(batch.spec_hash) << " spec "
       << to_string(hash_of(batch.spec)) << " key " << batch.spec.batch_key << " responses "
       << batch.first_response << '+' << batch.size << " groups " << batch.first_group << '+'
-      << batch.groups << '/' << batch.spec.groups.size() << " acknowledged " << batch.acknowledged;
+      << batch.groups << '/' << batch.spec.groups.size() << " acknowledged " << batch.acknowledged
+      << " with " << batch.tokens_acknowledged;
   if (batch.started)
     out << " started " << batch.started->id.value << ' ' << batch.started->numerics_profile << ' '
         << batch.started->weight_version;
@@ -191,7 +192,7 @@ std::string text_of(const image& all) {
 // -- small things ---------------------------------------------------------------------------------
 
 bool settled(const journal& keeper) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{60};
   while (keeper.durable() < keeper.written()) {
     if (std::chrono::steady_clock::now() > until)
       return false;

@@ -35,7 +35,7 @@ private:
 /// Everything in an image but times and the generation, floats by their bits.
 std::string text_of(const image& all);
 
-/// Waits, ten seconds at most, until all that was written is on disk.
+/// Waits, a minute at most, until all that was written is on disk.
 bool settled(const journal& keeper);
 
 /// A batch of one group, ready to be submitted.
