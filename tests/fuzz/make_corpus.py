@@ -194,7 +194,8 @@ def write_tokenizers():
 
 
 def write_lines():
-    write("prompts", "texts", '{"prompt":"27:"}\n\n{"prompt":"a","id":"x","group_size":2,"seed":3}\n')
+    write("prompts", "texts",
+          '{"prompt":"27:"}\n\n{"prompt":"a","id":"x","group_size":2,"seed":3}\n')
     write("prompts", "ids", '{"prompt_token_ids":[50,55],"id":7,"sampling":{"temperature":0.5,'
           '"top_p":0.9,"top_k":4,"min_p":0.1,"max_new_tokens":8,"min_new_tokens":1,'
           '"stop_token_ids":[1,2],"ignore_eos":true}}\r\n')
@@ -202,8 +203,9 @@ def write_lines():
     write("prompts", "wrong", '{"prompt_token_ids":[-1]}\n{"prompt":3}\n[]\n')
     record = {"group": 0, "index": 1, "id": "a", "prompt_token_ids": [50], "token_ids": [3, 4],
               "logprobs": [-0.5, None], "kept_masses": [1, 0.75], "finish_reason": "stop",
-              "weight_versions": [{"version": 1, "start": 0, "end": 2}], "seed": 12345678901234567890,
-              "temperature": 0.8, "numerics_profile": "cpu-f32-v1", "text": "caf\u00e9\n"}
+              "weight_versions": [{"version": 1, "start": 0, "end": 2}],
+              "seed": 12345678901234567890, "temperature": 0.8,
+              "numerics_profile": "cpu-f32-v1", "text": "caf\u00e9\n"}
     bare = {"prompt_token_ids": [], "token_ids": [], "logprobs": []}
     line = json.dumps(record, separators=(",", ":"))
     write("responses", "whole", line + "\n" + json.dumps(bare) + "\n")
@@ -213,9 +215,10 @@ def write_lines():
     write("config_file", "sections", '[worker]\nname = "w 1"\nlisten = [1, "b"]\n[scheduler]\n'
           "listen='tcp://*:1'\n[worker.more]\nx=1\n")
     write("config_file", "odd", 'name="""a\nb"""\n[unknown]\nx = 0x1F ; y\n"quoted" = \'v\'\n')
-    write("trace", "plain", "group,index,prompt_tokens,output_tokens\n0,0,5,100\n0,1,5,7\n1,0,3,9\n")
-    write("trace", "odd", "group,index,prompt_tokens,output_tokens\r\n7,1,1,1073741823\r\n\r\n7,0,1,1")
-    write("trace", "twice", "group,index,prompt_tokens,output_tokens\n0,0,5,1\n0,0,5,7\n")
+    header = "group,index,prompt_tokens,output_tokens"
+    write("trace", "plain", header + "\n0,0,5,100\n0,1,5,7\n1,0,3,9\n")
+    write("trace", "odd", header + "\r\n7,1,1,1073741823\r\n\r\n7,0,1,1")
+    write("trace", "twice", header + "\n0,0,5,1\n0,0,5,7\n")
 
 
 # -- transfers --------------------------------------------------------------------------------
@@ -228,7 +231,8 @@ def tensor(name, kind, *shape):
 def write_transfers():
     tensors = tensor(b"a", 0, 4) + tensor(b"b", 1, 3, 5) + tensor(b"c", 2)
     good = b"".join(struct.pack("<BBH", 0, at, size)
-                    for at, size in ((1, 8), (0, 8), (2, 8), (2, 8), (3, 8), (4, 8), (5, 6), (6, 2)))
+                    for at, size in ((1, 8), (0, 8), (2, 8), (2, 8), (3, 8), (4, 8), (5, 6),
+                                     (6, 2)))
     write("weight_manifest", "whole", struct.pack("<IB", 8, 3) + tensors + good)
     write("weight_manifest", "wrong", struct.pack("<IB", 8, 3) + tensors
           + struct.pack("<BBH", 2, 0, 8) + bytes(8) + good[4:] + good)
@@ -240,7 +244,8 @@ def write_transfers():
     write("kv_exchange", "wrong-part", bytes([0]) + manifest + bytes([4, 1, 64]))
     write("kv_exchange", "wrong-content", bytes([0]) + manifest
           + bytes([4 | 64, 0, 64]) + bytes(64) + bytes([4, 1, 64]))
-    write("kv_exchange", "huge", bytes([0]) + bytes([2 | 16, 0, 4]) + struct.pack("<QBB", 1 << 40, 64, 0))
+    write("kv_exchange", "huge", bytes([0]) + bytes([2 | 16, 0, 4])
+          + struct.pack("<QBB", 1 << 40, 64, 0))
     write("kv_exchange", "asks", bytes([3]) + bytes([1, 3]) + b"abc" + bytes([0, 0, 1, 7, 2, 0])
           + bytes([2, 0, 5, 9, 1, 1]) + bytes([6, 0]))
 
@@ -252,7 +257,8 @@ def write_journals():
     write("journal", "sums", bytes([0x82, 27, 1, 8]) + bytes(8) + bytes([28, 1, 8]) + bytes(8))
     write("journal", "delete", bytes([2, 23, 0, 255, 25, 2, 255]))
     write("journal", "texts", bytes([2, 10, 0, 3]) + b"new" + bytes([21, 0, 5]) + b"a\nb\0c")
-    write("journal", "bytes", bytes([0]) + bytes([18, 0, 0, 2, 9, 9]) + bytes([0, 16, 0, 3, 1, 2, 3]))
+    write("journal", "bytes", bytes([0]) + bytes([18, 0, 0, 2, 9, 9])
+          + bytes([0, 16, 0, 3, 1, 2, 3]))
     write("journal", "short", bytes([0, 100, 40, 0, 0]))
 
 

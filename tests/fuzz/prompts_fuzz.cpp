@@ -18,7 +18,10 @@ const tokenizer& words() {
 }
 
 void send(std::vector<wire::prompt_group> groups, const wire::sampling_params& sampling) {
-  wire::submit_batch batch{.batch_key = "k", .groups = std::move(groups), .sampling = sampling};
+  wire::submit_batch batch;
+  batch.batch_key = "k";
+  batch.groups = std::move(groups);
+  batch.sampling = sampling;
   if (const auto ok = wire::validate(batch); !ok)
     return check_refusal(ok.error());
   const auto bytes = wire::encode(1, wire::request{batch});
