@@ -137,8 +137,9 @@ void prepare(self_ptr self, const weight_order& order) {
   auto& st = self->state;
   forget_preparation(self);
   st.previous.reset();
-  // A new update: nobody goes back to the epoch before the one served any more.
-  if (!order.whole && st.base_covered)
+  // A new update of the fleet: nobody goes back to the epoch before the one served any more. A
+  // worker that is not admitted serves something else than the fleet, and may need its base yet.
+  if (!order.whole && st.base_covered && st.parts.pulse->current)
     st.base.reset();
   auto& p = st.preparing.emplace();
   p.number = ++st.preparations;

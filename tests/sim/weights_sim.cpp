@@ -100,7 +100,7 @@ void weights_sim::take(const prepare& d) {
     if (!p.orders.insert(d.update).second)
       return wrong(name(d.worker) + " is told twice to prepare the same update");
     p.kept.reset();
-    if (d.what == cargo::sent && p.covered)
+    if (d.what == cargo::sent && p.covered && p.admitted)
       p.base.reset();
     pull next{d, d.what == cargo::whole && p.base ? *p.base : p.serves};
     for (std::size_t i = 0; i < over.size(); ++i)
@@ -211,6 +211,7 @@ void weights_sim::take(const expel& d) {
 void weights_sim::take(const admit& d) {
   if (!routable_.insert(d.worker).second)
     wrong(name(d.worker) + " is admitted twice");
+  order(d.worker, [](process& p) { p.admitted = true; });
 }
 
 void weights_sim::take(const ended& d) {
