@@ -215,7 +215,8 @@ void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
   auto now = st.parts.device->device().weights();
   if (auto used = st.parts.device->use_weights(std::move(next)); !used)
     return lose_scheduler(self, used.error());
-  st.base_covered = back ? false : st.base_covered || st.preparing->order.complete;
+  const auto* order = back ? nullptr : &st.preparing->order;
+  st.base_covered = order != nullptr && (order->complete || (st.base_covered && !order->whole));
   st.previous = {st.epoch, std::move(now)};
   st.epoch = epoch;
   forget_preparation(self);

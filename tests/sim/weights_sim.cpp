@@ -175,7 +175,7 @@ void weights_sim::take(const flip& d) {
         return wrong(name(d.worker) + " is to flip to what it has not prepared");
       p.kept = {p.epoch, p.serves};
       p.serves = p.second->content;
-      p.covered = p.covered || p.second->complete;
+      p.covered = p.second->complete || (p.covered && p.second->what.what == cargo::sent);
       p.second.reset();
     }
     p.epoch = d.epoch;
