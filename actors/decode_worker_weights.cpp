@@ -138,8 +138,9 @@ void prepare(self_ptr self, const weight_order& order) {
   auto& st = self->state;
   forget_preparation(self);
   st.previous.reset();
-  // A new update: nobody goes back to the epoch before the one served any more.
-  if (!order.whole && st.base_covered)
+  // A new update of the fleet: nobody goes back to the epoch before the one served any more. A
+  // worker that is not admitted serves something else than the fleet, and may need its base yet.
+  if (!order.whole && st.base_covered && st.parts.pulse->current)
     st.base.reset();
   auto& p = st.preparing.emplace();
   p.number = ++st.preparations;
@@ -220,7 +221,8 @@ void flip(self_ptr self, std::uint64_t update, std::uint64_t epoch, bool back) {
   auto now = st.parts.device->device().weights();
   if (auto used = st.parts.device->use_weights(std::move(next)); !used)
     return lose_scheduler(self, used.error());
-  st.base_covered = back ? false : st.base_covered || st.preparing->order.complete;
+  const auto* order = back ? nullptr : &st.preparing->order;
+  st.base_covered = order != nullptr && (order->complete || (st.base_covered && !order->whole));
   st.previous = {st.epoch, std::move(now)};
   st.epoch = epoch;
   forget_preparation(self);

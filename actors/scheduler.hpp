@@ -160,7 +160,6 @@ struct scheduler_state {
     std::uint64_t began_ns = 0;
     std::uint64_t retry_ns = 0;         ///< It is looked at again then, if not before.
     std::uint64_t tokens = 0;           ///< Of all its sequences.
-    std::uint64_t tokens_waiting = 0;   ///< Of `waiting`.
     std::vector<std::uint32_t> waiting; ///< Sequences that nobody has, the next one last.
     std::uint32_t running = 0;          ///< Shares that workers have.
     std::uint32_t scored = 0;           ///< Sequences.

@@ -63,8 +63,8 @@ scheduler_state::score_share take_share(scheduler_state& st, std::uint64_t numbe
     std::count_if(st.workers.begin(), st.workers.end(), [&](const auto& w) {
       return w.second.routable && !job.lacking.contains(w.first);
     }));
-  const auto tokens_max = std::min(
-    share_tokens_max, job.tokens_waiting / (shares_max * std::max<std::uint64_t>(workers, 1)));
+  const auto tokens_max =
+    std::min(share_tokens_max, job.tokens / (shares_max * std::max<std::uint64_t>(workers, 1)));
   scheduler_state::score_share share{number, {}};
   std::uint64_t tokens = 0;
   do {
@@ -75,17 +75,13 @@ scheduler_state::score_share take_share(scheduler_state& st, std::uint64_t numbe
   } while (!job.waiting.empty()
            && tokens + request_of(job).sequences[job.waiting.back()].token_ids.size()
                 <= tokens_max);
-  job.tokens_waiting -= tokens;
   return share;
 }
 
 /// The sequences of a share wait again, in their order.
 void put_back(scheduler_state::score_job& job, const scheduler_state::score_share& share) {
   --job.running;
-  for (auto it = share.sequences.rbegin(); it != share.sequences.rend(); ++it) {
-    job.waiting.push_back(*it);
-    job.tokens_waiting += request_of(job).sequences[*it].token_ids.size();
-  }
+  job.waiting.insert(job.waiting.end(), share.sequences.rbegin(), share.sequences.rend());
 }
 
 std::string name_of(const scheduler_state::score_share& share,
@@ -314,7 +310,7 @@ void take(self_ptr self, const controller_request& from, const wire::score& r) {
   auto& job = st.scores[number];
   job.from = from;
   job.began_ns = now_ns(self);
-  job.tokens = job.tokens_waiting = tokens;
+  job.tokens = tokens;
   job.epoch = epoch;
   job.rows.resize(r.sequences.size());
   for (auto i = static_cast<std::uint32_t>(r.sequences.size()); i > 0; --i)

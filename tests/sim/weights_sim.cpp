@@ -100,7 +100,7 @@ void weights_sim::take(const prepare& d) {
     if (!p.orders.insert(d.update).second)
       return wrong(name(d.worker) + " is told twice to prepare the same update");
     p.kept.reset();
-    if (d.what == cargo::sent && p.covered)
+    if (d.what == cargo::sent && p.covered && p.admitted)
       p.base.reset();
     pull next{d, d.what == cargo::whole && p.base ? *p.base : p.serves};
     for (std::size_t i = 0; i < over.size(); ++i)
@@ -175,7 +175,7 @@ void weights_sim::take(const flip& d) {
         return wrong(name(d.worker) + " is to flip to what it has not prepared");
       p.kept = {p.epoch, p.serves};
       p.serves = p.second->content;
-      p.covered = p.covered || p.second->complete;
+      p.covered = p.second->complete || (p.covered && p.second->what.what == cargo::sent);
       p.second.reset();
     }
     p.epoch = d.epoch;
@@ -211,6 +211,7 @@ void weights_sim::take(const expel& d) {
 void weights_sim::take(const admit& d) {
   if (!routable_.insert(d.worker).second)
     wrong(name(d.worker) + " is admitted twice");
+  order(d.worker, [](process& p) { p.admitted = true; });
 }
 
 void weights_sim::take(const ended& d) {

@@ -89,7 +89,8 @@ private:
     std::string host;
     tensors disk{};
     std::optional<tensors> base; ///< What it was started from, while it keeps that.
-    bool covered = false;        ///< Nothing that it serves is of `base`.
+    bool admitted = false;
+    bool covered = false; ///< Nothing that it serves is of `base`.
     tensors serves{};
     std::uint64_t epoch = 1;
     std::optional<std::pair<std::uint64_t, tensors>> kept;

@@ -40,6 +40,7 @@ void weights_sim::register_again(std::size_t index) {
   p.running.clear();
   p.second.reset();
   p.orders.clear();
+  p.admitted = false;
   const auto hello = ++p.hello;
   worker_joined as{{}, p.host, {p.epoch, hash_of_all(p.serves)}, p.base == p.serves};
   at(now_ + 1 + rng_.below(faults_.delay_ticks_max + 1),
@@ -79,7 +80,7 @@ void weights_sim::restart(std::size_t index, std::uint64_t ticks) {
   p.kept.reset();
   p.serves = p.disk;
   p.base = p.disk;
-  p.covered = false;
+  p.covered = p.admitted = false;
   p.epoch = 1;
   p.orders.clear();
   p.up_at = now_ + ticks;
