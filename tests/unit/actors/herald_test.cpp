@@ -99,6 +99,8 @@ decode_worker_actor::behavior_type mute_worker(decode_worker_actor::pointer self
       self->request(scheduler, 5s, atom::hello_v, hello).then([id](worker_id as) { *id = as; });
     },
     [](atom::drain) {},
+    [](atom::cut, worker_id, response_id, std::uint32_t) {},
+    [](atom::cut, worker_id) {},
     [](atom::admit, worker_id) {},
     [](atom::prepare, const weight_order&) {},
     [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},

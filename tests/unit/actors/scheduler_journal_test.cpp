@@ -118,6 +118,8 @@ decode_worker_actor::behavior_type reckoner(reckoner_pointer self, worker_log* l
               [log](const caf::error& why) { log->refused = code_of(why); });
     },
     [](atom::drain) {},
+    [](atom::cut, worker_id, response_id, std::uint32_t) {},
+    [](atom::cut, worker_id) {},
     [log](atom::admit, worker_id) { log->admitted = true; },
     [log](atom::prepare, const weight_order& order) { log->prepared.push_back(order.update); },
     [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},

@@ -71,6 +71,8 @@ decode_worker_actor::behavior_type scoring_worker(decode_worker_actor::pointer s
       });
     },
     [](atom::drain) {},
+    [](atom::cut, worker_id, response_id, std::uint32_t) {},
+    [](atom::cut, worker_id) {},
     [](atom::admit, worker_id) {},
     [](atom::prepare, const weight_order&) {},
     [](atom::redirect, worker_id, std::uint64_t, const std::string&) {},
