@@ -16,7 +16,7 @@ struct draft_server_options {
   std::string listen = "tcp://127.0.0.1:*"; ///< ZeroMQ endpoint; `*` takes any free port.
   draft_board_limits board;
   int frames_max = 4'096; ///< Waiting for one worker, or from it; more is dropped and asked for.
-  std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
 };
 
 /// Relays what the members of a group write to the workers that host others of the group: a ROUTER

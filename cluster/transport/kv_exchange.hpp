@@ -36,7 +36,7 @@ struct kv_exchange_options {
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
   /// For how long nothing more is asked of a holder that said nothing at all for `idle_ms_max`.
   std::chrono::milliseconds shun_ms{30'000};
-  std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
 
   std::uint64_t image_bytes(std::uint32_t tokens) const {
     return (std::uint64_t{tokens} + group_tokens - 1) / group_tokens * group_bytes;

@@ -29,7 +29,7 @@ struct weight_exchange_options {
   std::uint32_t malloc_keeps_bytes = 64u << 20;
   std::chrono::milliseconds wait_every{1000};  ///< How often a peer hears that it still waits.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a pull is given up.
-  std::shared_ptr<curve_policy> keys; ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
 };
 
 /// Moves the slices of weight updates between processes: what scheduler and workers need of
