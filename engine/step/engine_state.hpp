@@ -65,6 +65,8 @@ private:
   void retire_ended();
   void start_waiting();
   bool evict_parked();
+  bool evict_waiting(const sequence& but);
+  void forget_kv(sequence& seq);
   bool take_blocks(sequence& seq, std::uint32_t tokens);
   bool make_room(sequence& grower, std::uint32_t tokens);
   void preempt(sequence& victim);

@@ -26,13 +26,33 @@ bool engine::state::evict_parked() {
   return false;
 }
 
+bool engine::state::evict_waiting(const sequence& but) {
+  const auto gives = [&](const sequence* seq) {
+    return seq != &but && !seq->reserve && !seq->blocks.empty();
+  };
+  const auto last = std::find_if(waiting.rbegin(), waiting.rend(), gives);
+  if (last == waiting.rend())
+    return false;
+  forget_kv(**last);
+  ++stats.preemptions;
+  return true;
+}
+
+void engine::state::forget_kv(sequence& seq) {
+  seq.first_prefill = std::max(seq.first_prefill, seq.cached);
+  seq.cached = 0;
+  seq.step_rows = 0;
+  pool_.give_back(seq.blocks);
+}
+
 void engine::state::start_waiting() {
   std::size_t started = 0;
   while (started < waiting.size() && running.size() < limits.batch_max) {
     sequence& seq = *waiting[started];
-    // With nothing running nobody else will give blocks back, so parked KV makes way.
+    // With nothing running nobody else will give blocks back, so parked KV makes way, and then
+    // what those behind it brought with them.
     while (!take_blocks(seq, seq.size()))
-      if (!running.empty() || !evict_parked())
+      if (!running.empty() || !(evict_parked() || evict_waiting(seq)))
         break;
     if (seq.blocks.size() < blocks_for(seq.size()))
       break;
@@ -45,10 +65,7 @@ void engine::state::start_waiting() {
 }
 
 void engine::state::preempt(sequence& victim) {
-  victim.first_prefill = std::max(victim.first_prefill, victim.cached);
-  victim.cached = 0;
-  victim.step_rows = 0;
-  pool_.give_back(victim.blocks);
+  forget_kv(victim);
   victim.state = sequence_state::waiting;
   std::erase(running, &victim);
   const auto later = [&](const sequence* other) { return other->arrival > victim.arrival; };
