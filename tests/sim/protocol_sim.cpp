@@ -52,7 +52,7 @@ protocol_sim::protocol_sim(std::uint64_t seed, const protocol_faults& faults)
     p.starts_at = after(between(0, 50));
   }
   with_static_ = rng_.chance(30);
-  for (auto i = between(1, 2); i > 0; --i)
+  for (auto i = between(1, 3); i > 0; --i)
     clients_.push_back(std::make_unique<sim_client>(
       rng_.next(), std::string(1, static_cast<char>('a' + clients_.size())), clients_.empty(),
       with_static_, truth_,

@@ -14,11 +14,13 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
+#include <map>
+#include <string>
 
 namespace rollcast::sim {
 namespace {
 
-constexpr int faulty_steps = 2'500;
+constexpr int faulty_steps = 6'000;
 constexpr int calm_steps_max = 60'000;
 
 constexpr protocol_faults every_fault{.kill = 15,
@@ -68,6 +70,44 @@ TEST_F(protocol, every_response_is_right_and_delivered_once_whoever_dies_wheneve
     protocol_sim sim{seed, every_fault};
     run(sim);
   });
+}
+
+TEST_F(protocol, the_faults_and_the_rules_do_happen) {
+  std::map<std::string, std::uint64_t> sum;
+  each_seed(200, [&sum](std::uint64_t seed) {
+    protocol_sim sim{seed, every_fault};
+    run(sim);
+    const auto& p = sim.counters();
+    const auto& d = sim.data().counts;
+    sum["kills"] += p.kills;
+    sum["cuts"] += p.cuts;
+    sum["stops"] += p.stops;
+    sum["drains"] += p.drains;
+    sum["disconnects"] += p.disconnects;
+    sum["restarts"] += p.restarts;
+    sum["records forgotten"] += p.forgotten;
+    sum["KV images"] += d.images;
+    sum["pulls refused"] += d.refused;
+    sum["transfers cut"] += d.cut;
+    sum["slices"] += d.slices;
+    sum["redirected"] += d.redirected;
+    for (const auto& client : sim.clients()) {
+      const auto& c = client->counts;
+      sum["results"] += c.results;
+      sum["repeated"] += c.repeated;
+      sum["several epochs"] += c.several_epochs;
+      sum["cancelled"] += c.cancelled;
+      sum["failed"] += c.failed;
+      sum["scored"] += c.scored;
+      sum["served"] += c.served;
+      sum["rolled back"] += c.rolled_back;
+      sum["not served"] += c.not_served;
+    }
+  });
+  if (std::getenv("ROLLCAST_TEST_SEED"))
+    return; // One seed need not show everything.
+  for (const auto& [what, count] : sum)
+    EXPECT_GE(count, 5u) << what;
 }
 
 } // namespace
