@@ -111,11 +111,8 @@ class Faults(ClusterTest):
                                 "--scheduler-port", 1)
         self.assertEqual(at_start.returncode, 2, at_start.stderr)
         self.assertIn("fewer KV blocks", at_start.stderr)
-        prompts = self.work / "long.jsonl"
-        with open(prompts, "w") as file:
-            file.write('{"prompt": "' + "1" * 150_000_000 + '"}\n')
-        in_work = self.limited(400_000, "run", "--model", COLLATZ, "--prompts", prompts, "--out",
-                               self.work / "never")
+        in_work = self.limited(300_000, "bench", "scheduler", "--workers", 10, "--responses",
+                               4_000_000, "--seconds", 1)
         self.assertEqual(in_work.returncode, 4, in_work.stderr)
         self.assertIn("out of memory", in_work.stderr)
         for said in (at_start, in_work):
@@ -135,8 +132,9 @@ class Faults(ClusterTest):
                     "--timeout", 60)
         self.assertEqual(said.code, 0, f"{said}\n{self.logged()}")
         if victim.process.poll() is not None:
-            self.assertIn(victim.process.returncode, (2, 4), self.logged())
-            self.assertIn("memory", self.logged())
+            # libzmq has a line of its own, and aborts.
+            self.assertIn(victim.process.returncode, (2, 4, -signal.SIGABRT), self.logged())
+            self.assertIn("memory", self.logged().lower())
         self.assertIn(workers[1].pid, self.pids(scheduler))
 
 
