@@ -20,7 +20,7 @@ struct draft_link_options {
   std::size_t outbox_tokens_max = 1u << 20; ///< Told and not looked at yet; more is left out.
   std::size_t inbox_tokens_max = 1u << 20;  ///< Heard and not collected; more is heard again later.
   int frames_max = 4'096;                   ///< Of each direction, in ZeroMQ's queues.
-  std::shared_ptr<curve_policy> keys = nullptr;       ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
 };
 
 /// A worker's connection to the draft server: a DEALER and a thread of its own. The engine's thread

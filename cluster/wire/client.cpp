@@ -40,7 +40,7 @@ public:
   socket(const socket&) = delete;
   socket& operator=(const socket&) = delete;
 
-  /// Connects, with the keys that the files hold now. Throws `zmq::error_t`.
+  /// Connects, with the keys that the files hold now. ZeroMQ's exceptions pass through.
   result<void> open() {
     stamps_ = stamps();
     looked_ = clock::now();
@@ -78,7 +78,8 @@ public:
     if (zmq_socket_monitor(dealer_.handle(), name.c_str(),
                            ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED)
         != 0)
-      throw zmq::error_t{};
+      return fail(errc::bad_config, "cannot watch the connection to \"" + endpoint_
+                                      + "\": " + zmq_strerror(zmq_errno()));
     monitor_ = zmq::socket_t{context_, zmq::socket_type::pair};
     monitor_.set(zmq::sockopt::linger, 0);
     monitor_.connect(name);

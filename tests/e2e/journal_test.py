@@ -1,6 +1,6 @@
-# Goal: a scheduler with a journal that is killed in the middle of anything is started again and goes
-# on: workers and controllers find it by themselves, the output has the bytes of an undisturbed run,
-# what was acknowledged does not come again, and the weight epoch stays.
+# Goal: a scheduler with a journal that is killed in the middle of anything is started again and
+# goes on: workers and controllers find it by themselves, the output has the bytes of an
+# undisturbed run, what was acknowledged does not come again, and the weight epoch stays.
 # Method: one undisturbed run is the oracle. Real processes, SIGKILL at moments that a poll of the
 # status finds, a new scheduler on the same ports and the same file.
 

@@ -52,7 +52,7 @@ const std::vector<ban> bans_in_code{
 const std::vector<ban> bans_in_includes{
   {std::regex{R"(^\s*#\s*include\s*<caf/(io/)?all\.hpp>)"},
    "<caf/all.hpp> costs seconds a file: only actors/ and their tests include it",
-   {"actors/", "tests/unit/actors/", "tests/e2e/"}},
+   {"actors/", "tests/unit/actors/", "tests/e2e/", "tests/sim/protocol_sim"}},
   {std::regex{R"(^\s*#\s*include\s*[<"][^>"]*\.pb\.h[>"])"},
    "generated Protobuf headers are for cluster/wire/ only; use cluster/wire/messages.hpp",
    {"cluster/wire/", "tests/unit/wire/"}},

@@ -182,9 +182,10 @@ struct scheduler_journal_test : deterministic_system {
                           std::make_shared<scheduler_pulse>()};
     parts.journal = access;
     if (with_weights) {
-      auto store = weight_store::open({}, 0);
-      ASSERT_TRUE(store) << store.error().detail;
-      parts.weights = std::shared_ptr<weight_store>{std::move(*store)};
+      auto exchange = weight_exchange::open({});
+      ASSERT_TRUE(exchange) << exchange.error().detail;
+      parts.weights = std::make_shared<weight_store>(
+        std::move(*exchange), 0, [](const std::function<void()>& work) { work(); });
     }
     sut = sys.spawn(scheduler, parts, options);
     controller->current = "peer " + std::to_string(generation);
@@ -342,6 +343,7 @@ TEST_F(scheduler_journal_test, takes_no_batch_that_it_could_not_write_down) {
   settle();
   auto first = sample();
   ask(first);
+  settle();
   health = {false, "the disk is full", 0, 0};
   auto second = sample();
   second.batch_key = "c";
