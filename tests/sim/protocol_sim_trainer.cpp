@@ -1,5 +1,6 @@
 #include "tests/sim/protocol_sim_client.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -21,7 +22,11 @@ void sim_client::train(bool calm) {
   if (!calm && happens(1))
     ask(wire::abort_weights{happens(50) ? 0 : served_() + rng_.below(2)});
   if (!update_) {
-    if (update_asked_ || !asked_.empty())
+    // Scores may wait for this very update: of workers that are all kept apart, none gives them.
+    const bool only_scores = std::all_of(asked_.begin(), asked_.end(), [](const auto& a) {
+      return std::holds_alternative<wire::score>(a.second);
+    });
+    if (update_asked_ || !only_scores)
       return;
     if (calm ? last_update_ : updates_left_ > 0 && happens(5))
       return begin();
