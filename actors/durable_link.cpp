@@ -6,10 +6,12 @@
 namespace rollcast {
 namespace {
 
-/// Whether it says nothing that a restart could make untrue.
+/// Whether it says nothing that a restart could make untrue. That a batch is not known could be: it
+/// was forgotten, and the record of that is not on disk.
 bool waits_for_nothing(const wire::event_envelope& what) {
-  return std::holds_alternative<wire::status_report>(what.body)
-         || (what.request_id != 0 && std::holds_alternative<wire::request_failed>(what.body));
+  if (const auto* refused = std::get_if<wire::request_failed>(&what.body))
+    return what.request_id != 0 && refused->code != errc::unknown_batch;
+  return std::holds_alternative<wire::status_report>(what.body);
 }
 
 } // namespace

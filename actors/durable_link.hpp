@@ -14,7 +14,7 @@ namespace rollcast {
 
 /// Tells controllers only what a scheduler that is started again would say too: holds each event
 /// back until the journal has on disk what was written when the event was sent. The order of events
-/// stays, except that a status or a refusal waits for nothing.
+/// stays, except that a status or a refusal waits for nothing, but for that of an unknown batch.
 class durable_link final : public controller_link {
 public:
   /// @param written, durable  count records, as those of `journal::journal`; any thread
