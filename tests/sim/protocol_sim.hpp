@@ -11,6 +11,7 @@
 #include <caf/all.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -66,6 +67,8 @@ public:
   void publish();
   /// Whether anything is left of what has ended. @pre settled
   std::string leftovers();
+  /// How long the network has been calm, in simulated time.
+  std::chrono::seconds calm_for() const;
   /// Where it stands, for a message about a failure.
   std::string describe() const;
 
@@ -108,7 +111,7 @@ private:
     return low + rng_.below(high - low + 1);
   }
   bool happens(std::uint32_t per_ten_thousand) { return rng_.below(10'000) < per_ten_thousand; }
-  sim_time now() { return coordinator_.clock().now(); }
+  sim_time now() const { return coordinator_.clock().now(); }
   sim_time after(std::uint64_t ms) { return now() + std::chrono::milliseconds{ms}; }
   bool has_turn(const process& p) { return p.alive && p.stopped_until <= now(); }
 
@@ -142,6 +145,7 @@ private:
   protocol_faults faults_;
   protocol_counters counters_;
   bool calm_ = false;
+  sim_time calm_since_;
   std::string wrong_;
   config config_;
   caf::actor_system system_;

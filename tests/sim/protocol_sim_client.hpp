@@ -121,7 +121,6 @@ private:
   std::map<std::uint64_t, wire::request> asked_; ///< Not answered yet.
   std::vector<batch> batches_;
   std::size_t updates_left_ = 0;
-  std::size_t scores_left_ = 0;
   std::optional<weight_update> update_;
   bool last_update_ = false;
   bool paused_ = false;

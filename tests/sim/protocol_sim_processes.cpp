@@ -236,6 +236,7 @@ void protocol_sim::restart_scheduler() {
 
 void protocol_sim::calm() {
   calm_ = true;
+  calm_since_ = now();
   data_.wrong = {};
   disk_full_until_ = now();
   for (auto& p : processes_) {
@@ -245,6 +246,10 @@ void protocol_sim::calm() {
   }
 }
 
+std::chrono::seconds protocol_sim::calm_for() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(calm_ ? now() - calm_since_ : 0ns);
+}
+
 std::string protocol_sim::describe() const {
   std::string out;
   const auto& st = scheduler_now();
@@ -252,7 +257,8 @@ std::string protocol_sim::describe() const {
          + std::to_string(st.policy->running()) + " running, "
          + std::to_string(st.policy->waiting()) + " waiting, phase "
          + std::string{to_string(st.machine->at())} + (st.held ? ", held" : "")
-         + (st.paused ? ", paused" : "") + ", " + std::to_string(st.scores.size()) + " scores";
+         + (st.paused ? ", paused" : "") + ", " + std::to_string(st.scores.size())
+         + " scores, calm for " + std::to_string(calm_for().count()) + " s";
   for (const auto& p : processes_)
     out += "\nworker " + std::to_string(p->index) + ": "
            + (p->alive ? "link " + std::to_string(static_cast<int>(p->pulse->link())) : "dead")
