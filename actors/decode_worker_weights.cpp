@@ -119,6 +119,27 @@ pack(const engine& device, const weight_cargo& cargo, const weight_order& order,
   return device.device().prepare_weights(tensors, over, {threads, order.allow_non_finite, stop});
 }
 
+/// Gives up the KV of a response that waits: it can be computed again. @returns false if none
+/// waits, or all of it would not make room.
+bool give_up_parked(self_ptr self, const std::vector<score_request>& wanted) {
+  auto& st = self->state;
+  const auto kv = st.parts.device->kv();
+  const auto room =
+    std::uint64_t{kv.free + kv.parked} * st.parts.device->device().shape().block_tokens;
+  if (std::any_of(wanted.begin(), wanted.end(), [&](const score_request& s) {
+        return s.tokens.size() > room + 1; // the last token is only looked up
+      }))
+    return false;
+  const auto it = std::find_if(st.responses.begin(), st.responses.end(),
+                               [&](const auto& r) { return st.parts.device->parked(r.first); });
+  if (it == st.responses.end())
+    return false;
+  const auto [response, attempt] = std::pair{it->first, it->second.attempt};
+  drop(self, response, attempt);
+  self->send(st.scheduler, atom::lost_v, st.id, response, attempt);
+  return true;
+}
+
 } // namespace
 
 void forget_preparation(self_ptr self) {
@@ -248,7 +269,11 @@ caf::result<std::string> score(self_ptr self, const score_order& order) {
   }
   const herald::busy held{st.voice};
   std::vector<std::vector<float>> logprobs;
-  if (const auto scored = st.parts.device->score(wanted, logprobs, at); !scored)
+  auto scored = st.parts.device->score(wanted, logprobs, at);
+  // What is parked may stay so for as long as serving is paused.
+  while (!scored && scored.error().code == errc::out_of_kv_blocks && give_up_parked(self, wanted))
+    scored = st.parts.device->score(wanted, logprobs, at);
+  if (!scored)
     return to_caf(scored.error());
   std::string all;
   for (const auto& row : logprobs)

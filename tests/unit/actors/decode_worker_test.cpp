@@ -9,6 +9,7 @@
 #include "tests/unit/actors/deterministic_system.hpp"
 #include "tests/unit/actors/fake_backend.hpp"
 
+#include <bit>
 #include <chrono>
 #include <thread>
 
@@ -277,6 +278,34 @@ TEST_F(decode_worker_test, says_when_it_cannot_keep_what_it_is_told_to_spill) {
   ASSERT_EQ(decode(w, second), errc::ok);
   EXPECT_EQ(after(second, log.outcomes.at(1)), truth(40));
   EXPECT_GT(log.outcomes[1].stats.recomputed_tokens, 0u);
+}
+
+TEST_F(decode_worker_test, scores_where_what_is_parked_lay_if_that_makes_room) {
+  fake_device how;
+  how.kv_blocks = 4;
+  auto& w = add_worker(how);
+  const auto first = chunk(1, 1, prompt, 20);
+  ASSERT_EQ(decode(w, first), errc::ok);
+  ASSERT_TRUE(w.device->parked({77}));
+  const auto score = [&](std::size_t tokens) {
+    const std::vector<token_id> all(tokens, 11);
+    auto answer = self->request(
+      w.actor, 5s, atom::score_v,
+      score_order{{1}, 0, {{to_bytes(std::span{all}), 1, std::bit_cast<std::uint32_t>(1.0f)}}});
+    settle();
+    errc said = errc::ok;
+    answer.receive([](const std::string&) {}, [&](const caf::error& why) { said = code_of(why); });
+    return said;
+  };
+  const std::size_t most = how.kv_blocks * how.block_tokens + 1; // the last is only looked up
+  EXPECT_EQ(score(most + 1), errc::out_of_kv_blocks);
+  EXPECT_EQ(log.lost, std::vector<std::uint32_t>{}) << "it would not help";
+  EXPECT_EQ(score(most), errc::ok);
+  EXPECT_EQ(log.lost, std::vector{1u}) << "the scheduler knows that it must be computed again";
+  EXPECT_FALSE(w.device->parked({77}));
+  const auto second = chunk(1, 2, after(first, log.outcomes.at(0)), 20);
+  ASSERT_EQ(decode(w, second), errc::ok);
+  EXPECT_EQ(after(second, log.outcomes.at(1)), truth(40));
 }
 
 TEST_F(decode_worker_test, takes_kv_over_from_a_peer) {
