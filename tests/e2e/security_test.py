@@ -100,8 +100,8 @@ class Secured(ClusterTest):
                                  **self.tls(), **more})
 
     def helper(self, scheduler, **more):
-        return self.worker(scheduler, data_key=self.file("data.secret"),
-                           **{**self.tls(), **more})
+        return self.worker(scheduler, **{"data_key": self.file("data.secret"), **self.tls(),
+                                         **more})
 
     def cluster(self):
         node = self.secured()
@@ -196,7 +196,7 @@ class Secured(ClusterTest):
                 peer = socket.create_connection(("127.0.0.1", port), timeout=5)
                 self.addCleanup(peer.close)
                 peer.sendall(words)
-        batch = self.submit(node.endpoint, self.prompts, **{**BATCH, "force_migration": False})
+        batch = self.submit(node.endpoint, self.prompts, **BATCH)
         time.sleep(3)
         # The one that was there before is the only one, and its connection has lived on.
         (only,) = status(node.endpoint)["workers"]
@@ -216,6 +216,7 @@ class Secured(ClusterTest):
         for endpoint in endpoints:
             for keys in (None, "mallory", "alice"):
                 peer = context.socket(zmq.DEALER)
+                peer.linger = 0  # or what it never got rid of would hold up the end of the test
                 if keys:
                     peer.curve_serverkey = key_in(self.file("data.public")).encode()
                     peer.curve_secretkey = key_in(self.file(keys + ".secret")).encode()
@@ -225,6 +226,8 @@ class Secured(ClusterTest):
                 peer.send(asked, zmq.NOBLOCK)
                 self.assertFalse(watch.poll(700), f"{keys} gets in at {endpoint}")
                 peer.disable_monitor()
+                watch.close()
+                peer.close()
         # A worker with another data key pulls nothing: the batch is right, and slower.
         self.helper(node, data_key=self.file("mallory.secret"))
         wait_until(lambda: len(ready_workers(node.endpoint)) == 3, "the third worker")
