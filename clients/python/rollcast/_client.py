@@ -304,6 +304,7 @@ class Client:
         kind = request.WhichOneof("body")
         patience = self.timeout if timeout is None else timeout
         self._answer = None
+        self._look_at_keys(span=0.0)  # afterwards the request would be lost with the connection
         self._awaited = self._send(request)
         deadline = time.monotonic() + patience
         try:
@@ -330,7 +331,8 @@ class Client:
     def _pump(self, wait: float) -> bool:
         """Takes in one message. Returns False when none came within `wait` seconds, or the
         connection was made anew."""
-        self._look_at_keys()
+        if not self._awaited and not self._buckets:  # whose answers would be lost
+            self._look_at_keys(span=_KEYS_LOOKED_AT_S)
         sockets = zmq.Poller()
         sockets.register(self._socket, zmq.POLLIN)
         sockets.register(self._monitor, zmq.POLLIN)
@@ -396,11 +398,12 @@ class Client:
         _close(self._sockets)
         self._sockets[:] = fresh
 
-    def _look_at_keys(self) -> None:
-        """Connects anew with changed key files; batches ask again for what was on its way. Files
-        that are wrong change nothing: the connection stays as it is."""
+    def _look_at_keys(self, span: float) -> None:
+        """Connects anew with changed key files, if the last look is `span` seconds ago; batches ask
+        again for what was on its way. Files that are wrong change nothing: the connection stays as
+        it is."""
         now = time.monotonic()
-        if now - self._keys_looked_at < _KEYS_LOOKED_AT_S:
+        if now - self._keys_looked_at < span:
             return
         self._keys_looked_at = now
         if self._keys.changed():
@@ -412,13 +415,16 @@ class Client:
         self._buckets.clear()
         self._bucket_refused = None
         tensors = 0
-        for bucket in buckets:
-            self._await_buckets(_BUCKETS_UNDERWAY - 1)
-            self._last_request_id += 1
-            self._send_frame(frame_of(self._last_request_id, PROTOCOL_VERSION, bucket))
-            self._buckets.add(self._last_request_id)
-            tensors += bucket.tensors
-        self._await_buckets(0)
+        try:
+            for bucket in buckets:
+                self._await_buckets(_BUCKETS_UNDERWAY - 1)
+                self._last_request_id += 1
+                self._send_frame(frame_of(self._last_request_id, PROTOCOL_VERSION, bucket))
+                self._buckets.add(self._last_request_id)
+                tensors += bucket.tensors
+            self._await_buckets(0)
+        finally:
+            self._buckets.clear()  # nobody waits for the rest
         return tensors
 
     def _await_buckets(self, most: int) -> None:
