@@ -68,7 +68,7 @@ class Hostile(ClusterTest):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cls.addClassCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", 40)
+        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", 120)
         cls.calm_s = None
 
     def setUp(self):
