@@ -14,7 +14,9 @@
 namespace rollcast {
 namespace {
 
-constexpr int backlog = 1024;
+/// With ZeroMQ's 100 a flood of connections fills the queue, and whoever is left out of it, friend
+/// or stranger, waits a second for the kernel's next try. The kernel cuts it to its somaxconn.
+constexpr int backlog = 4096;
 
 struct place {
   std::string host;
@@ -109,6 +111,7 @@ result<void> curve_listener::bind(zmq::socket_t& socket, const std::string& endp
   };
   try {
     socket.set(zmq::sockopt::handshake_ivl, static_cast<int>(handshake_max.count()));
+    socket.set(zmq::sockopt::backlog, backlog);
     if (!policy_) {
       socket.bind(endpoint);
       endpoint_ = socket.get(zmq::sockopt::last_endpoint);
