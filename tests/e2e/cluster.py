@@ -170,6 +170,17 @@ class ClusterTest(unittest.TestCase):
         cls.shared = Path(tempfile.mkdtemp(prefix="rollcast-e2e-"))
         cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
 
+    @classmethod
+    def undisturbed(cls, prompts, batch):
+        """The first `prompts` of the example as a file, and what one run with nothing against it
+        makes of them: the oracle."""
+        lines = first_prompts(cls.shared / "prompts.jsonl", prompts)
+        out = cls.shared / "oracle"
+        said = call("run", "--model", COLLATZ, "--threads", 2, "--prompts", lines, "--out", out,
+                    *flags_of(batch))
+        assert said.code == 0, str(said)
+        return lines, (out / "responses.jsonl").read_bytes()
+
     def setUp(self):
         self.work = Path(tempfile.mkdtemp(dir=self.shared))
         self.log = self.work / "processes.log"

@@ -15,8 +15,6 @@ from cluster import (
     COLLATZ,
     ClusterTest,
     call,
-    first_prompts,
-    flags_of,
     ready_workers,
     status,
     wait_until,
@@ -32,12 +30,7 @@ class Faults(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", 20)
-        out = cls.shared / "oracle"
-        said = call("run", "--model", COLLATZ, "--threads", 2, "--prompts", cls.prompts, "--out",
-                    out, *flags_of(BATCH))
-        assert said.code == 0, str(said)
-        cls.oracle = (out / "responses.jsonl").read_bytes()
+        cls.prompts, cls.oracle = cls.undisturbed(20, BATCH)
 
     def cluster(self, workers, **settings):
         scheduler = self.scheduler(**settings)

@@ -184,7 +184,8 @@ class Hostile(ClusterTest):
 
         self.while_attacked(strike)
 
-    def test_ten_thousand_connections(self):
+    def flood(self, connect):
+        """Opens 10,000 connections, `connect(number)` each, from the batch's begin on."""
         opened = 0
 
         def strike():
@@ -194,7 +195,7 @@ class Hostile(ClusterTest):
                 return
             for _ in range(100):
                 try:
-                    self.tcp(f"127.0.0.{1 + opened % 9}")
+                    connect(opened)
                 except OSError:
                     pass  # the backlog is full: try the next
                 opened += 1
@@ -202,6 +203,10 @@ class Hostile(ClusterTest):
         attack = self.while_attacked(strike)
         while opened < 10_000:  # what the batch was too short for
             strike()
+        return attack
+
+    def test_ten_thousand_connections(self):
+        attack = self.flood(lambda number: self.tcp(f"127.0.0.{1 + number % 9}"))
         self.assertGreater(attack.strikes, 0)
         self.assertIsNotNone(status(self.endpoint))
         wait_until(lambda: self.metric("rollcast_controller_connections") <= 6000, "the bound",
@@ -210,23 +215,7 @@ class Hostile(ClusterTest):
         wait_until(lambda: self.figures()[1] < 200, "descriptors come back", timeout=40)
 
     def test_ten_thousand_connections_of_one_address(self):
-        opened = 0
-
-        def strike():
-            nonlocal opened
-            if opened >= 10_000:
-                time.sleep(0.05)
-                return
-            for _ in range(100):
-                try:
-                    self.tcp()
-                except OSError:
-                    pass
-                opened += 1
-
-        self.while_attacked(strike)
-        while opened < 10_000:
-            strike()
+        self.flood(lambda number: self.tcp())
         wait_until(lambda: self.metric("rollcast_connections_refused_total") > 8000, "the bound",
                    timeout=15)
         wait_until(lambda: self.metric("rollcast_controller_connections") <= 1000, "the rest is in "

@@ -18,7 +18,6 @@ from cluster import (
     Node,
     call,
     children_of,
-    first_prompts,
     flags_of,
     ready_workers,
     status,
@@ -40,12 +39,7 @@ class Journaled(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", PROMPTS)
-        out = cls.shared / "oracle"
-        said = call("run", "--model", COLLATZ, "--threads", 2, "--prompts", cls.prompts, "--out",
-                    out, *flags_of(BATCH))
-        assert said.code == 0, str(said)
-        cls.oracle = (out / "responses.jsonl").read_bytes()
+        cls.prompts, cls.oracle = cls.undisturbed(PROMPTS, BATCH)
 
     def begin(self, journal=True, workers=2, **settings):
         """A scheduler and its workers."""

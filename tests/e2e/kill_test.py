@@ -18,11 +18,9 @@ from cluster import (
     ClusterTest,
     Node,
     Outcome,
-    call,
     children_of,
     family_prompts,
     first_prompts,
-    flags_of,
     is_alive,
     ready_workers,
     start,
@@ -43,12 +41,7 @@ class Disturbed(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", 40)
-        out = cls.shared / "oracle"
-        said = call("run", "--model", COLLATZ, "--threads", 2, "--prompts", cls.prompts, "--out",
-                    out, *flags_of(BATCH))
-        assert said.code == 0, str(said)
-        cls.oracle = (out / "responses.jsonl").read_bytes()
+        cls.prompts, cls.oracle = cls.undisturbed(40, BATCH)
 
     def wait_for_middle(self, process, endpoint, share, running_on=None):
         """Returns the status once that share has finished and some run (on that worker)."""

@@ -13,7 +13,6 @@ from cluster import (
     Node,
     call,
     children_of,
-    first_prompts,
     flags_of,
     http_get,
     is_alive,
@@ -32,12 +31,7 @@ class Stop(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.prompts = first_prompts(cls.shared / "prompts.jsonl", 20)
-        out = cls.shared / "oracle"
-        said = call("run", "--model", COLLATZ, "--threads", 2, "--prompts", cls.prompts, "--out",
-                    out, *flags_of(BATCH))
-        assert said.code == 0, str(said)
-        cls.oracle = (out / "responses.jsonl").read_bytes()
+        cls.prompts, cls.oracle = cls.undisturbed(20, BATCH)
 
     def cluster_at_work(self, workers=2, **settings):
         """A scheduler, workers and a batch of which some responses are done and many run."""
