@@ -111,12 +111,21 @@ class Journaled(ClusterTest):
         self.assertEqual(report["batches"], [], "the end was acknowledged")
         self.assertGreater(min(ready_workers(self.endpoint)), 1_000_000_000, "numbered anew")
 
+    def wait_for_acknowledged(self, count):
+        """Until the journal has them: an acknowledgement gets no answer."""
+
+        def look():
+            shown = call("journal", "inspect", "--journal", self.settings["journal"], "--json")
+            return [b["acknowledged"] for b in json.loads(shown.out)["batches"]] >= [count]
+
+        wait_until(look, f"{count} acknowledged")
+
     def test_a_new_client_goes_on_where_the_old_one_was(self):
         self.begin()
         with Client(self.endpoint) as client:
             batch = self.submit_ids(client, "k")
             got = [next(batch) for _ in range(20)]
-            client.status()  # behind the acknowledgement of all but the last
+            self.wait_for_acknowledged(len(got) - 1)
         self.kill()
         self.start_again()
         with Client(self.endpoint) as client:
@@ -125,6 +134,7 @@ class Journaled(ClusterTest):
             self.assertEqual((first.group, first.index), (got[-1].group, got[-1].index),
                              "what was acknowledged does not come, what was not does")
             self.assert_is_oracle([*got, *batch])
+        self.wait_for_acknowledged(RESPONSES + 1)
         self.kill()
         self.start_again()
         with Client(self.endpoint) as client:

@@ -61,9 +61,12 @@ class Stop(ClusterTest):
     def test_a_worker_leaves_within_its_grace_and_loses_nothing(self):
         scheduler, (leaver, _), batch = self.cluster_at_work(drain_ms=1500)
         self.assertEqual(http_get(leaver.metrics + "/readyz")[0], 200)
-        seen = []
+        # It waits for the scheduler to confirm what it leaves, so it is still there to be asked.
+        scheduler.process.send_signal(signal.SIGSTOP)
         leaver.process.send_signal(signal.SIGTERM)
         time.sleep(0.1)  # the flag is looked at every 20 ms
+        seen = [http_get(leaver.metrics + "/readyz")[0]]
+        scheduler.process.send_signal(signal.SIGCONT)
         self.unready(leaver, seen)
         code = leaver.process.wait(timeout=5)
         self.assertEqual(code, 0, self.logged())
