@@ -131,10 +131,14 @@ struct scheduler_test : deterministic_system {
   }
 
   void ask(wire::request body, const std::string& peer = "peer") {
+    ask({.peer = peer, .envelope = {}}, std::move(body));
+  }
+  void ask(controller_request from, wire::request body) {
     auto envelope = std::make_shared<wire::request_envelope>();
     envelope->request_id = ++requests;
     envelope->body = std::move(body);
-    self->send(sut, controller_request{peer, envelope});
+    from.envelope = envelope;
+    self->send(sut, from);
     settle();
   }
 
@@ -205,6 +209,36 @@ TEST_F(scheduler_test, pushes_a_finished_response_once_and_then_the_end) {
   EXPECT_EQ(done[0].summary.tokens, 12u);
   EXPECT_EQ(done[0].summary.chunks, 2u);
   EXPECT_EQ(metrics->generated_tokens.value(), 12u);
+}
+
+TEST_F(scheduler_test, tells_nobody_else_of_a_clients_batch) {
+  worker_log w;
+  add_worker(w);
+  const controller_request alice{
+    .peer = "a", .envelope = {}, .client = "alice", .owner = "alice", .operates = false};
+  const controller_request bob{
+    .peer = "b", .envelope = {}, .client = "bob", .owner = "bob", .operates = false};
+  const controller_request operates{
+    .peer = "o", .envelope = {}, .client = "root", .owner = "root", .operates = true};
+  ask(alice, one_group("k"));
+  const auto refused = [&](wire::request body) {
+    const auto before = link->of<wire::request_failed>().size();
+    ask(bob, std::move(body));
+    const auto all = link->of<wire::request_failed>();
+    return all.size() == before + 1 && all.back().code == errc::not_permitted;
+  };
+  EXPECT_TRUE(refused(one_group("k")));
+  EXPECT_TRUE(refused(one_group("k", 2)));
+  EXPECT_TRUE(refused(wire::resume_results{"k", 0}));
+  EXPECT_TRUE(refused(wire::ack_results{"k", 2}));
+  EXPECT_TRUE(refused(wire::cancel_batch{"k"}));
+  report(outcome_of(w.chunks[0], {8, 9}, chunk_end::stop));
+  EXPECT_TRUE(refused(wire::ack_results{"k", 2}));
+  EXPECT_EQ(link->of<wire::response_ready>().size(), 1u);
+  ask(operates, wire::resume_results{"k", 0});
+  ask(alice, wire::resume_results{"k", 0});
+  EXPECT_EQ(link->of<wire::response_ready>().size(), 3u);
+  EXPECT_FALSE(refused(one_group("bobs own")));
 }
 
 TEST_F(scheduler_test, runs_the_chunks_of_a_dead_worker_elsewhere_from_their_edge) {
