@@ -214,7 +214,7 @@ void frontend::loop::hear(const std::string& peer, const visitor& who, const zmq
   ++unanswered_of_[who.client];
   ++unanswered_all_;
   to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope)),
-               who.client, limits});
+               who.client, limits, who.owner, who.operates});
 }
 
 void frontend::loop::count_refused(errc code) {

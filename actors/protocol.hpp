@@ -166,6 +166,8 @@ struct controller_request {
   std::shared_ptr<const wire::request_envelope> envelope;
   std::string client = {};   ///< Its name in the allow list, or its address; "" has no limits.
   client_limits limits = {}; ///< What it may have under way.
+  std::string owner = {};    ///< Whose the batches are that it submits; "" is everybody's.
+  bool operates = true;      ///< It may ask about the batches of others.
 };
 
 /// A peer wants KV, from the KV exchange's thread.

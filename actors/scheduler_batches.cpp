@@ -93,9 +93,24 @@ bool waits_for_larger(const scheduler_state& st, const batch_record& batch) {
 
 // -- requests -----------------------------------------------------------------
 
+/// The batch of a key, for one who may ask about it.
+result<batch_record*> find_for(self_ptr self, const controller_request& from,
+                               const std::string& key) {
+  auto batch = self->state.book->find(key);
+  if (!batch || from.operates || (*batch)->owner.empty() || (*batch)->owner == from.owner)
+    return batch;
+  return fail(errc::not_permitted, "batch '" + key
+                                     + "' is another client's; ask with a key of the client that "
+                                       "submitted it, or with one that the allow list calls "
+                                       "operator");
+}
+
 void take(self_ptr self, const controller_request& from, const wire::submit_batch& spec) {
   auto& st = self->state;
-  if (!st.book->find(spec.batch_key)) {
+  const auto known = find_for(self, from, spec.batch_key);
+  if (!known && known.error().code != errc::unknown_batch)
+    return answer(self, from, known.error(), spec.batch_key);
+  if (!known) {
     auto ok = st.identity ? check_batch(spec, st.identity->model) : check_policy(spec.policy);
     if (ok)
       ok = takes_batches(st);
@@ -109,7 +124,7 @@ void take(self_ptr self, const controller_request& from, const wire::submit_batc
       return answer(self, from, fits.error(), spec.batch_key);
     }
   }
-  const auto batch = st.book->submit(spec, now_ns(self));
+  const auto batch = st.book->submit(spec, now_ns(self), from.owner);
   if (!batch)
     return answer(self, from, batch.error(), spec.batch_key);
   auto& record = **batch;
@@ -124,7 +139,7 @@ void take(self_ptr self, const controller_request& from, const wire::submit_batc
 
 void take(self_ptr self, const controller_request& from, const wire::cancel_batch& c) {
   auto& st = self->state;
-  const auto batch = st.book->find(c.batch_key);
+  const auto batch = find_for(self, from, c.batch_key);
   if (!batch)
     return answer(self, from, batch.error(), c.batch_key);
   auto& record = **batch;
@@ -139,7 +154,7 @@ void take(self_ptr self, const controller_request& from, const wire::cancel_batc
 }
 
 void take(self_ptr self, const controller_request& from, const wire::ack_results& a) {
-  const auto batch = self->state.book->find(a.batch_key);
+  const auto batch = find_for(self, from, a.batch_key);
   if (!batch)
     return answer(self, from, batch.error(), a.batch_key);
   const bool kept = self->state.book->acknowledge(**batch, a.sequence);
@@ -150,7 +165,7 @@ void take(self_ptr self, const controller_request& from, const wire::ack_results
 
 void take(self_ptr self, const controller_request& from, const wire::resume_results& r) {
   auto& st = self->state;
-  const auto batch = st.book->find(r.batch_key);
+  const auto batch = find_for(self, from, r.batch_key);
   if (!batch)
     return answer(self, from, batch.error(), r.batch_key);
   if (!st.book->attach(**batch, from.peer, r.after_sequence))

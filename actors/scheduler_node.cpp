@@ -92,6 +92,23 @@ private:
   std::shared_ptr<listener> told_ = std::make_shared<listener>();
 };
 
+/// Opens it, and waits for as long as its disk is full: whoever starts a scheduler again has
+/// nothing better to do. @returns null when it is told to stop meanwhile.
+result<std::shared_ptr<open_journal>>
+open_when_it_can(const journal::journal_options& options,
+                 const std::shared_ptr<controller_link>& door,
+                 const std::shared_ptr<scheduler_metrics>& metrics, const std::stop_token& stop) {
+  for (bool told = false; !stop.stop_requested(); told = true) {
+    auto opened = open_journal::open(options, door, metrics);
+    if (opened || opened.error().code != errc::io_failed)
+      return opened;
+    if (!told)
+      spdlog::error("{}; tried again every second until it can be opened", opened.error().detail);
+    std::this_thread::sleep_for(std::chrono::seconds{1});
+  }
+  return nullptr;
+}
+
 /// Its end comes before that of the system that the handle belongs to.
 struct telling {
   telling(std::shared_ptr<open_journal> journal, const scheduler_actor& actor)
@@ -129,9 +146,11 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   scheduler_parts parts{*door, metrics, pulse, std::shared_ptr<weight_store>{std::move(*store)}};
   std::shared_ptr<open_journal> kept; // outlives the actors, who write to it
   if (!options.journal.path.empty()) {
-    auto opened = open_journal::open(options.journal, *door, metrics);
+    auto opened = open_when_it_can(options.journal, *door, metrics, stop);
     if (!opened)
       return fail(opened);
+    if (!*opened)
+      return {};
     kept = std::move(*opened);
     parts.link = kept->link;
     parts.journal = kept->access;

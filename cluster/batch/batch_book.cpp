@@ -45,7 +45,8 @@ void batch_book::write(journal::record what) {
 
 // -- batches ------------------------------------------------------------------
 
-result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t now_ns) {
+result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t now_ns,
+                                         const std::string& owner) {
   const auto hash = hash_of(spec);
   if (const auto known = by_key_.find(spec.batch_key); known != by_key_.end()) {
     auto& batch = batches_.at(known->second);
@@ -66,13 +67,14 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   batch.spec = std::move(spec);
   batch.spec_hash = hash;
   batch.submitted_ns = now_ns;
+  batch.owner = owner;
   add_responses(batch);
   by_key_.emplace(batch.spec.batch_key, id);
   by_first_response_.emplace(batch.first_response, id);
   responses_held_ += batch.size;
   if (journal_ != nullptr)
     write(journal::batch_submitted{id, std::make_shared<const wire::submit_batch>(batch.spec),
-                                   batch.first_response, batch.first_group});
+                                   batch.first_response, batch.first_group, owner});
   return &batch;
 }
 
@@ -171,6 +173,7 @@ std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t n
 
 std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std::uint64_t now_ns) {
   batch.failure = std::move(why);
+  write(journal::batch_failed{batch.id, *batch.failure});
   return cancel(batch, now_ns);
 }
 
@@ -235,7 +238,7 @@ void batch_book::end(batch_record& batch, std::uint64_t now_ns) {
   batch.ended_ns = now_ns;
   batch.summary = measure(batch);
   batch.tally = {};
-  write(journal::batch_ended{batch.id, *batch.summary, batch.failure});
+  write(journal::batch_ended{batch.id, *batch.summary});
 }
 
 // -- results ------------------------------------------------------------------

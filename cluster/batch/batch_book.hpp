@@ -78,6 +78,7 @@ struct batch_record {
   std::optional<wire::batch_summary> summary; ///< From its end on, always the same.
   bool restored = false;                      ///< Taken on by an earlier scheduler.
 
+  std::string owner;              ///< Who may ask about it; "" is everybody.
   std::string client;             ///< Whose share it counts for; "" is nobody.
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
@@ -135,7 +136,8 @@ public:
 
   /// Takes a validated batch on, or finds the one that has its key. Fails with `batch_conflict`
   /// (same key, other content) or `queue_full`.
-  result<batch_record*> submit(wire::submit_batch spec, std::uint64_t now_ns);
+  result<batch_record*> submit(wire::submit_batch spec, std::uint64_t now_ns,
+                               const std::string& owner = {});
   /// Fails with `unknown_batch`.
   result<batch_record*> find(const std::string& key);
   /// The batch may be placed from now on. @pre it is queued

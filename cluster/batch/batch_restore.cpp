@@ -61,6 +61,8 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
   batch.spec_hash = from.spec_hash;
   batch.first_response = from.first_response;
   batch.first_group = from.first_group;
+  batch.client = batch.owner = from.owner;
+  batch.failure = from.failure;
   batch.size = from.size;
   batch.restored = true;
   batch.acknowledged = batch.sent = from.acknowledged;
@@ -75,7 +77,6 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
   if (from.ended) {
     batch.phase = batch_phase::ended;
     batch.summary = from.ended->summary;
-    batch.failure = from.ended->failure;
   }
   if (batch.acknowledged_fully()) {
     batch.finished_count = batch.size;
@@ -128,17 +129,9 @@ void batch_book::finish_torn(batch_record& batch, const model_ends& model, std::
     std::any_of(batch.responses.begin(), batch.responses.end(), [](const response_record& r) {
       return r.sequence != 0 && r.reason == wire::finish_reason::cancelled;
     });
-  // Why a batch could not go on comes with its end, which is cut off. This much can be told anew.
-  if (const auto required = batch.spec.required_weight_version;
-      cancelled && required && *required != weight_version)
-    batch.failure = error{errc::stale_epoch,
-                          "batch '" + batch.spec.batch_key + "' requires weight version "
-                            + std::to_string(*required) + ", the cluster went on to "
-                            + std::to_string(weight_version) + " at a chunk's edge",
-                          {}};
   if (batch.finished_count == batch.size)
     return end(batch, now_ns);
-  if (cancelled) { // all or nothing
+  if (cancelled || batch.failure) { // all or nothing
     (void)cancel(batch, now_ns);
     return;
   }

@@ -22,6 +22,7 @@ void apply_to(image& all, const batch_submitted& x, std::uint64_t now) {
   batch.spec_hash = hash_of(*x.spec);
   batch.first_response = x.first_response;
   batch.first_group = x.first_group;
+  batch.owner = x.owner;
   batch.groups = x.spec->groups.size();
   for (const auto& group : x.spec->groups)
     batch.size += group.group_size;
@@ -61,6 +62,10 @@ void apply_to(batch_image& batch, const response_finished& x, std::uint64_t) {
                + static_cast<std::uint64_t>(
                  std::count_if(batch.responses.begin(), batch.responses.end(),
                                [](const response_image& other) { return other.sequence != 0; }));
+}
+
+void apply_to(batch_image& batch, const batch_failed& x, std::uint64_t) {
+  batch.failure = x.why;
 }
 
 void apply_to(batch_image& batch, const batch_ended& x, std::uint64_t now) {

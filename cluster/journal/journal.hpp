@@ -37,7 +37,8 @@ public:
   struct opened; // {std::unique_ptr<journal> keeper; image found;}
 
   /// Opens or makes the database and reads what it knows. Fails with `bad_config` (another process
-  /// has it, it is no journal, of a newer schema, or unreadable; detail: the path and what to do).
+  /// has it, it is no journal, of a newer schema, or unreadable; detail: the path and what to do),
+  /// or with `io_failed` (the disk is full or broken: it may succeed later).
   static result<opened> open(journal_options options);
 
   /// Commits what is pending, for five seconds at most if that fails, and closes.

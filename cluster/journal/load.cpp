@@ -80,11 +80,11 @@ void append(std::vector<T>& to, blob from) {
 result<image> loader::load() {
   if (auto ok = load_meta(); !ok)
     return fail(ok);
-  auto ok =
-    each("SELECT batch, head, spec_high, spec_low, first_response, first_group, groups,"
-         " size, submitted_ns, started_ns, profile, weight_version, ended_ns, summary,"
-         " failure_code, failure, acknowledged, tokens_acknowledged FROM batches ORDER BY batch",
-         [this](statement& row) { return load_batch(row); });
+  auto ok = each("SELECT batch, head, spec_high, spec_low, first_response, first_group, groups,"
+                 " size, submitted_ns, started_ns, profile, weight_version, ended_ns, summary,"
+                 " failure_code, failure, acknowledged, tokens_acknowledged, owner FROM"
+                 " batches ORDER BY batch",
+                 [this](statement& row) { return load_batch(row); });
   if (!ok)
     return fail(ok);
   for (auto& batch : found_.batches)
@@ -150,6 +150,7 @@ result<void> loader::load_batch(statement& row) {
   batch.ended_unix_ns = row.number(12);
   batch.acknowledged = row.number(16);
   batch.tokens_acknowledged = row.number(17);
+  batch.owner = row.text(18);
   const auto& known = found_;
   if (batch.size > wire::limits.responses || batch.groups > batch.size
       || batch.acknowledged > batch.size + 1 || batch.id.value >= known.next_batch
@@ -172,15 +173,15 @@ result<void> loader::load_batch(statement& row) {
 }
 
 result<void> loader::load_ending(statement& row, batch_image& batch) {
+  if (!row.null(15))
+    batch.failure = error{static_cast<errc>(row.number(14)), row.text(15), {}};
   if (row.null(13))
     return {};
   auto event = wire::decode_event(row.bytes(13));
   auto* done = event ? std::get_if<wire::batch_done>(&event->body) : nullptr;
   if (done == nullptr)
     return damaged(name(batch) + " has no summary");
-  batch.ended = batch_ended{batch.id, std::move(done->summary), {}};
-  if (!row.null(15))
-    batch.ended->failure = error{static_cast<errc>(row.number(14)), row.text(15), {}};
+  batch.ended = batch_ended{batch.id, std::move(done->summary)};
   return {};
 }
 

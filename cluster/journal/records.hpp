@@ -23,6 +23,7 @@ struct batch_submitted {
   std::shared_ptr<const wire::submit_batch> spec;
   std::uint64_t first_response = 0;
   std::uint64_t first_group = 0;
+  std::string owner = {}; ///< The client whose batch it is; "" is everybody's.
 };
 
 /// Its responses may be placed, at this profile and weight version.
@@ -50,11 +51,16 @@ struct response_finished {
   wire::finish_reason reason = wire::finish_reason::stop;
 };
 
+/// It cannot go on: what is unfinished is cancelled next, and its end tells this.
+struct batch_failed {
+  batch_id id;
+  error why;
+};
+
 /// All its responses are finished.
 struct batch_ended {
   batch_id id;
   wire::batch_summary summary;
-  std::optional<error> failure; ///< Why it could not go on.
 };
 
 /// Its controller has all results up to here; their contents are not needed any more.
@@ -93,8 +99,8 @@ struct epoch_promised {
 };
 
 using record = std::variant<batch_submitted, batch_started, chunk_edge, response_finished,
-                            batch_ended, results_acknowledged, batch_forgotten, cluster_identity,
-                            epoch_decided, epoch_promised>;
+                            batch_failed, batch_ended, results_acknowledged, batch_forgotten,
+                            cluster_identity, epoch_decided, epoch_promised>;
 
 /// Where records go, in the order in which things happened.
 class sink {
@@ -132,6 +138,8 @@ struct batch_image {
   std::uint64_t groups = 0;
   std::uint64_t size = 0; ///< Responses.
   std::optional<batch_started> started;
+  std::string owner;
+  std::optional<error> failure;
   std::optional<batch_ended> ended;
   std::uint64_t acknowledged = 0;
   std::uint64_t tokens_acknowledged = 0; ///< Of results that are acknowledged: no longer in them.

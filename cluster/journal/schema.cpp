@@ -82,13 +82,16 @@ CREATE TABLE finished (
   reason INTEGER NOT NULL,
   PRIMARY KEY (batch, sequence)
 ) STRICT, WITHOUT ROWID;
+)",
+  R"(
+ALTER TABLE batches ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 )"};
 
 } // namespace
 
 error refusal(const database& db, const error& why) {
   const bool damaged = database::damaged(db.last_code());
-  return {errc::bad_config,
+  return {database::may_pass(db.last_code()) ? errc::io_failed : errc::bad_config,
           why.detail
             + (damaged ? "; it is damaged or no journal: restore a copy, or name another file and "
                          "submit again"

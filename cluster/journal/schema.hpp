@@ -11,7 +11,7 @@ namespace rollcast::journal {
 
 /// "Rlcj", in the header of the file: what makes a SQLite database one of ours.
 inline constexpr std::uint32_t application_id = 0x526c636a;
-inline constexpr std::uint64_t schema_version = 1;
+inline constexpr std::uint64_t schema_version = 2;
 
 /// Refuses a database that is not ours, is damaged or of a newer schema. An empty one passes if
 /// `may_be_new`. Changes nothing. Fails with `bad_config`.

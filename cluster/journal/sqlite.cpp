@@ -139,6 +139,10 @@ bool database::damaged(int code) noexcept {
   return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
 }
 
+bool database::may_pass(int code) noexcept {
+  return (code & 0xff) == SQLITE_FULL || (code & 0xff) == SQLITE_IOERR;
+}
+
 bool database::contradicts(int code) noexcept {
   return (code & 0xff) == SQLITE_CONSTRAINT;
 }

@@ -106,6 +106,8 @@ public:
   error failure(int code) const;
   /// True for what a file of ours never is: damaged, or no database.
   static bool damaged(int code) noexcept;
+  /// Of a full disk, say: the same may succeed later.
+  static bool may_pass(int code) noexcept;
   /// True for what breaks a constraint of a table.
   static bool contradicts(int code) noexcept;
   int last_code() const noexcept;

@@ -33,6 +33,7 @@ struct store::statements {
   statement start;
   statement edge;
   statement finish;
+  statement failed;
   statement end;
   statement results;
   statement acknowledge;
@@ -60,13 +61,13 @@ result<store> store::make(database& db, const image& known) {
     prepare("UPDATE meta SET next_batch = ?, next_group = ?, next_response = ?,"
             " epoch_promised = ?"),
     prepare("INSERT INTO batches (batch, batch_key, head, spec_high, spec_low, first_response,"
-            " first_group, groups, size, submitted_ns) VALUES (?,?,?,?,?,?,?,?,?,?)"),
+            " first_group, groups, size, submitted_ns, owner) VALUES (?,?,?,?,?,?,?,?,?,?,?)"),
     prepare("INSERT INTO prompts VALUES (?,?)"),
     prepare("UPDATE batches SET profile = ?, weight_version = ?, started_ns = ? WHERE batch = ?"),
     prepare("INSERT INTO edges VALUES (?,?,?,?,?,?)"),
     prepare("INSERT INTO finished VALUES (?,?,?,?)"),
-    prepare("UPDATE batches SET summary = ?, failure_code = ?, failure = ?, ended_ns = ?"
-            " WHERE batch = ?"),
+    prepare("UPDATE batches SET failure_code = ?, failure = ? WHERE batch = ?"),
+    prepare("UPDATE batches SET summary = ?, ended_ns = ? WHERE batch = ?"),
     prepare("SELECT ordinal FROM finished WHERE batch = ? AND sequence > ? AND sequence <= ?"),
     prepare("UPDATE batches SET acknowledged = ?,"
             " tokens_acknowledged = tokens_acknowledged + ? WHERE batch = ?"),
@@ -176,9 +177,10 @@ result<void> store::write(const entry& e, const batch_submitted& x) {
   head.groups.clear();
   const auto head_bytes = wire::stored(head);
   const auto hash = hash_of(*x.spec);
-  if (auto ok = sql_->submit.run(
-        x.id.value, std::string_view{x.spec->batch_key}, bytes_of(head_bytes), hash.high, hash.low,
-        x.first_response, x.first_group, std::uint64_t{x.spec->groups.size()}, e.size, e.unix_ns);
+  if (auto ok = sql_->submit.run(x.id.value, std::string_view{x.spec->batch_key},
+                                 bytes_of(head_bytes), hash.high, hash.low, x.first_response,
+                                 x.first_group, std::uint64_t{x.spec->groups.size()}, e.size,
+                                 e.unix_ns, std::string_view{x.owner});
       !ok)
     return ok;
   const auto bytes = wire::stored(*x.spec);
@@ -212,15 +214,14 @@ result<void> store::write(const entry& e, const response_finished& x) {
   return sql_->finish.run(x.id.value, e.sequence, x.ordinal, static_cast<std::uint64_t>(x.reason));
 }
 
+result<void> store::write(const entry&, const batch_failed& x) {
+  return sql_->failed.run(static_cast<std::uint64_t>(x.why.code), std::string_view{x.why.detail},
+                          x.id.value);
+}
+
 result<void> store::write(const entry& e, const batch_ended& x) {
   const auto summary = wire::encode(0, wire::event{wire::batch_done{{}, 0, x.summary}});
-  std::optional<std::string_view> why;
-  if (x.failure)
-    why = x.failure->detail;
-  // The code means nothing without a detail.
-  return sql_->end.run(bytes_of(summary),
-                       x.failure ? static_cast<std::uint64_t>(x.failure->code) : std::uint64_t{0},
-                       why, e.unix_ns, x.id.value);
+  return sql_->end.run(bytes_of(summary), e.unix_ns, x.id.value);
 }
 
 result<void> store::write(const entry& e, const results_acknowledged& x) {

@@ -62,6 +62,7 @@ private:
   result<void> write(const entry& e, const batch_started& x);
   result<void> write(const entry& e, const chunk_edge& x);
   result<void> write(const entry& e, const response_finished& x);
+  result<void> write(const entry& e, const batch_failed& x);
   result<void> write(const entry& e, const batch_ended& x);
   result<void> write(const entry& e, const results_acknowledged& x);
   result<void> write(const entry& e, const batch_forgotten& x);

@@ -32,8 +32,13 @@ bool is_name(std::string_view text) {
   });
 }
 
-/// Takes "batches=8". @returns what is wrong with it, "" for nothing.
-std::string take_limit(std::string_view word, client_limits& limits) {
+/// Takes "operator" or "batches=8". @returns what is wrong with it, "" for nothing.
+std::string take_word(std::string_view word, client_entry& entry) {
+  if (word == "operator") {
+    entry.operates = true;
+    return {};
+  }
+  auto& limits = entry.limits;
   const auto equals = word.find('=');
   const auto key = word.substr(0, equals);
   std::uint32_t* target = key == "batches"     ? &limits.batches
@@ -43,7 +48,7 @@ std::string take_limit(std::string_view word, client_limits& limits) {
                           : key == "requests"  ? &limits.requests
                                                : nullptr;
   if (target == nullptr || equals == std::string_view::npos)
-    return "'" + std::string{word.substr(0, 32)} + "' is no limit";
+    return "'" + std::string{word.substr(0, 32)} + "' is neither 'operator' nor a limit";
   const auto value = word.substr(equals + 1);
   const auto [stop, failed] = std::from_chars(value.data(), value.data() + value.size(), *target);
   if (failed != std::errc{} || stop != value.data() + value.size() || *target == 0)
@@ -65,8 +70,8 @@ result<allow_list> allow_list::parse(std::string_view text, const std::string& w
     const auto refuse = [&](const std::string& why) {
       return fail(errc::bad_config, "allow list " + where + ", line " + std::to_string(number)
                                       + ": " + why
-                                      + "; a line is: name public-key, then any of batches=N "
-                                        "groups=N kept=N responses=N requests=N");
+                                      + "; a line is: name public-key, then any of operator "
+                                        "batches=N groups=N kept=N responses=N requests=N");
     };
     if (!is_name(words[0]))
       return refuse("the name is not 1 to 64 letters, digits, '-', '_' or '.'");
@@ -74,7 +79,7 @@ result<allow_list> allow_list::parse(std::string_view text, const std::string& w
       return refuse("the second word is no public key of 40 characters of Z85");
     client_entry entry{std::string{words[0]}, otherwise};
     for (std::size_t at = 2; at < words.size(); ++at)
-      if (const auto wrong = take_limit(words[at], entry.limits); !wrong.empty())
+      if (const auto wrong = take_word(words[at], entry); !wrong.empty())
         return refuse(wrong);
     if (!list.by_key_.emplace(std::string{words[1]}, std::move(entry)).second)
       return refuse("the key of this line is in the list already");

@@ -13,6 +13,7 @@ namespace rollcast {
 struct client_entry {
   std::string name;
   client_limits limits;
+  bool operates = false; ///< It may ask about the batches of others, too.
   friend bool operator==(const client_entry&, const client_entry&) = default;
 };
 
@@ -20,9 +21,10 @@ struct client_entry {
 /// the next; its limits are those of the line that has the key.
 class allow_list {
 public:
-  /// Reads lines `name public-key [LIMIT=N]...`, where LIMIT is a member of `client_limits`;
-  /// what a line does not say is as in `otherwise`. Empty lines and lines that start with # are
-  /// skipped. `where` names the file in a failure (`bad_config`, with the line's number).
+  /// Reads lines `name public-key [operator] [LIMIT=N]...`, where LIMIT is a member of
+  /// `client_limits`; what a line does not say is as in `otherwise`. Empty lines and lines that
+  /// start with # are skipped. `where` names the file in a failure (`bad_config`, with the line's
+  /// number).
   static result<allow_list> parse(std::string_view text, const std::string& where,
                                   const client_limits& otherwise);
 

@@ -315,12 +315,12 @@ std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
   }
   if (!options_.keys) {
     const auto* address = property_of(body, "Peer-Address");
-    return visitor{address == nullptr ? "?" : address, std::nullopt};
+    return visitor{address == nullptr ? "?" : address, std::nullopt, {}, true};
   }
   auto known = options_.keys->admit(key);
   if (!known)
     return std::nullopt;
-  return visitor{std::move(known->name), known->limits};
+  return visitor{known->name, known->limits, known->name, known->operates};
 }
 
 // -- the public class ---------------------------------------------------------

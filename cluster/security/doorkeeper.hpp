@@ -23,6 +23,8 @@ struct door_options {
 struct visitor {
   std::string client;                  ///< Its name in the allow list; without keys its address.
   std::optional<client_limits> limits; ///< Of the allow list.
+  std::string owner;                   ///< Its name in the allow list; "" without keys.
+  bool operates = true;                ///< It may ask about everybody's batches.
 };
 
 /// Stands at a listening ZeroMQ socket: lets in only keys of the policy (ZAP) and no more

@@ -41,6 +41,7 @@ enum class errc : std::uint8_t {
   numerics_mismatch = 100,
   cancelled = 101,
   update_conflict = 102,
+  not_permitted = 103,
 };
 
 /// Returns the stable lower-case name used in logs, metrics, the wire and tests.
@@ -68,6 +69,7 @@ constexpr std::string_view to_string(errc code) noexcept {
     case errc::numerics_mismatch: return "numerics_mismatch";
     case errc::cancelled: return "cancelled";
     case errc::update_conflict: return "update_conflict";
+    case errc::not_permitted: return "not_permitted";
   }
   return "unknown";
 }

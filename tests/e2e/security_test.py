@@ -19,6 +19,7 @@ from cluster import (
     COLLATZ,
     ROOT,
     ClusterTest,
+    Node,
     Outcome,
     call,
     first_prompts,
@@ -97,9 +98,21 @@ class Secured(ClusterTest):
 
     def secured(self, **more):
         """A scheduler with everything on."""
-        return self.scheduler(**{"curve_secret": self.file("server.secret"),
-                                 "curve_clients": self.list, "data_key": self.file("data.secret"),
-                                 **self.tls(), **more})
+        return self.scheduler(**self.everything(), **more)
+
+    def everything(self):
+        return {"curve_secret": self.file("server.secret"), "curve_clients": self.list,
+                "data_key": self.file("data.secret"), **self.tls()}
+
+    def again(self, node, **more):
+        """That scheduler, killed before, on its ports."""
+        settings = {**self.everything(), **more}
+        ports = node.ports
+        node = Node(self.log, "scheduler", "--listen", ports["frontend"], "--control-port",
+                    ports["control_port"], "--metrics-port", 0, *flags_of(settings))
+        self.addCleanup(node.kill)
+        node.endpoint = ports["frontend"]
+        return node
 
     def helper(self, scheduler, **more):
         return self.worker(scheduler, **{"data_key": self.file("data.secret"), **self.tls(),
@@ -312,6 +325,40 @@ class Secured(ClusterTest):
                          self.oracle, "another client")
         self.assertIn('rollcast_frames_rejected_total{reason="over_limit"} 1',
                       http_get(node.metrics + "/metrics")[1])
+
+    def test_a_batch_is_its_clients_alone_also_after_a_restart(self):
+        with self.list.open("a") as file:
+            file.write(f"bob {key_in(self.file('alice2.public'))}\n"
+                       f"root {key_in(self.file('mallory.public'))} operator\n")
+        settings = {"journal": self.work / "journal.db"}
+        node = self.secured(**settings)
+        self.helper(node)
+        with Client(node.endpoint) as alice:
+            mine = alice.submit([[50, 55, 58]] * 2, group_size=4, batch_key="k",
+                                sampling=Sampling(max_new_tokens=100, ignore_eos=True))
+            got = [next(mine)]
+        for restart in (False, True):
+            if restart:
+                node.kill()
+                node = self.again(node, **settings)
+            self.become("alice2")
+            with Client(node.endpoint) as bob:
+                with self.assertRaises(RollcastError) as refused:
+                    bob.attach("k")
+                self.assertEqual(refused.exception.code, "not_permitted")
+            said = call("discard", "--connect", node.endpoint, "--batch-key", "k")
+            self.assertEqual(said.code, 2, said)
+            self.assertIn("'k' is another client's", said.err)
+        self.become("alice")
+        with Client(node.endpoint) as alice:
+            got += [r for r in alice.attach("k")
+                    if (r.group, r.index) != (got[0].group, got[0].index)]
+            self.assertEqual(len({(r.group, r.index) for r in got}), 8)
+            alice.submit([[50, 55, 58]], group_size=1, batch_key="left",
+                         sampling=Sampling(max_new_tokens=10))
+        self.become("mallory")
+        said = call("discard", "--connect", node.endpoint, "--batch-key", "left")
+        self.assertEqual(said.code, 0, said)
 
     def test_loose_files_are_refused_at_the_start(self):
         for name, settings in {

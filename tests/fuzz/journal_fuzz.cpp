@@ -52,6 +52,7 @@ constexpr std::array columns{
   column{"batches", "failure_code", kind::number},
   column{"batches", "failure", kind::text},
   column{"batches", "acknowledged", kind::number},
+  column{"batches", "owner", kind::text},
   column{"prompts", "batch", kind::number},
   column{"prompts", "spec", kind::bytes},
   column{"edges", "edge", kind::number},

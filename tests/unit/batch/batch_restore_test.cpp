@@ -328,20 +328,18 @@ TEST_F(torn, cancels_the_whole_batch_or_none_of_it) {
 
 // Found by protocol_sim_test, seed 801: the controller was told BatchDone, with responses cancelled
 // that nobody had cancelled.
-TEST_F(torn, tells_that_the_weights_went_on_when_the_end_is_cut_off) {
-  batch->spec.required_weight_version = 3;
+TEST_F(torn, tells_why_a_batch_could_not_go_on_wherever_it_is_cut_off) {
+  append(0, {1});
   const auto before = log.all.size();
-  (void)book.give_up(*batch, {errc::stale_epoch, "the cluster went on to 4", {}}, 5);
+  (void)book.give_up(*batch, {errc::peer_lost, "no luck", {}}, 5);
   for (std::size_t count = before + 1; count <= log.all.size(); ++count) {
-    auto image = log.image_of(count);
-    image.batches.at(0).spec.required_weight_version = 3;
     batch_book again{{}};
-    again.weight_version = 4;
-    again.restore(image, model, {9, 9});
+    again.restore(log.image_of(count), model, {9, 9});
     const auto& found = *again.find("k").value();
     EXPECT_EQ(found.finished_count, 4u) << count;
     ASSERT_TRUE(found.failure) << count;
-    EXPECT_EQ(found.failure->code, errc::stale_epoch);
+    EXPECT_EQ(found.failure->code, errc::peer_lost);
+    EXPECT_EQ(found.failure->detail, "no luck");
   }
 }
 

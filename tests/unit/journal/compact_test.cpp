@@ -30,7 +30,8 @@ void fill(const std::string& path) {
   for (std::uint64_t n = 2; n <= 20; n += 2) {
     const batch_id b{n};
     keeper.write(response_finished{b, 1, wire::finish_reason::cancelled});
-    keeper.write(batch_ended{b, {}, error{errc::cancelled, "why", {}}});
+    keeper.write(batch_failed{b, {errc::cancelled, "why", {}}});
+    keeper.write(batch_ended{b, {}});
     if (n > 2)
       keeper.write(results_acknowledged{b, 3});
   }
@@ -44,7 +45,7 @@ TEST(journal_inspect, tells_what_is_there) {
   fill(path);
   const auto seen = inspect(path);
   ASSERT_TRUE(seen) << seen.error().detail;
-  EXPECT_EQ(seen->schema, 1u);
+  EXPECT_EQ(seen->schema, 2u);
   EXPECT_EQ(seen->generation, 1u);
   EXPECT_EQ(seen->writer, 0);
   EXPECT_EQ(seen->epoch_promised, 5u);

@@ -124,6 +124,9 @@ TEST(journal_disk_full, closes_in_its_time_and_keeps_what_was_durable) {
     const auto began = std::chrono::steady_clock::now();
     all->keeper.reset();
     EXPECT_LT(std::chrono::steady_clock::now() - began, 8s);
+    const auto again = journal::open({.path = path});
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().code, errc::io_failed) << again.error().detail;
   }
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   const auto all = journal::open({.path = path});

@@ -55,7 +55,11 @@ record history::submit() {
   if (rng_.chance(50))
     spec->chunk_tokens = 16;
   spec->policy = rng_.chance(50) ? "context" : "";
-  return batch_submitted{{known_.next_batch}, spec, known_.next_response, known_.next_group};
+  return batch_submitted{{known_.next_batch},
+                         spec,
+                         known_.next_response,
+                         known_.next_group,
+                         rng_.chance(50) ? "alice" : ""};
 }
 
 record history::edge(batch_image& batch, std::uint64_t ordinal) {
@@ -79,15 +83,13 @@ record history::edge(batch_image& batch, std::uint64_t ordinal) {
 }
 
 record history::end(const batch_image& batch) {
-  batch_ended out{.id = batch.id, .summary = {}, .failure = {}};
+  batch_ended out{.id = batch.id, .summary = {}};
   out.summary.responses = batch.size;
   out.summary.wall_s = 0.1 * static_cast<double>(rng_.below(1'000));
   out.summary.numerics_profile = "cpu-f32-v1";
   out.summary.workers.resize(rng_.below(3));
   for (auto& worker : out.summary.workers)
     worker = {.worker = {rng_.next()}, .name = "w", .tokens = rng_.next(), .busy_s = 1.25};
-  if (rng_.chance(30))
-    out.failure = error{errc::queue_full, rng_.chance(50) ? "why\nindeed" : "", {}};
   return out;
 }
 
@@ -104,6 +106,8 @@ record history::news_of(batch_image& batch) {
                                 batch.acknowledged + 1 + rng_.below(finished - batch.acknowledged)};
   if (finished == batch.size)
     return batch.ended ? record{results_acknowledged{batch.id, batch.size + 1}} : end(batch);
+  if (!batch.failure && rng_.chance(5))
+    return batch_failed{batch.id, {errc::queue_full, rng_.chance(50) ? "why\nindeed" : "", {}}};
   auto ordinal = rng_.below(batch.size);
   while (batch.responses[ordinal].sequence != 0)
     ordinal = (ordinal + 1) % batch.size;
@@ -145,7 +149,9 @@ void put(std::ostream& out, const batch_image& batch) {
       << to_string(hash_of(batch.spec)) << " key " << batch.spec.batch_key << " responses "
       << batch.first_response << '+' << batch.size << " groups " << batch.first_group << '+'
       << batch.groups << '/' << batch.spec.groups.size() << " acknowledged " << batch.acknowledged
-      << " with " << batch.tokens_acknowledged;
+      << " with " << batch.tokens_acknowledged << " of " << batch.owner;
+  if (batch.failure)
+    out << " failed " << to_string(batch.failure->code) << ' ' << batch.failure->detail;
   if (batch.started)
     out << " started " << batch.started->id.value << ' ' << batch.started->numerics_profile << ' '
         << batch.started->weight_version;
@@ -155,9 +161,6 @@ void put(std::ostream& out, const batch_image& batch) {
         << std::bit_cast<std::uint64_t>(s.wall_s) << ' ' << s.numerics_profile;
     for (const auto& w : s.workers)
       out << " worker " << w.worker.value << ' ' << w.name << ' ' << w.tokens << ' ' << w.busy_s;
-    if (batch.ended->failure)
-      out << " failed " << to_string(batch.ended->failure->code) << ' '
-          << batch.ended->failure->detail;
   }
   for (const auto& r : batch.responses) {
     out << "\n  " << r.sequence << ' ' << to_string(r.reason) << ' ';

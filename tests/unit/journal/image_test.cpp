@@ -86,7 +86,7 @@ TEST_F(journal_image, keeps_a_batch_that_no_message_could_carry) {
 }
 
 TEST_F(journal_image, keeps_all_of_a_summary) {
-  batch_ended end{.id = {1}, .summary = {}, .failure = {}};
+  batch_ended end{.id = {1}, .summary = {}};
   auto& s = end.summary;
   s = {.responses = 1,
        .tokens = 2,
@@ -127,7 +127,7 @@ TEST_F(journal_image, keeps_all_of_a_summary) {
   ASSERT_EQ(found.batches.size(), 1u);
   ASSERT_TRUE(found.batches[0].ended);
   EXPECT_EQ(found.batches[0].ended->summary, s);
-  EXPECT_FALSE(found.batches[0].ended->failure);
+  EXPECT_FALSE(found.batches[0].failure);
 }
 
 TEST_F(journal_image, stamps_when_things_were_written) {
@@ -139,7 +139,7 @@ TEST_F(journal_image, stamps_when_things_were_written) {
   const auto before = now();
   const auto found =
     written_again({batch_submitted{{1}, small_spec("a", 1), 1, 1}, batch_started{{1}, "p", 3},
-                   response_finished{{1}, 0, wire::finish_reason::stop}, batch_ended{{1}, {}, {}},
+                   response_finished{{1}, 0, wire::finish_reason::stop}, batch_ended{{1}, {}},
                    batch_submitted{{2}, small_spec("b", 1), 2, 2}});
   ASSERT_EQ(found.batches.size(), 2u);
   const auto& ended = found.batches[0];

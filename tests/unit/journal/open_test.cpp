@@ -122,9 +122,32 @@ TEST(journal_open, refuses_a_newer_schema) {
   const temporary_directory where;
   const auto path = (where / "j").string();
   ASSERT_TRUE(journal::open({.path = path}));
-  ASSERT_TRUE((*database::open(path, access::write))->run("PRAGMA user_version = 2"));
-  EXPECT_TRUE(says(refused(path), "schema 2, this build knows 1 to 1"));
+  ASSERT_TRUE((*database::open(path, access::write))->run("PRAGMA user_version = 3"));
+  EXPECT_TRUE(says(refused(path), "schema 3, this build knows 1 to 2"));
   EXPECT_FALSE(inspect(path));
+}
+
+TEST(journal_open, makes_a_journal_of_schema_1_its_own) {
+  const temporary_directory where;
+  const auto path = (where / "j").string();
+  {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all);
+    all->keeper->write(batch_submitted{{1}, small_spec("k", 2), 1, 1, "alice"});
+  }
+  ASSERT_TRUE((*database::open(path, access::write))
+                ->run("ALTER TABLE batches DROP COLUMN owner; PRAGMA user_version = 1"));
+  for (const auto* owner : {"", "bob"}) {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all) << all.error().detail;
+    ASSERT_FALSE(all->found.batches.empty());
+    EXPECT_EQ(all->found.batches[0].spec.batch_key, "k");
+    EXPECT_EQ(all->found.batches[0].owner, "");
+    if (*owner == 0)
+      all->keeper->write(batch_submitted{{2}, small_spec("b", 2), 3, 2, "bob"});
+    else
+      EXPECT_EQ(all->found.batches.at(1).owner, owner);
+  }
 }
 
 TEST(journal_open, begins_anew_where_its_making_was_cut) {

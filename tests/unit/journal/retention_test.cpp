@@ -31,7 +31,7 @@ void run_batch(sink& to, std::uint64_t n) {
     to.write(edge_of(b, r, 64, 64));
     to.write(response_finished{b, r, wire::finish_reason::stop});
   }
-  to.write(batch_ended{b, {}, {}});
+  to.write(batch_ended{b, {}});
   for (std::uint64_t s = 1; s <= 3; ++s)
     to.write(results_acknowledged{b, s});
 }
@@ -84,7 +84,7 @@ TEST(journal_retention, the_file_shrinks_again) {
   const auto full = keeper.health().bytes;
   EXPECT_GT(full, responses * 65'536 * 12);
   EXPECT_LT(full, responses * 65'536 * 12 * 5 / 4) << "12 bytes a token, and little besides";
-  keeper.write(batch_ended{b, {}, {}});
+  keeper.write(batch_ended{b, {}});
   for (std::uint64_t s = 1; s <= responses + 1; ++s)
     keeper.write(results_acknowledged{b, s});
   ASSERT_TRUE(settled(keeper));

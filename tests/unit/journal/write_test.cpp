@@ -92,7 +92,7 @@ TEST(journal_write, can_be_looked_at_meanwhile) {
   for (int i = 0; i < 50; ++i) {
     const auto seen = inspect(path);
     ASSERT_TRUE(seen) << seen.error().detail;
-    EXPECT_EQ(seen->schema, 1u);
+    EXPECT_EQ(seen->schema, 2u);
     EXPECT_EQ(seen->generation, 1u);
     EXPECT_EQ(seen->writer, ::getpid());
     for (const auto& batch : seen->batches) {
@@ -126,7 +126,7 @@ TEST(journal_write, says_when_its_bounds_are_reached) {
   EXPECT_GT(full.bytes, 200'000u);
   EXPECT_NE(full.why_not.find("limit 200000"), std::string::npos) << full.why_not;
   keeper.write(response_finished{b, 0, wire::finish_reason::stop});
-  keeper.write(batch_ended{b, {}, {}});
+  keeper.write(batch_ended{b, {}});
   keeper.write(results_acknowledged{b, 2});
   ASSERT_TRUE(settled(keeper));
   EXPECT_TRUE(keeper.health().takes_batches) << keeper.health().why_not;

@@ -13,13 +13,14 @@ namespace {
 TEST(allow_list, has_a_client_for_each_key_with_its_limits) {
   const auto a = make_keys().public_key;
   const auto b = make_keys().public_key;
-  const auto list = allow_list::parse("# who\n\n  trainer-1 " + a + "\ntrainer-1\t" + b
-                                        + "  batches=2 groups=7 kept=3 responses=9 requests=4\r\n",
-                                      "clients", {.batches = 5});
+  const auto list =
+    allow_list::parse("# who\n\n  trainer-1 " + a + "\ntrainer-1\t" + b
+                        + "  batches=2 operator groups=7 kept=3 responses=9 requests=4\r\n",
+                      "clients", {.batches = 5});
   ASSERT_TRUE(list) << list.error().detail;
   EXPECT_EQ(list->size(), 2u);
   EXPECT_EQ(*list->find(a), (client_entry{"trainer-1", {.batches = 5}}));
-  EXPECT_EQ(*list->find(b), (client_entry{"trainer-1", {2, 7, 3, 9, 4}}));
+  EXPECT_EQ(*list->find(b), (client_entry{"trainer-1", {2, 7, 3, 9, 4}, true}));
   EXPECT_EQ(list->find(make_keys().public_key), nullptr);
   EXPECT_EQ(list->find(""), nullptr);
 }
@@ -34,9 +35,10 @@ TEST(allow_list, with_a_broken_line_is_refused_with_its_number) {
   const auto key = make_keys().public_key;
   for (const auto& line :
        {std::string{"name"}, "name " + key.substr(1), "na/me " + key, "name\x1b[1m " + key,
-        std::string(65, 'n') + " " + key, "name " + key + " batches", "name " + key + " batches=",
-        "name " + key + " batches=0", "name " + key + " batches=-1", "name " + key + " batches=1x",
-        "name " + key + " batches=4294967296", "name " + key + " cats=4", "name " + key + " =4"}) {
+        std::string(65, 'n') + " " + key, "name " + key + " batches",
+        "name " + key + " batches=", "name " + key + " batches=0", "name " + key + " batches=-1",
+        "name " + key + " batches=1x", "name " + key + " batches=4294967296",
+        "name " + key + " cats=4", "name " + key + " operator=1", "name " + key + " =4"}) {
     const auto list = allow_list::parse("ok " + make_keys().public_key + "\n" + line, "FILE", {});
     ASSERT_FALSE(list) << line;
     EXPECT_EQ(list.error().code, errc::bad_config);
