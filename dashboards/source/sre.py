@@ -1,7 +1,7 @@
 # What an operator on call looks at: who is up, what failed, who knocks, and the journal.
 
-from grafana import (NAMESPACE, PER_SECOND, PROCESS, dashboard, increase, of, panel, quantile,
-                     rate, row, scheduler, total, worker, draft_server)
+from grafana import (NAMESPACE, PER_SECOND, dashboard, draft_server, increase, of, panel, quantile,
+                     rate, row, scheduler, total, worker)
 
 ALIVE = [
     row("Alerts and processes"),
@@ -67,7 +67,7 @@ ERRORS = [
         "Draft frames refused", PER_SECOND["frames"],
         "Frames that the draft server did not take or had no place for, and that workers refused.",
         "`full`: raise `--memory-mib`. `malformed`, refused: something else talks to these ports. "
-        "`conflict`: two workers tell different tokens of one response; compare their versions.",
+        "`conflict`: one response was told with two texts, as when two clusters share the server.",
         (total(rate(draft_server("rollcast_draft_frames_dropped_total")), "reason"), "{{reason}}"),
         (total(rate(worker("rollcast_draft_link_rejected_total"))), "refused by workers")),
     panel(

@@ -11,7 +11,7 @@ from cluster import (COLLATZ, ClusterTest, Node, call, first_prompts, ready_work
                      wait_until)
 from prometheus import SCRAPE_S, Prometheus
 from rollcast import Client, ScoreSequence
-from sources import DASHBOARDS, queries, rules
+from sources import DASHBOARDS, queries, rules, runbook_queries
 from weights_test import perturbed
 
 BATCH = {"group_size": 8, "max_new_tokens": 600, "seed": 3, "chunk_tokens": 64,
@@ -103,6 +103,9 @@ class Live(ClusterTest):
         for where, query in queries():
             with self.subTest(where):
                 self.assertTrue(any(prometheus.over_time(substituted(query)).values()), query)
+        for query in runbook_queries():
+            with self.subTest(query):
+                prometheus.now(query)  # an answer, which may be nothing
         self.no_rule_fails(prometheus)
 
     def no_rule_fails(self, prometheus):

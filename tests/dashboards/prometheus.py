@@ -34,8 +34,8 @@ class Prometheus:
         self.log = directory / "log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
-                 "--web.listen-address=127.0.0.1:0"],
+                ["prometheus", f"--config.file={config}",
+                 f"--storage.tsdb.path={directory / 'data'}", "--web.listen-address=127.0.0.1:0"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent)
         self.url = wait_until(self._address, "prometheus listens", 30.0)
         wait_until(lambda: http_get(self.url + "/-/ready")[0] == 200, "prometheus is ready", 30.0)

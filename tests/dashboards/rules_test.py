@@ -1,11 +1,13 @@
 # Goal: the rules are what Prometheus takes, every alert has been seen to fire and to be quiet, and
 # whoever is called finds in the runbook what to do.
-# Method: promtool on the files and on the scenarios of alerts.test.yml; then who has a scenario and a
-# section, and who does not.
+# Method: promtool on the files and on the scenarios of alerts.test.yml; then who has a scenario and
+# a section, and who does not.
 
 import re
 import subprocess
+import tempfile
 import unittest
+from pathlib import Path
 
 import yaml
 
@@ -61,6 +63,21 @@ class Rules(unittest.TestCase):
             self.assertIn(rule["record"], text)
 
 
+class Readme(unittest.TestCase):
+    def test_has_a_configuration_that_prometheus_takes(self):
+        """With the rules where they are here."""
+        text = (DASHBOARDS / "README.md").read_text()
+        config = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.S) if "scrape_" in b)
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "prometheus.yml"
+            file.write_text(config.replace("/etc/rollcast/dashboards", str(DASHBOARDS)))
+            code, said = promtool("check", "config", file)
+        self.assertEqual(code, 0, said)
+        self.assertIn("2 rule files", said)
+        for job in (c["job_name"] for c in yaml.safe_load(config)["scrape_configs"]):
+            self.assertRegex(job, "^rollcast-(scheduler|worker|draft-server)$")
+
+
 class Alerts(unittest.TestCase):
     def test_say_how_bad_what_and_what_to_do(self):
         for rule in rules("alerts.yml"):
@@ -84,6 +101,14 @@ class Alerts(unittest.TestCase):
             prose = " ".join(re.sub(r"`[^`]*`|\*\*", "", text).split())
             for named in re.findall(r"\*([^*]+)\*", prose):
                 self.assertTrue(any(t.startswith(named) for t in titles), f"{title}: {named}")
+
+    def test_and_panels_name_flags_that_exist(self):
+        known = {flag for path in (ROOT / "cli").glob("*.cpp")
+                 for flag in re.findall(r'"(--[a-z-]+)"', path.read_text())}
+        for path in (DASHBOARDS / "runbook.md", *DASHBOARDS.glob("*.json")):
+            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", path.read_text())
+                     for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
+            self.assertLessEqual(named, known, path.name)
 
     def test_that_panels_name_exist(self):
         alerts = {rule["alert"] for rule in rules("alerts.yml")}

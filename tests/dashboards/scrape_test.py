@@ -1,10 +1,10 @@
 # Goal: a scrape of a scheduler with 1000 live groups costs less than 10 ms, and no process has more
 # series for it: nothing is labelled by group, response or batch.
-# Method: two batches on real processes, of 10 groups and of 1000, that last because the worker takes
-# one response at a time. The worker is stopped while scrapes are timed, so that the figure is the
-# scheduler's and not that of a machine whose cores a worker has; the median of many, because a
-# scrape waits for a core now and then on a machine that does other things. The client's time is
-# included; the bound is forty times what is measured.
+# Method: two batches on real processes, of 10 groups and of 1000, that last because the worker
+# takes one response at a time. The worker is stopped while scrapes are timed, so that the figure
+# is the scheduler's and not that of a machine whose cores a worker has; the median of many,
+# because a scrape waits for a core now and then on a machine that does other things. The client's
+# time is included; the bound is forty times what is measured.
 
 import os
 import signal

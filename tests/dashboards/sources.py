@@ -32,6 +32,12 @@ def queries():
             for target in panel["targets"]]
 
 
+def runbook_queries():
+    """What the runbook has in code that Prometheus can be asked."""
+    code = re.findall(r"`([^`]+)`", (DASHBOARDS / "runbook.md").read_text())
+    return [c for c in code if re.search(r"\brollcast_|\bup\{", c)]
+
+
 def rules(file):
     """The rules of rules.yml or alerts.yml."""
     return [rule for group in yaml.safe_load((DASHBOARDS / file).read_text())["groups"]
