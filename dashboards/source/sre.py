@@ -1,7 +1,7 @@
 # What an operator on call looks at: who is up, what failed, who knocks, and the journal.
 
-from grafana import (NAMESPACE, PER_SECOND, dashboard, draft_server, increase, of, panel, quantile,
-                     rate, row, scheduler, total, worker)
+from grafana import (NAMESPACE, PER_SECOND, PROCESS, dashboard, draft_server, increase, of, panel,
+                     quantile, rate, row, scheduler, total, worker)
 
 ALIVE = [
     row("Alerts and processes"),
@@ -36,10 +36,18 @@ ALIVE = [
         ("count by (job, version, numerics_profile) (" + of("all", "rollcast_build_info") + ")",
          "{{job}} {{version}} {{numerics_profile}}")),
     panel(
+        "Memory by process", "bytes",
+        "Memory of each process that is in RAM. A worker's is its weights and KV blocks from the "
+        "start, twice the weights during an update, and what is spilled to memory.",
+        "It grows batch by batch and never falls: a controller that acknowledges nothing (see the "
+        "journal's size), or our bug. Near the limit of its container: fewer `--kv-blocks`, less "
+        "`--kv-spill-memory-mib`.",
+        (of("all", "rollcast_resident_bytes"), "{{job}} " + PROCESS)),
+    panel(
         "Time of a scrape", "s",
         "How long Prometheus waits for /metrics.",
         "Above 0.1 s: the machine has no time for the process; its probes suffer as well.",
-        ("max by (job) (" + of("all", "scrape_duration_seconds") + ")", "{{job}}")),
+        ("max by (job) (" + of("all", "scrape_duration_seconds") + ")", "{{job}}"), width=24),
 ]
 
 ERRORS = [
