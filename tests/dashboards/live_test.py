@@ -2,7 +2,8 @@
 # that they are about.
 # Method: a scheduler with a journal, two workers that draft and a draft server; a batch whose
 # chunks move, a worker that is killed and started again meanwhile, new weights, scores. A real
-# Prometheus scrapes all of it, and every query of every panel must give numbers for that time.
+# Prometheus scrapes all of it, and every query of every panel must give numbers for that time. At
+# the end the scheduler and a worker are killed, and their alerts must be on their way.
 
 import json
 import unittest
@@ -88,8 +89,7 @@ class Live(ClusterTest):
 
     def test_every_panel_and_every_rule_has_its_numbers(self):
         processes = self.cluster()
-        prometheus = Prometheus(self.work / "prometheus", processes,
-                                [DASHBOARDS / "rules.yml", DASHBOARDS / "alerts.yml"])
+        prometheus = Prometheus(self.work / "prometheus", processes, self.fast_rules())
         self.addCleanup(prometheus.kill)
         prometheus.wait_for_targets()
         self.live(processes)
@@ -107,6 +107,19 @@ class Live(ClusterTest):
             with self.subTest(query):
                 prometheus.now(query)  # an answer, which may be nothing
         self.no_rule_fails(prometheus)
+        processes["rollcast-scheduler"][0].kill()
+        processes["rollcast-worker"][0].kill()
+        for alert in ("RollcastSchedulerDown", "RollcastTargetDown"):
+            wait_until(lambda: prometheus.now(f'ALERTS{{alertname="{alert}"}}') == [1.0],
+                       f"{alert} is pending", 30.0, 0.2)
+
+    def fast_rules(self):
+        """The rules, evaluated as often as all is scraped."""
+        for name in ("rules.yml", "alerts.yml"):
+            text = (DASHBOARDS / name).read_text()
+            self.assertEqual(text.count("interval: 15s"), 1)
+            (self.work / name).write_text(text.replace("interval: 15s", f"interval: {SCRAPE_S}s"))
+        return [self.work / "rules.yml", self.work / "alerts.yml"]
 
     def no_rule_fails(self, prometheus):
         def evaluated():

@@ -77,6 +77,17 @@ class Readme(unittest.TestCase):
         for job in (c["job_name"] for c in yaml.safe_load(config)["scrape_configs"]):
             self.assertRegex(job, "^rollcast-(scheduler|worker|draft-server)$")
 
+    def test_makes_prometheus_rules_of_kubernetes(self):
+        """By the README's own loop, into a file."""
+        text = (DASHBOARDS / "README.md").read_text()
+        loop = re.search(r"^for rules in .*?^done", text, re.S | re.M)[0]
+        said = subprocess.run(["bash", "-ec", loop], cwd=ROOT, capture_output=True, text=True)
+        made = {rule["metadata"]["name"]: rule["spec"]
+                for rule in yaml.safe_load_all(said.stdout) if rule}
+        self.assertEqual(made, {
+            "rollcast-" + name: yaml.safe_load((DASHBOARDS / f"{name}.yml").read_text())
+            for name in ("rules", "alerts")})
+
 
 class Alerts(unittest.TestCase):
     def test_say_how_bad_what_and_what_to_do(self):
