@@ -11,6 +11,7 @@ packages=(
   libgtest-dev libgmock-dev openssl python3 python3-venv python3-zmq python3-protobuf
 )
 packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
+packages+=(prometheus python3-yaml)    # tests/dashboards: promtool, and a Prometheus that scrapes
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)
 
 missing=()
@@ -31,6 +32,12 @@ fi
 echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+# With systemd, Prometheus' package starts a server on port 9090, now and at every boot. The tests
+# start their own; `systemctl unmask prometheus` is for whoever wants the service.
+if [[ " ${missing[*]} " == *" prometheus "* ]]; then
+  "${as_root[@]}" mkdir -p /etc/systemd/system
+  "${as_root[@]}" ln -sfn /dev/null /etc/systemd/system/prometheus.service
+fi
 export DEBIAN_FRONTEND=noninteractive
 install() {
   "${as_root[@]}" apt-get update -qq \

@@ -7,10 +7,13 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <deque>
+#include <fstream>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -82,9 +85,19 @@ struct metrics_registry::state {
   std::mutex info_mutex;
   prometheus::Family<prometheus::Gauge>* info_family = nullptr;
   prometheus::Gauge* info = nullptr;
+  prometheus::Gauge* resident = nullptr;
 };
 
 namespace {
+
+/// Memory of this process that is in RAM, or 0 where /proc is not to be read.
+double resident_bytes() {
+  std::ifstream in{"/proc/self/statm"};
+  std::uint64_t mapped_pages = 0, resident_pages = 0;
+  in >> mapped_pages >> resident_pages;
+  return in ? static_cast<double>(resident_pages) * static_cast<double>(::sysconf(_SC_PAGESIZE))
+            : 0;
+}
 
 prometheus::Labels labels_of(const std::string& label, const std::string& value) {
   return label.empty() ? prometheus::Labels{} : prometheus::Labels{{label, value}};
@@ -97,6 +110,11 @@ metrics_registry::metrics_registry() : state_(std::make_unique<state>()) {
                            .Name("rollcast_build_info")
                            .Help("Always 1; the labels say what runs here")
                            .Register(state_->series);
+  state_->resident = &prometheus::BuildGauge()
+                        .Name("rollcast_resident_bytes")
+                        .Help("Memory of the process that is in RAM")
+                        .Register(state_->series)
+                        .Add({});
 }
 
 metrics_registry::~metrics_registry() = default;
@@ -104,6 +122,7 @@ metrics_registry::~metrics_registry() = default;
 std::string metrics_registry::text() const {
   // Not while `describe` is between removing one series and adding the next.
   std::lock_guard lock{state_->info_mutex};
+  state_->resident->Set(resident_bytes());
   return prometheus::TextSerializer{}.Serialize(state_->series.Collect());
 }
 

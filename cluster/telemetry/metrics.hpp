@@ -55,8 +55,8 @@ private:
   state* state_;
 };
 
-/// Owns the time series of one process and writes them out. Only the adapter metrics.cpp knows
-/// prometheus-cpp.
+/// Owns the time series of one process and writes them out, with rollcast_resident_bytes as it is
+/// at that moment. Only the adapter metrics.cpp knows prometheus-cpp.
 class metrics_registry {
 public:
   metrics_registry();

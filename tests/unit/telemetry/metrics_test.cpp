@@ -14,6 +14,7 @@
 #include <regex>
 #include <sstream>
 #include <thread>
+#include <vector>
 
 namespace rollcast {
 namespace {
@@ -86,6 +87,16 @@ TEST(metrics, nan_does_not_poison_a_sum) {
   m.step_seconds.observe(std::numeric_limits<double>::quiet_NaN());
   m.step_seconds.observe(0.5);
   EXPECT_EQ(value_of(m.registry.text(), "rollcast_step_seconds_sum"), "0.5");
+}
+
+TEST(metrics, resident_memory_follows_what_is_touched) {
+  const draft_server_metrics m{"0.1.0"};
+  const auto before = std::stod(value_of(m.registry.text(), "rollcast_resident_bytes"));
+  EXPECT_GT(before, 1 << 20);
+  const std::vector<char> touched(64 << 20, 'x');
+  const auto after = std::stod(value_of(m.registry.text(), "rollcast_resident_bytes"));
+  EXPECT_GT(after - before, 60 << 20);
+  EXPECT_EQ(touched.back(), 'x');
 }
 
 TEST(metrics, build_info_is_one_series_after_the_profile_becomes_known) {

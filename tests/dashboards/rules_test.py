@@ -1,0 +1,132 @@
+# Goal: the rules are what Prometheus takes, every alert has been seen to fire and to be quiet, and
+# whoever is called finds in the runbook what to do.
+# Method: promtool on the files and on the scenarios of alerts.test.yml; then who has a scenario and
+# a section, and who does not.
+
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import yaml
+
+from sources import DASHBOARDS, ROOT, dashboards, panels, rules
+
+SCENARIOS = ROOT / "tests" / "dashboards" / "alerts.test.yml"
+PARTS = ["Means", "Look at", "Do", "Over when"]
+
+
+def promtool(*arguments):
+    said = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
+    return said.returncode, said.stdout + said.stderr
+
+
+def anchor_of(title):
+    """As GitHub and Grafana make them."""
+    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
+
+
+def sections():
+    """The runbook's sections, by title."""
+    pieces = re.split(r"^## (.*)\n", (DASHBOARDS / "runbook.md").read_text(), flags=re.M)[1:]
+    return dict(zip(pieces[::2], pieces[1::2]))
+
+
+class Rules(unittest.TestCase):
+    def test_are_what_prometheus_takes(self):
+        for file in ("rules.yml", "alerts.yml"):
+            code, said = promtool("check", "rules", "--lint=all", "--lint-fatal", DASHBOARDS / file)
+            self.assertEqual(code, 0, said)
+
+    def test_do_in_every_scenario_what_they_must(self):
+        code, said = promtool("test", "rules", SCENARIOS)
+        self.assertEqual(code, 0, said)
+
+    def test_have_a_scenario_that_fires_and_one_that_does_not(self):
+        fires, quiet = {}, {}
+        for test in yaml.safe_load(SCENARIOS.read_text())["tests"]:
+            alert = test["name"].split(":")[0]
+            own = [t for t in test["alert_rule_test"] if t["alertname"] == alert]
+            self.assertTrue(own, test["name"])
+            self.assertTrue(test["input_series"], test["name"])
+            into = fires if any(t["exp_alerts"] for t in own) else quiet
+            into.setdefault(alert, test["name"])
+        alerts = {rule["alert"] for rule in rules("alerts.yml")}
+        self.assertEqual(set(fires), alerts)
+        self.assertEqual(set(quiet), alerts)
+
+    def test_that_are_recorded_are_used(self):
+        """Or shown, or written of in the runbook."""
+        text = "".join((DASHBOARDS / f).read_text() for f in ("alerts.yml", "runbook.md"))
+        for rule in rules("rules.yml"):
+            self.assertIn(rule["record"], text)
+
+
+class Readme(unittest.TestCase):
+    def test_has_a_configuration_that_prometheus_takes(self):
+        """With the rules where they are here."""
+        text = (DASHBOARDS / "README.md").read_text()
+        config = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.S) if "scrape_" in b)
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "prometheus.yml"
+            file.write_text(config.replace("/etc/rollcast/dashboards", str(DASHBOARDS)))
+            code, said = promtool("check", "config", file)
+        self.assertEqual(code, 0, said)
+        self.assertIn("2 rule files", said)
+        for job in (c["job_name"] for c in yaml.safe_load(config)["scrape_configs"]):
+            self.assertRegex(job, "^rollcast-(scheduler|worker|draft-server)$")
+
+    def test_makes_prometheus_rules_of_kubernetes(self):
+        """By the README's own loop, into a file."""
+        text = (DASHBOARDS / "README.md").read_text()
+        loop = re.search(r"^for rules in .*?^done", text, re.S | re.M)[0]
+        said = subprocess.run(["bash", "-ec", loop], cwd=ROOT, capture_output=True, text=True)
+        made = {rule["metadata"]["name"]: rule["spec"]
+                for rule in yaml.safe_load_all(said.stdout) if rule}
+        self.assertEqual(made, {
+            "rollcast-" + name: yaml.safe_load((DASHBOARDS / f"{name}.yml").read_text())
+            for name in ("rules", "alerts")})
+
+
+class Alerts(unittest.TestCase):
+    def test_say_how_bad_what_and_what_to_do(self):
+        for rule in rules("alerts.yml"):
+            with self.subTest(rule["alert"]):
+                self.assertIn(rule["labels"]["severity"], ("critical", "warning"))
+                said = rule["annotations"]
+                self.assertEqual(set(said), {"summary", "description", "runbook_url"})
+                self.assertLess(len(said["summary"]), 70)
+                self.assertRegex(said["description"], r"\d")
+                self.assertEqual(said["runbook_url"],
+                                 "dashboards/runbook.md#" + anchor_of(rule["alert"]))
+
+    def test_have_a_section_of_the_runbook_and_each_section_an_alert(self):
+        self.assertEqual(list(sections()), [rule["alert"] for rule in rules("alerts.yml")])
+        for title, text in sections().items():
+            self.assertEqual(re.findall(r"^\*\*([^*]+)\.\*\*", text, re.M), PARTS, title)
+
+    def test_are_explained_by_panels_that_exist(self):
+        titles = [p["title"] for d in dashboards().values() for p in panels(d)]
+        for title, text in sections().items():
+            prose = " ".join(re.sub(r"`[^`]*`|\*\*", "", text).split())
+            for named in re.findall(r"\*([^*]+)\*", prose):
+                self.assertTrue(any(t.startswith(named) for t in titles), f"{title}: {named}")
+
+    def test_and_panels_name_flags_that_exist(self):
+        known = {flag for path in (ROOT / "cli").glob("*.cpp")
+                 for flag in re.findall(r'"(--[a-z-]+)"', path.read_text())}
+        for path in (DASHBOARDS / "runbook.md", *DASHBOARDS.glob("*.json")):
+            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", path.read_text())
+                     for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
+            self.assertLessEqual(named, known, path.name)
+
+    def test_that_panels_name_exist(self):
+        alerts = {rule["alert"] for rule in rules("alerts.yml")}
+        for path in DASHBOARDS.glob("*.json"):
+            for named in re.findall(r"\bRollcast[A-Z]\w+", path.read_text()):
+                self.assertIn(named, alerts, path.name)
+
+
+if __name__ == "__main__":
+    unittest.main()
