@@ -21,18 +21,19 @@ from cluster import BINARY, COLLATZ, _die_with_parent, children_of, wait_until
 from manifests import container_of, environment_of, named, ports_of, render
 from places import Hosts
 
-# Reads URLs, answers with a status code each; 0: nobody answers. Runs on a host.
+# Reads URLs, answers with status code and body each; 0: nobody answers. Runs on a host.
 PROBER = """
-import sys, urllib.request, urllib.error
+import http.client, json, sys, urllib.request, urllib.error
 for line in sys.stdin:
+    code, text = 0, ""
     try:
         with urllib.request.urlopen(line.strip(), timeout=3) as answer:
-            code = answer.status
+            code, text = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         code = error.code
-    except OSError:
-        code = 0
-    print(code, flush=True)
+    except (OSError, http.client.HTTPException):
+        pass
+    print(json.dumps([code, text]), flush=True)
 """
 
 
@@ -212,9 +213,16 @@ class Node:
         return subprocess.Popen(command, preexec_fn=enter, **options)
 
     def get(self, url):
+        """The status code that the controllers' host gets; 0 if nobody answers."""
+        return self._ask(url)[0]
+
+    def text(self, url):
+        return self._ask(url)[1]
+
+    def _ask(self, url):
         self._prober.stdin.write(url + "\n")
         self._prober.stdin.flush()
-        return int(self._prober.stdout.readline())
+        return json.loads(self._prober.stdout.readline())
 
     def start(self):
         """All at once, as `kubectl apply` does."""
