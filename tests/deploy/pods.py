@@ -3,6 +3,7 @@
 # network namespace (tests/chaos/places.py). Only names are replaced: those of services by addresses
 # in /etc/hosts, volumes by directories.
 
+import copy
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ sys.path[:0] = [str(HERE.parent / "chaos"), str(HERE.parent / "e2e")]
 import image_root
 import manifests
 from cluster import BINARY, COLLATZ, _die_with_parent, children_of, wait_until
-from manifests import container_of, environment_of, named, ports_of, render
+from manifests import container_of, environment_of, named, of_kind, ports_of, render
 from places import Hosts
 
 # Reads URLs, answers with status code and body each; 0: nobody answers. Runs on a host.
@@ -153,10 +154,16 @@ class Pod:
 
 
 class Node:
-    """A cluster of one folder of deploy/k8s: all its pods, not started yet."""
+    """A cluster of one folder of deploy/k8s: all its pods, not started yet. `changes` of a role's
+    variables are what an overlay's ConfigMap could say too."""
 
-    def __init__(self, directory, folder, secrets=None):
-        self.directory, self.objects, self._secrets = directory, render(folder), secrets or {}
+    def __init__(self, directory, folder, secrets=None, changes=None):
+        self.directory, self._secrets = directory, secrets or {}
+        self.objects = copy.deepcopy(render(folder))
+        for role, variables in (changes or {}).items():
+            config = next(o for o in of_kind(self.objects, "ConfigMap")
+                          if o["metadata"]["name"].startswith(f"rollcast-{role}-"))
+            config["data"].update(variables)
         self.root = directory / "root"
         self.root.mkdir()
         image_root.make(self.root, BINARY)
@@ -259,9 +266,9 @@ class PodTest(unittest.TestCase):
         self.work = Path(scratch.name)
         self.work.chmod(0o755)  # pods are not root
 
-    def node(self, folder, secrets=None):
+    def node(self, folder, secrets=None, changes=None):
         directory = self.work / folder.replace("/", "-")
         directory.mkdir()
-        node = Node(directory, folder, secrets)
+        node = Node(directory, folder, secrets, changes)
         self.addCleanup(node.close)
         return node

@@ -19,8 +19,10 @@ from cluster import BINARY, COLLATZ, call, first_prompts, flags_of, wait_until
 
 BATCH = {"group_size": 8, "max_new_tokens": 1000, "seed": 3}
 IN_CHUNKS = {**BATCH, "chunk_tokens": 64, "tokenizer": COLLATZ / "tokenizer.json"}
-# All of it fits into one worker.
-LONG = {**IN_CHUNKS, "max_new_tokens": 1900, "ignore_eos": True, "chunk_tokens": 512}
+LONG = {**IN_CHUNKS, "max_new_tokens": 1900, "ignore_eos": True}  # all of it fits into one worker
+# The model here is so small that a cluster finds it cheaper to compute KV again than to move it, and
+# does; then what is lost could not be told from what was chosen.
+MOVES = {"scheduler": {"ROLLCAST_KV_PRICES": "assumed"}}
 
 
 def keys_of(directory):
@@ -136,7 +138,7 @@ class Run(PodTest):
         return max(said)
 
     def test_a_rolling_restart_in_the_middle_of_a_batch_changes_and_repeats_nothing(self):
-        node = self.node("overlays/cpu-dev")
+        node = self.node("overlays/cpu-dev", changes=MOVES)
         node.start()
         node.wait_until_ready()
         endpoint = f"tcp://{node.scheduler.address}:7450"
