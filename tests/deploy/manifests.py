@@ -31,9 +31,9 @@ def _is_old():
     return int(json.loads(said.stdout)["clientVersion"]["minor"].rstrip("+")) < 21
 
 
-def _in_the_old_dialect(to):
-    """A copy of deploy/k8s in the words that kustomize 2 knows; the meaning is the same."""
-    shutil.copytree(K8S, to)
+def _in_the_old_dialect(tree, to):
+    """A copy of a tree in the words that kustomize 2 knows; the meaning is the same."""
+    shutil.copytree(tree, to)
     for file in to.rglob("kustomization.yaml"):
         said = yaml.safe_load(file.read_text())
         resources = said.pop("resources", [])
@@ -46,13 +46,13 @@ def _in_the_old_dialect(to):
 
 
 @functools.cache
-def render(name):
-    """The objects of a folder under deploy/k8s, as `kubectl kustomize` makes them."""
+def render(name, tree=K8S):
+    """The objects of a folder of deploy/k8s, or of a copy, as `kubectl kustomize` makes them."""
     with tempfile.TemporaryDirectory() as scratch:
-        where = K8S
+        where = tree
         if _is_old():
             where = Path(scratch) / "k8s"
-            _in_the_old_dialect(where)
+            _in_the_old_dialect(tree, where)
         said = subprocess.run(["kubectl", "kustomize", str(where / name)], capture_output=True,
                               text=True, check=False)
     if said.returncode != 0:

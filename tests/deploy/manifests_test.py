@@ -292,6 +292,8 @@ class Manifests(unittest.TestCase):
             trigger, = scaled["spec"]["triggers"]
             self.assertEqual((trigger["type"], trigger["metricType"]),
                              ("prometheus", "AverageValue"))
+            self.assertEqual(trigger["metadata"]["ignoreNullValues"], "false", "no data is not 0")
+            self.assertNotIn("fallback", scaled["spec"])
             used = set(re.findall(r"rollcast_\w+", trigger["metadata"]["query"]))
             self.assertIn("rollcast_requests_waiting", used)
             self.assertEqual(used - known, set())
@@ -307,21 +309,20 @@ class Manifests(unittest.TestCase):
         stages = {  # waiting, running, workers: wanted
             "quiet": (0, 0, 5, 0), "more work than workers": (4000, 320, 5, 4000),
             "the tail of a batch": (0, 3, 5, 5 * 256), "little work": (10, 3, 5, 5 * 256),
-            "no worker yet": (700, 0, 0, 700)}
+            "no worker yet": (700, 0, 0, 700), "no scheduler": None}
         tests = []
-        for what, (waiting, running, workers, wanted) in stages.items():
+        for what, stage in stages.items():
+            waiting, running, workers, wanted = stage or ("_", "_", "_", None)
             tests.append({
                 "name": what, "interval": "1m", "input_series": [
-                    {"series": "rollcast_requests_waiting" + job, "values": f"{waiting}x3"},
-                    {"series": 'rollcast_requests_waiting{job="rollcast/rollcast-worker"}',
-                     "values": "9999x3"},
-                    {"series": "rollcast_requests_running" + job, "values": f"{running}x3"},
-                    {"series": 'rollcast_workers{state="ready",job="rollcast/rollcast-scheduler"}',
-                     "values": f"{workers}x3"},
-                    {"series": 'rollcast_workers{state="stale",job="rollcast/rollcast-scheduler"}',
-                     "values": "0x3"}],
-                "promql_expr_test": [{"expr": query, "eval_time": "2m",
-                                      "exp_samples": [{"labels": "{}", "value": wanted}]}]})
+                    {"series": name, "values": f"{value}x3"} for name, value in (
+                        ("rollcast_requests_waiting" + job, waiting),
+                        ("rollcast_requests_running" + job, running),
+                        ('rollcast_workers{state="ready",' + job[1:], workers),
+                        ('rollcast_workers{state="stale",' + job[1:], 0 if stage else "_"),
+                        ('rollcast_requests_waiting{job="rollcast/rollcast-worker"}', 9999))],
+                "promql_expr_test": [{"expr": query, "eval_time": "2m", "exp_samples": (
+                    [{"labels": "{}", "value": wanted}] if stage else [])}]})
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "test.yaml"
             file.write_text(yaml.safe_dump({"rule_files": [], "tests": tests}))
