@@ -16,14 +16,15 @@ BASE = ["bash", "libc6", "libgcc-s1"]
 
 def _records():
     """What dpkg has installed here: package to what it depends on, as dpkg writes it."""
-    said = subprocess.run(["dpkg-query", "-W", "-f", "${Package}\t${db:Status-Status}\t"
-                           "${Depends}, ${Pre-Depends}\n"], capture_output=True, text=True, check=True)
+    form = "${Package}\t${db:Status-Status}\t${Depends}, ${Pre-Depends}\n"
+    said = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True,
+                          check=True)
     lines = (line.split("\t") for line in said.stdout.splitlines())
     return {name: depends for name, status, depends in lines if status == "installed"}
 
 
 def closure(packages):
-    """Those packages and all that they depend on. Fails with the name of one that is missing here."""
+    """Those packages and all that they depend on. Fails with the name of one that is not here."""
     records, todo, done = _records(), list(packages), set()
     while todo:
         package = todo.pop()

@@ -25,7 +25,8 @@ def why_no_kubectl():
 
 @functools.cache
 def _is_old():
-    """Debian 12's kubectl 1.20 has kustomize 2, which knows `bases` and `patchesStrategicMerge` only."""
+    """Debian 12's kubectl 1.20 has kustomize 2, which knows only `bases` and
+    `patchesStrategicMerge`."""
     said = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True,
                           text=True, check=True)
     return int(json.loads(said.stdout)["clientVersion"]["minor"].rstrip("+")) < 21

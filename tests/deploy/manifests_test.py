@@ -86,7 +86,8 @@ class Manifests(unittest.TestCase):
             if workload["kind"] == "StatefulSet":
                 named(objects, "Service", workload["spec"]["serviceName"])
             volumes = {v["name"] for v in spec["volumes"]}
-            claims = {c["metadata"]["name"] for c in workload["spec"].get("volumeClaimTemplates", [])}
+            claims = {c["metadata"]["name"]
+                      for c in workload["spec"].get("volumeClaimTemplates", [])}
             mounts = {m["name"] for m in container_of(workload)["volumeMounts"]}
             self.assertEqual(mounts, volumes | claims, "mounted and there")
             for source in container_of(workload)["envFrom"]:
@@ -104,7 +105,7 @@ class Manifests(unittest.TestCase):
                 if o["kind"] not in ("Namespace", "PriorityClass"):
                     self.assertEqual(o["metadata"]["namespace"], "rollcast", o["kind"])
 
-    # -- pods -----------------------------------------------------------------------------------------
+    # -- pods --------------------------------------------------------------------------------------
 
     def test_a_pod_has_no_power_that_it_does_not_need(self):
         for _, workload in self.each_workload():
@@ -224,7 +225,7 @@ class Manifests(unittest.TestCase):
             memory = int(re.match(r"\d+", container_of(worker)["resources"]["limits"]["memory"])[0])
             self.assertLess(int(given.get("ROLLCAST_KV_SPILL_MEMORY_MIB", "0")), memory * 1024 / 2)
 
-    # -- who may reach whom -------------------------------------------------------------------------------
+    # -- who may reach whom ------------------------------------------------------------------------
 
     def test_every_port_is_open_to_those_who_need_it_and_nobody_else(self):
         for _, objects in self.each():
@@ -264,7 +265,7 @@ class Manifests(unittest.TestCase):
                 budget["spec"]["selector"]["matchLabels"], pod_labels(w))]
             self.assertEqual(covered, ["worker"])
 
-    # -- figures ------------------------------------------------------------------------------------------
+    # -- figures -----------------------------------------------------------------------------------
 
     def test_every_pod_is_scraped_at_a_port_that_it_has(self):
         monitors = of_kind(render("monitoring"), "PodMonitor")

@@ -196,21 +196,30 @@ class Node:
 
     def secret(self, said):
         """A directory as a kubelet makes it of a secret; an optional one may be empty."""
-        where = self.directory / "secrets" / said["secretName"]
-        if where.exists():
-            return where
-        data = where / "..2026_11_21"
-        data.mkdir(parents=True)
-        files = self._secrets.get(said["secretName"])
-        if files is None and not said.get("optional"):
-            raise AssertionError(f"no secret {said['secretName']}: the pod would wait for it")
-        for name, text in (files or {}).items():
-            (data / name).write_bytes(text)
-            os.chown(data / name, 0, 65532)
-            (data / name).chmod(said["defaultMode"])
-            (where / name).symlink_to(f"..data/{name}")
-        (where / "..data").symlink_to(data.name)
+        where = self._secret_directory(said["secretName"])
+        if not where.exists():
+            files = self._secrets.get(said["secretName"])
+            if files is None and not said.get("optional"):
+                raise AssertionError(f"no secret {said['secretName']}: the pod would wait for it")
+            self.write_secret(said["secretName"], files or {})
         return where
+
+    def _secret_directory(self, name):
+        return self.directory / "secrets" / name
+
+    def write_secret(self, name, files):
+        """Brings a secret, or what it has become, as a kubelet does: all files change at once."""
+        where = self._secret_directory(name)
+        data = where / f"..{time.monotonic_ns()}"
+        data.mkdir(parents=True)
+        for file, text in files.items():
+            (data / file).write_bytes(text)
+            os.chown(data / file, 0, 65532)
+            (data / file).chmod(0o440)
+            if not (where / file).is_symlink():
+                (where / file).symlink_to(f"..data/{file}")
+        (where / "..next").symlink_to(data.name)
+        (where / "..next").rename(where / "..data")
 
     def at_controller(self, command, **options):
         """Starts a program on the host of the controllers."""

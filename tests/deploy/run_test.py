@@ -97,7 +97,8 @@ class Run(PodTest):
     def test_the_base_works_with_keys_and_lets_nobody_else_in(self):
         keys = self.work / "keys"
         keys.mkdir()
-        node = self.node("base", keys_of(keys))
+        secrets = keys_of(keys)
+        node = self.node("base", secrets)
         node.scheduler.start()
         node.scheduler.wait_for("startupProbe")
         self.assertEqual(node.scheduler.probe("readinessProbe"), 503, "no worker has come")
@@ -116,6 +117,11 @@ class Run(PodTest):
         self.assertEqual({w["name"] for w in said["workers"]}, {w.name for w in node.workers})
         self.assertIsNone(self.status(node, "--timeout", 2), "it has no key")
         self.collect(node, self.submit(node, lines, **IN_CHUNKS, **mine), oracle)
+        listed = secrets["rollcast-scheduler-key"]
+        node.write_secret("rollcast-scheduler-key",
+                          {**listed, "clients": listed["clients"].replace(b"alice", b"# alice")})
+        wait_until(lambda: self.status(node, "--timeout", 2, *flags_of(mine)) is None,
+                   "alice is out, because the secret says so", timeout=30)
         self.end_all(node)
 
     def generated(self, node, pods):

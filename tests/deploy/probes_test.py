@@ -1,12 +1,12 @@
-# Goal: the liveness probe is not fooled by an engine that stands still while the rest of the worker
-# answers, and does not take long work for that.
+# Goal: probes do not lie. A worker is live while its engine gets on, and not fooled by one that stands
+# still while the rest answers; it is ready only while it serves the cluster's weights.
 # Method: a thread of a real worker that takes part in a step is stopped by ptrace, found by what it
 # does: the worker's tokens stop. The process is then ended as a kubelet would, and the batch must end
-# with the bytes of an undisturbed run.
+# with the bytes of an undisturbed run. A worker with old weights stays one because the scheduler,
+# which was started again, has none to give.
 
 import ctypes
 import os
-import shutil
 import sys
 import time
 import unittest
@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
 
 from cluster import (COLLATZ, ClusterTest, call, http_get, ready_workers, wait_until)
+from weights_test import perturbed
 
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 17, 0x4206, 0x4207, 0x40000000
 BATCH = {"group_size": 8, "max_new_tokens": 1500, "seed": 3, "chunk_tokens": 0}
@@ -45,7 +46,7 @@ def cpu_of_threads(pid):
     return out
 
 
-class Stuck(ClusterTest):
+class Probes(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -112,12 +113,37 @@ class Stuck(ClusterTest):
         worker = self.worker(scheduler, stuck_after_s=1)
         wait_until(lambda: ready_workers(scheduler.endpoint), "the worker")
         begun = time.monotonic()
-        model = shutil.copytree(COLLATZ, self.work / "next")
+        model = self.work / "next"
+        perturbed(model)
         said = call("weights", "--connect", scheduler.endpoint, "--from", model)
         self.assertEqual(said.code, 0, str(said))
         while time.monotonic() - begun < 2.5:
             self.assertEqual(self.healthz(worker)[0], 200)
             time.sleep(0.05)
+
+    def test_a_worker_with_old_weights_is_not_ready_until_it_is_given_those_that_are_served(self):
+        journal = self.work / "journal.sqlite"
+        first = self.scheduler(journal=journal)
+        worker = self.worker(first)
+        wait_until(lambda: http_get(worker.metrics + "/readyz")[0] == 200, "a ready worker")
+        model = self.work / "next"
+        perturbed(model)  # a worker whose weights are the same would not be stale
+        said = call("weights", "--connect", first.endpoint, "--from", model)
+        self.assertEqual(said.code, 0, str(said))
+        worker.kill()
+        first.kill()
+        scheduler = self.scheduler(journal=journal)  # knows the epoch, and has no tensors
+        stale = self.worker(scheduler)
+        wait_until(lambda: "not at the cluster's weight epoch"
+                   in http_get(stale.metrics + "/readyz")[1], "a stale worker")
+        for _ in range(20):
+            self.assertEqual(http_get(stale.metrics + "/readyz")[0], 503)
+            self.assertEqual(self.healthz(stale)[0], 200, "to start it again would not help")
+            time.sleep(0.05)
+        self.assertEqual(http_get(scheduler.metrics + "/readyz")[0], 503, "no worker can work")
+        said = call("weights", "--connect", scheduler.endpoint, "--from", model)
+        self.assertEqual(said.code, 0, str(said))
+        wait_until(lambda: http_get(stale.metrics + "/readyz")[0] == 200, "ready again")
 
 
 if __name__ == "__main__":
