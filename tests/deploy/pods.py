@@ -170,8 +170,8 @@ class Node:
         self.models = directory / "models"
         self.models.mkdir()
         subprocess.run(["cp", "-r", str(COLLATZ), str(self.models / "model")], check=True)
-        workloads = {w: named(self.objects, k, "rollcast-" + w) for w, k in (
-            ("scheduler", "StatefulSet"), ("worker", "StatefulSet"), ("draft-server", "Deployment"))}
+        kinds = {"scheduler": "StatefulSet", "worker": "StatefulSet", "draft-server": "Deployment"}
+        workloads = {w: named(self.objects, k, "rollcast-" + w) for w, k in kinds.items()}
         count = workloads["worker"]["spec"]["replicas"]
         self.place = Hosts(count)
         self.hosts_file = directory / "hosts"

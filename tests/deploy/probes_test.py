@@ -1,9 +1,9 @@
-# Goal: probes do not lie. A worker is live while its engine gets on, and not fooled by one that stands
-# still while the rest answers; it is ready only while it serves the cluster's weights.
-# Method: a thread of a real worker that takes part in a step is stopped by ptrace, found by what it
-# does: the worker's tokens stop. The process is then ended as a kubelet would, and the batch must end
-# with the bytes of an undisturbed run. A worker with old weights stays one because the scheduler,
-# which was started again, has none to give.
+# Goal: probes do not lie. A worker is live while its engine gets on, and not fooled by one that
+# stands still while the rest answers; it is ready only while it serves the cluster's weights.
+# Method: a thread of a real worker that takes part in a step is stopped by ptrace, found by what
+# it does: the worker's tokens stop. The process is then ended as a kubelet would, and the batch
+# must end with the bytes of an undisturbed run. A worker with old weights stays one because the
+# scheduler, which was started again, has none to give.
 
 import ctypes
 import os

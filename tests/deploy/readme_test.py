@@ -1,6 +1,6 @@
 # Goal: what deploy/README.md tells a reader to type is true.
-# Method: its commands are read as words. Files, folders, objects, containers, secrets and options that
-# they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes.
+# Method: its commands are read as words. Files, folders, objects, containers, secrets and options
+# that they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes.
 
 import os
 import re
@@ -23,7 +23,8 @@ TEXT = (ROOT / "deploy" / "README.md").read_text()
 def commands():
     """Lines of the blocks without a language, joined where they go on, as words."""
     blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
-    lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
+    text = "".join(block for language, block in blocks if not language)
+    lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line.removesuffix("&")) for line in lines if line]
 
 

@@ -1,6 +1,6 @@
-# Goal: the manifests run. Pods start, are found, become ready, work, are restarted one after another
-# in the middle of a batch, and end well on SIGTERM, with the flags, variables, mounts, user, probes
-# and grace that deploy/k8s says.
+# Goal: the manifests run. Pods start, are found, become ready, work, are restarted one after
+# another in the middle of a batch, and end well on SIGTERM, with the flags, variables, mounts,
+# user, probes and grace that deploy/k8s says.
 # Method: pods.py is the kubelet. One undisturbed run on this machine is the oracle of `cmp`.
 
 import json
@@ -20,8 +20,8 @@ from cluster import BINARY, COLLATZ, call, first_prompts, flags_of, wait_until
 BATCH = {"group_size": 8, "max_new_tokens": 1000, "seed": 3}
 IN_CHUNKS = {**BATCH, "chunk_tokens": 64, "tokenizer": COLLATZ / "tokenizer.json"}
 LONG = {**IN_CHUNKS, "max_new_tokens": 1900, "ignore_eos": True}  # all of it fits into one worker
-# The model here is so small that a cluster finds it cheaper to compute KV again than to move it, and
-# does; then what is lost could not be told from what was chosen.
+# The model here is so small that a cluster finds it cheaper to compute KV again than to move it,
+# and does; then what is lost could not be told from what was chosen.
 MOVES = {"scheduler": {"ROLLCAST_KV_PRICES": "assumed"}}
 
 
@@ -173,11 +173,12 @@ class Run(PodTest):
             self.assertEqual(self.metric(node, pod, "rollcast_weight_epoch"), 2, "old weights")
         summary = self.collect(node, batch, oracle)
         twice = sampled + self.generated(node, node.workers) - summary["tokens"]
-        print(f"{twice:.0f} tokens sampled twice, {running:.0f} responses ran on what was ended; KV "
-              f"computed again: {summary['recomputed_tokens']} tokens, {plain['recomputed_tokens']} "
-              f"undisturbed; {summary['wall_s']:.1f} s, {plain['wall_s']:.1f} s", file=sys.stderr)
-        # A worker tells its counts five times a second, so some of its last tokens are not in `twice`;
-        # but every edge was confirmed, so none of those was lost.
+        print(f"{twice:.0f} tokens sampled twice, {running:.0f} responses ran on what was ended; "
+              f"KV computed again: {summary['recomputed_tokens']} tokens, undisturbed "
+              f"{plain['recomputed_tokens']}; {summary['wall_s']:.1f} s, {plain['wall_s']:.1f} s",
+              file=sys.stderr)
+        # A worker tells its counts five times a second, so some of its last tokens are not in
+        # `twice`; but every edge was confirmed, so none of those was lost.
         self.assertLessEqual(twice, LONG["chunk_tokens"] * running)
         self.assertNotIn("did not confirm", node.logged())
         self.assertLessEqual(summary["recomputed_tokens"],

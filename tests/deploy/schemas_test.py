@@ -1,6 +1,6 @@
 # Goal: what deploy/k8s renders is what Kubernetes accepts.
-# Method: the schemas that Kubernetes publishes, strictly, for the oldest and the newest version that
-# we say works; PyPI's kubernetes-validate ships them. Custom resources have none there:
+# Method: the schemas that Kubernetes publishes, strictly, for the oldest and the newest version
+# that we say works; PyPI's kubernetes-validate ships them. Custom resources have none there:
 # manifests_test.py looks at them by hand. Without kubectl or PyPI it is skipped, and says why.
 
 import os
@@ -55,7 +55,8 @@ class Schemas(unittest.TestCase):
             objects = render(name)
             for version in ("1.27.0", "1.37.0"):
                 said = self.validate(objects, version)
-                self.assertEqual(said.returncode, 0, f"{name}, {version}:\n{said.stdout}{said.stderr}")
+                self.assertEqual(said.returncode, 0,
+                                 f"{name}, {version}:\n{said.stdout}{said.stderr}")
         broken = yaml.safe_load(yaml.safe_dump(render("base")))
         container_of(named(broken, "StatefulSet", "rollcast-worker"))["readinesProbe"] = {}
         self.assertNotEqual(self.validate(broken, "1.37.0").returncode, 0, "it accepts anything")
