@@ -148,6 +148,8 @@ class Run(PodTest):
         node.start()
         node.wait_until_ready()
         endpoint = f"tcp://{node.scheduler.address}:7450"
+        inside = ["/usr/local/bin/rollcast", "status", "--connect", "tcp://127.0.0.1:7450"]
+        self.assertEqual(node.scheduler.run_in(inside), 0, "as the README has it")
         given = node.at_controller([BINARY, "weights", "--connect", endpoint, "--from",
                                     "/usr/share/rollcast/examples/collatz/model"],
                                    stdout=subprocess.DEVNULL)
