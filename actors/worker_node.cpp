@@ -37,13 +37,13 @@ private:
 };
 
 http_routes routes_of(std::shared_ptr<worker_metrics> metrics, std::shared_ptr<worker_pulse> pulse,
-                      std::stop_token stop) {
+                      std::stop_token stop, std::chrono::seconds stuck_after) {
   http_routes routes;
   routes.metrics = [metrics] { return metrics->registry.text(); };
-  routes.healthz = [pulse]() -> health {
-    if (is_alive(pulse->beat_ns, std::chrono::seconds{60})) // a step may take long on a slow device
+  routes.healthz = [pulse, stuck_after]() -> health {
+    if (is_alive(pulse->beat_ns, stuck_after)) // its actor steps the engine, and beats in between
       return {true, "ok"};
-    return {false, "the worker has not turned for 60 s"};
+    return {false, "the worker has not turned for " + std::to_string(stuck_after.count()) + " s"};
   };
   routes.readyz = [pulse, stop]() -> health {
     if (stop.stop_requested())
@@ -275,8 +275,8 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   auto weights = weight_exchange::open(options.weights);
   if (!weights)
     return fail(weights);
-  auto http =
-    serve_http(options.metrics_address, options.metrics_port, routes_of(metrics, pulse, stop));
+  auto http = serve_http(options.metrics_address, options.metrics_port,
+                         routes_of(metrics, pulse, stop, options.stuck_after_s));
   if (!http)
     return fail(http);
   decode_worker_options worker_options;

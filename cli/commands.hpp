@@ -209,7 +209,8 @@ struct worker_options {
   std::uint16_t metrics_port = 0;
   bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000;
-  std::uint32_t drain_ms = 20'000; ///< After SIGTERM; below the grace period of whoever sends it.
+  std::uint32_t drain_ms = 20'000;  ///< After SIGTERM; below the grace period of whoever sends it.
+  std::uint32_t stuck_after_s = 60; ///< /healthz fails once its actor has stood still so long.
   int announce_fd = -1;
 };
 

@@ -1,11 +1,10 @@
 #include "cli/device.hpp"
 
 #include "engine/backend/cpu_backend.hpp"
+#include "engine/base/machine_memory.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/weights.hpp"
 #include "kernels/dispatch.hpp"
-
-#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -30,8 +29,7 @@ std::uint32_t default_kv_blocks(const model_config& config, const numerics_profi
   const std::uint64_t block_bytes = std::uint64_t{2} * config.layers * config.kv_heads
                                     * config.head_dim * options.block_tokens
                                     * kernels::size_of(profile.kv_type);
-  const auto memory = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES))
-                      * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t memory = machine_memory_bytes();
   const std::uint64_t affordable = memory / 4 / block_bytes;
   const std::uint64_t wanted = std::min(context_blocks * options.max_batch, affordable);
   return static_cast<std::uint32_t>(

@@ -179,6 +179,9 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
   add_drain(*app, options->drain_ms);
+  add(*app, "--stuck-after-s", options->stuck_after_s,
+      "/healthz fails once the worker has stood still for so long: above its longest step")
+    ->check(CLI::Range(1u, 86'400u));
   add_hidden_announce(*app, options->announce_fd);
   app->callback([options, &chosen] { chosen = [options] { return run_worker(*options); }; });
 }

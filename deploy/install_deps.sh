@@ -12,6 +12,9 @@ packages=(
 )
 packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
 packages+=(prometheus python3-yaml)    # tests/dashboards: promtool, and a Prometheus that scrapes
+packages+=(tini)                       # tests/deploy: the first process of an image
+# A kubectl from elsewhere owns the same file as Debian's.
+command -v kubectl >/dev/null || packages+=(kubernetes-client)
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)
 
 missing=()

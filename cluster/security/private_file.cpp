@@ -4,10 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <vector>
 
 namespace rollcast {
 namespace {
@@ -34,10 +36,26 @@ std::string octal(unsigned mode) {
   return text.data();
 }
 
+/// Whether this process, which is not root's, is in the group.
+bool is_mine(gid_t group) {
+  if (group == ::getegid())
+    return true;
+  std::vector<gid_t> groups(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
+  const auto got = ::getgroups(static_cast<int>(groups.size()), groups.data());
+  groups.resize(static_cast<std::size_t>(std::max(0, got)));
+  return std::find(groups.begin(), groups.end(), group) != groups.end();
+}
+
+/// A secret that Kubernetes mounts for a user who is not root is root's, and its group, which is
+/// made for the pod, may read it.
+bool is_lent_by_root(const struct stat& found, unsigned mode) {
+  return found.st_uid == 0 && ::geteuid() != 0 && (mode & 077u) == 040u && is_mine(found.st_gid);
+}
+
 result<void> check_owner_and_mode(const struct stat& found, const std::string& name,
                                   const std::string& what) {
   const unsigned mode = found.st_mode & 07777u;
-  if ((mode & 077u) != 0)
+  if ((mode & 077u) != 0 && !is_lent_by_root(found, mode))
     return fail(errc::bad_config, what + " " + name + " has mode " + octal(mode)
                                     + ", so others may use it; wanted is 0600: chmod 600 " + name);
   if (found.st_uid != ::geteuid() && found.st_uid != 0)

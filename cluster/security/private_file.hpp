@@ -26,8 +26,10 @@ inline constexpr std::size_t security_file_bytes_max = std::size_t{4} << 20;
 result<std::string> read_text(const std::filesystem::path& path, const std::string& what);
 
 /// As `read_text`, of a file with a secret. Fails with `bad_config` unless it belongs to this user
-/// or to root and nobody else may read or write it; the line names both modes and the command. Mode
-/// and contents are those of one open file, so it cannot be exchanged in between.
+/// or to root and nobody else may read or write it; the line names both modes and the command. Only
+/// a process that is not root's may read what root lends to a group of its own (0440, as Kubernetes
+/// mounts secrets). Mode and contents are those of one open file, so it cannot be exchanged in
+/// between.
 result<std::string> read_secret(const std::filesystem::path& path, const std::string& what);
 
 /// Writes a new file of the given mode, whatever the umask. Fails with `io_failed`, also when the

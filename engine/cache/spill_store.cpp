@@ -1,5 +1,7 @@
 #include "engine/cache/spill_store.hpp"
 
+#include "engine/base/machine_memory.hpp"
+
 #include <fcntl.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -86,13 +88,11 @@ spill_store::~spill_store() {
 
 result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limits,
                                                        std::uint64_t unit_bytes) {
-  const auto memory = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES))
-                      * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t memory = machine_memory_bytes();
   if (limits.memory_bytes > memory)
-    return fail(errc::bad_config, std::to_string(limits.memory_bytes >> 20)
-                                    + " MiB of memory for KV, this machine has "
-                                    + std::to_string(memory >> 20)
-                                    + ": lower --kv-spill-memory-mib");
+    return fail(errc::bad_config,
+                std::to_string(limits.memory_bytes >> 20) + " MiB of memory for KV, there are "
+                  + std::to_string(memory >> 20) + ": lower --kv-spill-memory-mib");
   std::unique_ptr<spill_store> store{new spill_store(limits, unit_bytes)};
   if (store->disk_.pages > 0) {
     const auto file = open_file(limits);

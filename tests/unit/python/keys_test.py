@@ -37,6 +37,29 @@ class KeyFiles(unittest.TestCase):
                 load_secret_key(self.put("k", self.secret, mode))
             self.assertNotIn(self.secret, str(refused.exception))
 
+    def test_what_root_lends_to_a_group_of_ours_is_read(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root may lend")
+        group, pod = os.getegid(), 23456
+        self.where.chmod(0o755)
+        for mode, owner, read in ((0o440, 0, True), (0o444, 0, False), (0o460, 0, False),
+                                  (0o440, 12345, False)):
+            path = self.put("k", self.secret, mode)
+            os.chown(path, owner, pod)
+            path.chmod(mode)
+            os.setegid(pod)
+            os.seteuid(12345)
+            try:
+                if read:
+                    self.assertEqual(load_secret_key(path), self.secret)
+                else:
+                    with self.assertRaisesRegex(RollcastError, "chmod 600"):
+                        load_secret_key(path)
+            finally:
+                os.seteuid(0)
+                os.setegid(group)
+                path.unlink()
+
     def test_what_is_no_key_is_refused_without_showing_it(self):
         for text in ("", "# only", self.secret[1:], self.secret + "0", f"{self.secret}\n" * 2):
             with self.assertRaises(RollcastError) as refused:

@@ -62,6 +62,35 @@ TEST(key_file, with_a_loose_mode_is_refused_with_the_command_that_mends_it) {
   }
 }
 
+TEST(key_file, that_root_lends_to_a_group_of_this_process_is_read) {
+  if (::geteuid() != 0)
+    GTEST_SKIP() << "only root may lend";
+  constexpr gid_t pod = 23'456;
+  const temporary_directory where;
+  const auto path = where / "k";
+  write(path, make_keys().secret_key);
+  ASSERT_EQ(::chmod((where / ".").c_str(), 0755), 0);
+  const auto group_before = ::getegid();
+  const auto read_as_a_user = [&](uid_t owner, mode_t mode) {
+    EXPECT_EQ(::chown(path.c_str(), owner, pod), 0);
+    EXPECT_EQ(::chmod(path.c_str(), mode), 0);
+    EXPECT_EQ(::setegid(pod), 0);
+    EXPECT_EQ(::seteuid(12'345), 0);
+    const auto read = load_keys(path);
+    EXPECT_EQ(::seteuid(0), 0);
+    EXPECT_EQ(::setegid(group_before), 0);
+    return read.has_value();
+  };
+  EXPECT_TRUE(read_as_a_user(0, 0440));
+  EXPECT_TRUE(read_as_a_user(0, 0640));
+  for (const mode_t mode : {0460u, 0444u, 0450u, 0442u, 0644u})
+    EXPECT_FALSE(read_as_a_user(0, mode)) << mode;
+  EXPECT_FALSE(read_as_a_user(12'345, 0440)) << "its owner can mend it";
+  EXPECT_EQ(::chown(path.c_str(), 0, pod), 0);
+  EXPECT_EQ(::chmod(path.c_str(), 0440), 0);
+  EXPECT_FALSE(load_keys(path)) << "root needs no group";
+}
+
 TEST(key_file, of_another_user_is_refused) {
   if (::geteuid() != 0)
     GTEST_SKIP() << "only root may give files away";
