@@ -4,6 +4,7 @@
 #include "cli/flags.hpp"
 #include "cli/last_words.hpp"
 #include "cli/security_flags.hpp"
+#include "cli/version.hpp"
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
@@ -492,7 +493,7 @@ void add_simulate(CLI::App& root, command& chosen) {
 
 int parse_and_run(int argc, char** argv) {
   CLI::App app{"Rollcast: exact rollouts for synchronous LLM reinforcement learning", "rollcast"};
-  app.set_version_flag("--version", ROLLCAST_VERSION);
+  app.set_version_flag("--version", version_text());
   app.require_subcommand(1);
   command chosen;
   add_up(app, chosen);
