@@ -27,7 +27,7 @@ RUN = {
     "examples/quickstart/README.md": "",
 }
 MARKS = {"sh", "sh example", "python", "python fragment", "text", "json", "toml", "yaml"}
-LIMIT_S = 280
+LIMIT_S = 500
 
 # Debian's packages in place of the network; `pip install` itself is as typed.
 PYTHON = """#!/bin/sh
