@@ -8,7 +8,8 @@
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
 /// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
 /// (log-probabilities of given tokens), scheduler_journal.cpp (what outlives the process),
-/// scheduler_stop.cpp (leaving well) and scheduler_board.cpp (what the page shows). Private to them.
+/// scheduler_stop.cpp (leaving well) and scheduler_board.cpp (what the page shows). Private to
+/// them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;

@@ -1,8 +1,10 @@
-"""A complete controller for reinforcement learning with Rollcast; needs the client and nothing else.
+"""A complete controller for reinforcement learning with Rollcast; needs nothing but the client.
 
 Each step rolls out groups of answers, rewards them, works out advantages, hands them to a trainer
-and gives the cluster the new weights. The trainer here is a stand-in that changes nothing: put yours
-into `train`. Run it while a cluster runs: rollcast up --model examples/collatz/model --workers 2
+and gives the cluster the new weights. The trainer here is a stand-in that changes nothing: put
+yours into `train`. Run it while a cluster runs:
+
+    rollcast up --model examples/collatz/model --workers 2
 """
 
 import argparse

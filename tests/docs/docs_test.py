@@ -1,9 +1,9 @@
 # Goal: what the documentation tells a reader to type works, as it stands there.
 # Method: the fenced blocks of the documents in `RUN` are put together in order and run by one shell
 # in a copy of the tree, in a network of its own, so that a block may start a cluster on the usual
-# ports for those behind it. Blocks marked `sh` are commands, those marked `python` are programs;
-# `make` lines are run with -n. Not run: `text`, and `sh example` and `python fragment`, of which the
-# flags and the syntax are checked. Every flag of a rollcast command in any document must exist.
+# ports for those behind it. Blocks marked `sh` are commands, those marked `python` programs;
+# `make` lines are run with -n. Not run: `text`; nor `sh example` and `python fragment`, of
+# which flags and syntax are checked. Every flag of a rollcast command in any document must exist.
 
 import ast
 import os
@@ -28,6 +28,8 @@ RUN = {
 }
 MARKS = {"sh", "sh example", "python", "python fragment", "text", "json", "toml", "yaml"}
 LIMIT_S = 500
+COMMAND = re.compile(
+    r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?rollcast ((?:[a-z][a-z-]*(?: |$))*)(.*)")
 
 # Debian's packages in place of the network; `pip install` itself is as typed.
 PYTHON = """#!/bin/sh
@@ -136,7 +138,7 @@ def commands_in(text):
     text = re.sub(r"\\\n", " ", text)
     for line in re.split(r"[\n;|&]+", text):
         line = re.sub(r"\s#.*", "", line)
-        match = re.match(r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?rollcast ((?:[a-z][a-z-]*(?: |$))*)(.*)", line)
+        match = COMMAND.match(line)
         if match:
             yield match.group(1).split(), re.findall(r"(?<!\S)--[a-z][a-z-]*", match.group(2))
 

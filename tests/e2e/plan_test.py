@@ -46,8 +46,8 @@ class Plan(cluster.ClusterTest):
             (("--memory-gib", "some"), "some"),
             (("--model", self.work), "config.json"),
         ):
-            given = arguments if "--model" in arguments else ("--model", cluster.COLLATZ, *arguments)
-            said = cluster.call("plan", *given)
+            model = () if "--model" in arguments else ("--model", cluster.COLLATZ)
+            said = cluster.call("plan", *model, *arguments)
             self.assertEqual(said.code, 2, said)
             self.assertIn(what, said.err)
             self.assertEqual(len(said.err.strip().splitlines()), 1, said)

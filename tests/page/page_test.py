@@ -120,7 +120,8 @@ class Page(cluster.ClusterTest):
     def test_says_what_is_wrong(self):
         up = self.cluster_at_work()
         os.kill(cluster.ready_workers(up.endpoint)[1]["pid"], signal.SIGKILL)
-        wait_until(lambda: any("was lost" in a["text"] for a in self.view(up)["alerts"]), "an alert")
+        wait_until(lambda: any("was lost" in a["text"] for a in self.view(up)["alerts"]),
+                   "an alert")
         dom, console, _ = browse(up.metrics + "/", self.work)
         page = Rendered(dom)
         self.assertRegex(page.ids["alerts"], r"Worker \S+ was lost \d+ s ago")
