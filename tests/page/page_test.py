@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cluster
 from cluster import wait_until
+from rollcast import Client
 
 SECRET = "the-key-of-a-batch"
 BYTES_MAX = 400_000
@@ -126,6 +127,24 @@ class Page(cluster.ClusterTest):
         page = Rendered(dom)
         self.assertRegex(page.ids["alerts"], r"Worker \S+ was lost \d+ s ago")
         self.assertEqual(console, [])
+
+    def test_alerts_follow_the_cluster(self):
+        scheduler = self.scheduler()
+
+        def alerts():
+            return " ".join(a["text"] for a in self.view(scheduler).get("alerts", []))
+
+        wait_until(lambda: "No worker is here" in alerts(), "nobody is here")
+        worker = self.worker(scheduler)
+        wait_until(lambda: self.view(scheduler)["workers"] and not alerts(), "all is well")
+        with Client(scheduler.endpoint) as client:
+            client.pause()
+            wait_until(lambda: "paused" in alerts(), "paused")
+            client.resume()
+            wait_until(lambda: not alerts(), "all is well again")
+        worker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "No worker is here" in alerts(), "it has left")
+        self.assertNotIn("lost", alerts())
 
     def test_makes_nothing_of_a_name_but_text(self):
         scheduler = self.scheduler()
