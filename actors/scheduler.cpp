@@ -2,6 +2,7 @@
 
 #include "actors/error_bridge.hpp"
 #include "actors/scheduler_shell.hpp"
+#include "actors/status_board.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -207,6 +208,7 @@ void tick(self_ptr self) {
   expire_scores(self);
   note_durable(self);
   show_journal(st);
+  show_board(self);
 }
 
 } // namespace
@@ -261,6 +263,8 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
     spdlog::warn("lost worker {} '{}' with {} chunks: {}", id.value, it->second.hello.name,
                  dropped.size(), why);
     st.parts.metrics->worker_lost.add();
+    if (st.parts.board)
+      st.parts.board->lost(it->second.hello.name);
   }
   end_feeding(st, it->second);
   const auto lost = std::move(it->second);

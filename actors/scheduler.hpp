@@ -21,6 +21,8 @@
 
 namespace rollcast {
 
+class status_board;
+
 struct scheduler_options {
   policy::policy_limits policy;
   batch_limits batches;
@@ -67,6 +69,7 @@ struct scheduler_parts {
   std::shared_ptr<scheduler_pulse> pulse;
   std::shared_ptr<weight_store> weights = {};   ///< Null: weights are never updated.
   std::shared_ptr<journal_access> journal = {}; ///< Null: a restart forgets everything.
+  std::shared_ptr<status_board> board = {};     ///< Null: nobody looks at the page.
 };
 
 /// State of the SCHEDULER actor: the policy decides, the book remembers, the maps say how to reach

@@ -1,6 +1,8 @@
 #include "actors/durable_link.hpp"
 #include "actors/error_bridge.hpp"
 #include "actors/node_system.hpp"
+#include "actors/status_board.hpp"
+#include "cluster/telemetry/status_page.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -12,8 +14,11 @@ namespace rollcast {
 namespace {
 
 http_routes routes_of(std::shared_ptr<scheduler_metrics> metrics,
-                      std::shared_ptr<scheduler_pulse> pulse, std::stop_token stop) {
+                      std::shared_ptr<scheduler_pulse> pulse, std::shared_ptr<status_board> board,
+                      std::stop_token stop) {
   http_routes routes;
+  routes.page = status_page();
+  routes.status = [board] { return board->json(); };
   routes.metrics = [metrics] { return metrics->registry.text(); };
   routes.healthz = [pulse]() -> health {
     if (is_alive(pulse->beat_ns, std::chrono::seconds{5}))
@@ -144,6 +149,8 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   if (!store)
     return fail(store);
   scheduler_parts parts{*door, metrics, pulse, std::shared_ptr<weight_store>{std::move(*store)}};
+  const auto board = std::make_shared<status_board>(ROLLCAST_VERSION);
+  parts.board = board;
   std::shared_ptr<open_journal> kept; // outlives the actors, who write to it
   if (!options.journal.path.empty()) {
     auto opened = open_when_it_can(options.journal, *door, metrics, stop);
@@ -162,8 +169,8 @@ result<void> run_scheduler(const scheduler_node_options& options, std::stop_toke
   const auto port = publish(node.get(), actor, options);
   if (!port)
     return fail(port);
-  auto http =
-    serve_http(options.metrics_address, options.metrics_port, routes_of(metrics, pulse, stop));
+  auto http = serve_http(options.metrics_address, options.metrics_port,
+                         routes_of(metrics, pulse, board, stop));
   if (!http)
     return fail(http);
   (*door)->start({[&](controller_request request) { caf::anon_send(actor, std::move(request)); },

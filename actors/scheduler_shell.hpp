@@ -4,11 +4,12 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in seven files: scheduler.cpp (the table of messages, workers
+/// Inside of the scheduler actor, in eight files: scheduler.cpp (the table of messages, workers
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
 /// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
-/// (log-probabilities of given tokens), scheduler_journal.cpp (what outlives the process) and
-/// scheduler_stop.cpp (leaving well). Private to them.
+/// (log-probabilities of given tokens), scheduler_journal.cpp (what outlives the process),
+/// scheduler_stop.cpp (leaving well) and scheduler_board.cpp (what the page shows). Private to
+/// them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -126,5 +127,10 @@ void decide_flip(self_ptr self);
 void note_durable(self_ptr self);
 /// The update that was about to flip does not.
 void undecide_flip(self_ptr self);
+
+// -- the page, scheduler_board.cpp ----------------------------------------------
+
+/// Shows how the cluster stands, about once a second; bounded, however much is under way.
+void show_board(self_ptr self);
 
 } // namespace rollcast::shell

@@ -3,6 +3,7 @@
 #include "engine/backend/cpu_backend.hpp"
 #include "engine/base/machine_memory.hpp"
 #include "engine/model/checkpoint.hpp"
+#include "engine/model/footprint.hpp"
 #include "engine/model/weights.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -26,9 +27,8 @@ std::uint32_t default_kv_blocks(const model_config& config, const numerics_profi
                                 const device_options& options) {
   const std::uint64_t context_blocks =
     (config.max_positions + options.block_tokens - 1) / options.block_tokens;
-  const std::uint64_t block_bytes = std::uint64_t{2} * config.layers * config.kv_heads
-                                    * config.head_dim * options.block_tokens
-                                    * kernels::size_of(profile.kv_type);
+  const auto block_bytes = // never 0: a size that is none is refused later, by name
+    std::max<std::uint64_t>(1, kv_block_bytes(config, profile.kv_type, options.block_tokens));
   const std::uint64_t memory = machine_memory_bytes();
   const std::uint64_t affordable = memory / 4 / block_bytes;
   const std::uint64_t wanted = std::min(context_blocks * options.max_batch, affordable);

@@ -3,7 +3,9 @@
 #include "cli/exit_code.hpp"
 #include "cli/flags.hpp"
 #include "cli/last_words.hpp"
+#include "cli/plan.hpp"
 #include "cli/security_flags.hpp"
+#include "cli/version.hpp"
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
@@ -490,9 +492,36 @@ void add_simulate(CLI::App& root, command& chosen) {
   app->callback([options, &chosen] { chosen = [options] { return run_simulate(*options); }; });
 }
 
+void add_plan(CLI::App& root, command& chosen) {
+  auto* app =
+    root.add_subcommand("plan", "memory, workers and ports that a model and a batch need");
+  auto options = std::make_shared<plan_options>();
+  auto& asked = options->asked;
+  add_config(*app);
+  add(*app, "--model", options->model, "checkpoint directory; its config.json is enough")
+    ->required();
+  add(*app, "--gpu", options->gpu, "h200, h100, a100, a100-40gb, l40s, or cpu: this machine");
+  add(*app, "--memory-gib", options->memory_gib, "memory of one device; 0: as its maker says");
+  add(*app, "--memory-percent", asked.memory_percent, "of it for weights and KV");
+  add(*app, "--numerics", options->numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
+  add(*app, "--context", asked.context, "prompt and response at the most; 0: the model's");
+  add(*app, "--prompt-tokens", asked.prompt_tokens, "of one prompt");
+  add(*app, "--response-tokens", asked.response_tokens, "expected in the mean; 0: not known");
+  add(*app, "--group-size", asked.group_size, "responses of each prompt");
+  add(*app, "--prompts", asked.prompts, "of a batch; 0: tell nothing of batches");
+  add(*app, "--workers", asked.workers, "that there are, for the time of a batch");
+  add(*app, "--tokens-per-s", asked.tokens_per_s, "measured, of one worker; 0: tell no time")
+    ->check(CLI::NonNegativeNumber);
+  add(*app, "--max-batch", asked.max_batch, "responses of one step");
+  add(*app, "--block-tokens", asked.block_tokens, "positions of one KV block, a multiple of 16");
+  add_flag(*app, "--no-updates", options->no_updates, "the weights never change: one copy of them");
+  add_flag(*app, "--json", options->json, "print JSON");
+  app->callback([options, &chosen] { chosen = [options] { return run_plan(*options); }; });
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app{"Rollcast: exact rollouts for synchronous LLM reinforcement learning", "rollcast"};
-  app.set_version_flag("--version", ROLLCAST_VERSION);
+  app.set_version_flag("--version", version_text());
   app.require_subcommand(1);
   command chosen;
   add_up(app, chosen);
@@ -506,6 +535,7 @@ int parse_and_run(int argc, char** argv) {
   add_weights(app, chosen);
   add_journal(app, chosen);
   add_simulate(app, chosen);
+  add_plan(app, chosen);
   add_discard(app, chosen);
   add_keys(app, chosen);
   add_bench(app, chosen);

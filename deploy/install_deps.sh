@@ -15,6 +15,8 @@ packages+=(prometheus python3-yaml)    # tests/dashboards: promtool, and a Prome
 packages+=(tini)                       # tests/deploy: the first process of an image
 # A kubectl from elsewhere owns the same file as Debian's.
 command -v kubectl >/dev/null || packages+=(kubernetes-client)
+packages+=(python3-setuptools python3-wheel mypy) # tests/package: pip without a network, types
+packages+=(chromium) # tests/page: the page of the scheduler, as a browser shows it
 [[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)
 
 missing=()

@@ -1,8 +1,11 @@
 #include "cluster/telemetry/http_responder.hpp"
 
 #include <httplib.h>
+#include <openssl/evp.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -38,6 +41,21 @@ private:
   std::size_t at_ = 0;
 };
 
+/// What is between `<tag>` and `</tag>`, as a content security policy names it: by its hash.
+std::string source_of(std::string_view page, const std::string& tag) {
+  const auto open = page.find("<" + tag + ">");
+  const auto close = page.find("</" + tag + ">");
+  if (open == std::string_view::npos || close == std::string_view::npos)
+    return "'none'";
+  const auto begin = open + tag.size() + 2;
+  const auto inside = page.substr(begin, close - begin);
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+  SHA256(reinterpret_cast<const unsigned char*>(inside.data()), inside.size(), digest.data());
+  std::array<unsigned char, 4 * ((SHA256_DIGEST_LENGTH + 2) / 3) + 1> text{};
+  EVP_EncodeBlock(text.data(), digest.data(), digest.size());
+  return std::string{"'sha256-"} + reinterpret_cast<const char*>(text.data()) + "'";
+}
+
 /// cpp-httplib's parser, router and formatter without its threads and sockets: its pool gives a
 /// thread to a connection until the client has sent its request, so that a few clients that send
 /// nothing would hold up the probes.
@@ -56,6 +74,13 @@ public:
     Get("/metrics", [get = std::move(routes.metrics)](const auto&, httplib::Response& response) {
       response.set_content(get(), "text/plain; version=0.0.4; charset=utf-8");
     });
+    if (routes.status)
+      Get("/status.json", [get = std::move(routes.status)](const auto&, auto& response) {
+        response.set_header("Cache-Control", "no-store");
+        response.set_content(get(), "application/json");
+      });
+    if (!routes.page.empty())
+      serve_page(routes.page);
     probe("/healthz", std::move(routes.healthz));
     probe("/readyz", std::move(routes.readyz));
     set_error_handler([](const httplib::Request&, httplib::Response& response) {
@@ -73,6 +98,22 @@ public:
   }
 
 private:
+  /// The page may run what is in it and ask this server, and nothing else, whatever a name that it
+  /// shows looks like.
+  void serve_page(std::string_view page) {
+    const auto policy = "default-src 'none'; connect-src 'self'; script-src "
+                        + source_of(page, "script") + "; style-src " + source_of(page, "style")
+                        + "; img-src data:; base-uri 'none'; form-action 'none'; "
+                          "frame-ancestors 'none'";
+    Get("/", [page, policy](const auto&, httplib::Response& response) {
+      response.set_header("Content-Security-Policy", policy);
+      response.set_header("X-Content-Type-Options", "nosniff");
+      response.set_header("Referrer-Policy", "no-referrer");
+      response.set_header("Cache-Control", "no-store");
+      response.set_content(page.data(), page.size(), "text/html; charset=utf-8");
+    });
+  }
+
   void probe(const char* path, std::function<health()> ask) {
     Get(path, [ask = std::move(ask)](const auto&, httplib::Response& response) {
       const auto said = ask();

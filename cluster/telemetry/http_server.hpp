@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace rollcast {
 
@@ -20,9 +21,11 @@ struct health {
 /// What the server asks its process. Called on the server's own thread, one at a time, so they must
 /// be thread-safe towards the rest of the process and must not block.
 struct http_routes {
-  std::function<std::string()> metrics; ///< GET /metrics: `metrics_registry::text`.
-  std::function<health()> healthz;      ///< GET /healthz: the event loop makes progress.
-  std::function<health()> readyz;       ///< GET /readyz: this process may be given work.
+  std::function<std::string()> metrics;     ///< GET /metrics: `metrics_registry::text`.
+  std::function<health()> healthz;          ///< GET /healthz: the event loop makes progress.
+  std::function<health()> readyz;           ///< GET /readyz: this process may be given work.
+  std::function<std::string()> status = {}; ///< GET /status.json; none: 404.
+  std::string_view page = {}; ///< GET /: one HTML file with its script and style inside; "": 404.
 };
 
 /// Where to listen, and bounds that keep a stranger from tying the server up.
@@ -35,9 +38,9 @@ struct http_server_options {
   std::chrono::milliseconds answer_ms_max{5000};  ///< For a client to take the answer.
 };
 
-/// Serves GET and HEAD of /metrics, /healthz and /readyz over HTTP/1.1, one request a connection.
-/// Any other path is 404, any other method 405. One thread of its own and no blocking read or
-/// write: a slow client costs its own connection, nothing else.
+/// Serves GET and HEAD of /metrics, /healthz, /readyz and what else `http_routes` has over
+/// HTTP/1.1, one request a connection. Any other path is 404, any other method 405. One thread of
+/// its own and no blocking read or write: a slow client costs its own connection, nothing else.
 class http_server {
 public:
   /// Binds, listens and starts the thread. Fails with `address_in_use` (detail: address and port)

@@ -1,5 +1,7 @@
 #include "engine/numerics/profile.hpp"
 
+#include "engine/numerics/profile_list.hpp"
+
 #include <array>
 #include <string>
 
@@ -28,6 +30,10 @@ constexpr std::array profiles{
 content_hash numerics_profile::hash() const noexcept {
   const auto chained = hash_of(std::span{name.data(), name.size()});
   return hash_of(std::span{contract.data(), contract.size()}, chained.low);
+}
+
+std::span<const numerics_profile> all_profiles() noexcept {
+  return profiles;
 }
 
 result<numerics_profile> find_profile(std::string_view name) {

@@ -1,5 +1,7 @@
 """Controller client of Rollcast: submit prompts, iterate responses as they finish, send weights."""
 
+from pathlib import Path as _Path
+
 from ._batch import Batch
 from ._client import Client
 from ._types import (
@@ -20,6 +22,8 @@ from ._types import (
     WorkerSummary,
     WorkerWeights,
 )
+
+__version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
 __all__ = [
     "Batch",

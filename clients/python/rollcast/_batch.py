@@ -85,6 +85,11 @@ class Batch(Iterator[Response]):
         if self._ready:
             result = self._ready.popleft()
             self._in_hand = result.sequence
+            if self._submitted is not None and result.group < len(self._submitted.groups):
+                # Known here, so it need not travel with every response.
+                prompt = self._submitted.groups[result.group].prompt_token_ids
+                del result.prompt_token_ids[:]
+                result.prompt_token_ids.extend(prompt)
             return response_from_wire(result)
         assert self._done is not None
         self._client._acknowledge(self.key, self._done.sequence)

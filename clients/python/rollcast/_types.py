@@ -76,7 +76,7 @@ class Response:
     group: int  # place of its prompt in the batch, from 0
     index: int  # within the group, from 0
     id: str  # of its prompt
-    prompt_token_ids: Tuple[int, ...]
+    prompt_token_ids: Tuple[int, ...]  # empty in a batch from `attach`, which was not told
     token_ids: Tuple[int, ...]
     logprobs: array[float]  # array("f"), one a token, the very bits that the engine computed
     kept_mass: array[float]  # array("f"), one a token when a filter is on, else empty

@@ -86,6 +86,11 @@ class ClientTest(unittest.TestCase):
         self.assertTrue(sent.HasField("chunk_tokens"))
         self.assertFalse(sent.HasField("required_weight_version"))
 
+    def test_a_response_has_the_prompt_that_was_submitted(self):
+        batch = self.client().submit([[1, 2], Prompt([3])], 2, SAMPLING, batch_key="prompts")
+        self.assertEqual([(r.group, r.prompt_token_ids) for r in drain(batch)],
+                         [(0, (1, 2)), (0, (1, 2)), (1, (3,)), (1, (3,))])
+
     def test_values_that_cannot_be_sent_are_refused_by_name(self):
         client = self.client()
         for code, part, act in [

@@ -1,0 +1,75 @@
+#include "engine/model/footprint.hpp"
+
+#include "engine/model/tensor_info.hpp"
+#include "engine/model/tensor_plan.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/kv_layout.hpp"
+
+#include <map>
+#include <utility>
+
+namespace rollcast {
+
+namespace {
+
+/// Tensors that share one packed matrix: q, k and v; gate and up; every other alone.
+tensor_role matrix_of(tensor_role role) {
+  switch (role) {
+    case tensor_role::k:
+    case tensor_role::v: return tensor_role::q;
+    case tensor_role::up: return tensor_role::gate;
+    default: return role;
+  }
+}
+
+struct matrix {
+  std::size_t n = 0;
+  std::size_t k = 0;
+  bool exact = true; ///< Every part is bf16.
+};
+
+} // namespace
+
+result<weight_footprint>
+weight_footprint_of(const model_config& config, kernels::arithmetic how,
+                    const std::function<result<kernels::dtype>(const std::string&)>& type_of) {
+  weight_footprint out;
+  std::map<std::pair<std::size_t, tensor_role>, matrix> matrices;
+  const auto add = [&](std::size_t layer, const tensor_info& tensor, tensor_role role) {
+    auto& m = matrices[{layer, role}];
+    m.n += tensor.shape[0];
+    m.k = tensor.shape[1];
+    m.exact = m.exact && tensor.type == kernels::dtype::bf16;
+  };
+  for (const auto& planned : plan_tensors(config)) {
+    const auto type = type_of(planned.name);
+    if (!type)
+      return fail(type);
+    const tensor_info tensor{planned.name, *type, planned.shape, {}};
+    const auto bytes = bytes_of(tensor);
+    out.checkpoint += bytes;
+    out.parameters += bytes / kernels::size_of(*type);
+    if (planned.role == tensor_role::embedding) {
+      out.packed += bytes; // row-major, for lookups
+      if (config.tie_embeddings)
+        add(config.layers, tensor, tensor_role::lm_head);
+    } else if (planned.shape.size() == 2) {
+      const bool head = planned.role == tensor_role::lm_head;
+      add(head ? config.layers : planned.layer, tensor, matrix_of(planned.role));
+    }
+  }
+  for (const auto& [place, m] : matrices) {
+    const bool half = m.exact || how == kernels::arithmetic::bf16;
+    out.packed +=
+      kernels::packed_bytes(half ? kernels::dtype::bf16 : kernels::dtype::f32, m.n, m.k);
+  }
+  return out;
+}
+
+std::uint64_t kv_block_bytes(const model_config& config, kernels::dtype kv_type,
+                             std::uint32_t block_tokens) noexcept {
+  const kernels::kv_layout kv{nullptr, block_tokens, config.kv_heads, config.head_dim, kv_type};
+  return config.layers * kv.block_bytes();
+}
+
+} // namespace rollcast
