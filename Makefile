@@ -7,10 +7,13 @@ JOBS ?= $(shell nproc)
 MINUTES ?= 10
 SEED ?= 1
 
-.PHONY: demo test chaos fuzz train-test train-demo train-venv kernels-library bench build clean format deps
+.PHONY: demo test chaos fuzz train-test train-demo train-venv kernels-library bench build clean format deps test-deps
 
 deps:
 	@deploy/install_deps.sh
+
+test-deps:
+	@deploy/install_deps.sh --test
 
 build: deps
 	@cmake --preset $(PRESET) --log-level=WARNING
@@ -26,11 +29,11 @@ demo: deps
 	  --workers 2 --group-size 8 --max-new-tokens 1536 --seed 1 --out build/demo
 	@python3 examples/collatz/check.py build/demo/responses.jsonl
 
-test: build
+test: test-deps build
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 # Clusters under fire for so many minutes; tests/chaos/README.md.
-chaos: build
+chaos: test-deps build
 	@ROLLCAST_BINARY=$(CURDIR)/build/rollcast /usr/bin/python3 -B tests/chaos/chaos.py \
 	  --minutes $(MINUTES) --seed $(SEED)
 

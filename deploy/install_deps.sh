@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Rollcast needs to build and test on Debian 12 (root or sudo). Prints nothing and
-# touches nothing when everything is already there.
+# Installs what Rollcast needs to build on Debian 12 (root or sudo), with --test what its tests need
+# besides, with --dev clang. Prints nothing and touches nothing when everything is already there.
 set -euo pipefail
 
 packages=(
@@ -10,14 +10,22 @@ packages=(
   libexpected-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsqlite3-dev libabsl-dev
   libgtest-dev libgmock-dev openssl python3 python3-venv python3-zmq python3-protobuf
 )
-packages+=(iproute2 nftables faketime) # tests/chaos: hosts as network namespaces, clocks that jump
-packages+=(prometheus python3-yaml)    # tests/dashboards: promtool, and a Prometheus that scrapes
-packages+=(tini)                       # tests/deploy: the first process of an image
+test_packages=(
+  iproute2 nftables faketime              # tests/chaos: hosts as network namespaces, clocks that jump
+  prometheus python3-yaml                 # tests/dashboards: promtool, and a Prometheus that scrapes
+  tini                                    # tests/deploy: the first process of an image
+  python3-setuptools python3-wheel mypy   # tests/package: pip without a network, types
+  chromium                                # tests/page: the page of the scheduler, as a browser shows it
+)
 # A kubectl from elsewhere owns the same file as Debian's.
-command -v kubectl >/dev/null || packages+=(kubernetes-client)
-packages+=(python3-setuptools python3-wheel mypy) # tests/package: pip without a network, types
-packages+=(chromium) # tests/page: the page of the scheduler, as a browser shows it
-[[ "${1:-}" == --dev ]] && packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16)
+command -v kubectl >/dev/null || test_packages+=(kubernetes-client)
+for more in "$@"; do
+  case "$more" in
+    --test) packages+=("${test_packages[@]}") ;;
+    --dev) packages+=(clang-format-14 clang-16 libclang-rt-16-dev llvm-16) ;;
+    *) echo "install_deps: unknown option $more, there are --test and --dev" >&2; exit 2 ;;
+  esac
+done
 
 missing=()
 for package in "${packages[@]}"; do
