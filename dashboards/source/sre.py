@@ -7,10 +7,13 @@ ALIVE = [
     row("Alerts and processes"),
     panel(
         "Alerts that fire", "short",
-        "By name; 0 when none does, or when alerts.yml is not loaded.",
+        "By name, those that are of no namespace too; 0 when none does, or when alerts.yml is not "
+        "loaded.",
         "Each has its section in runbook.md.",
+        # What is absent has no namespace; it counts whichever is chosen.
         ('sum by (alertname) (ALERTS{alertname=~"Rollcast.*",alertstate="firing",' + NAMESPACE
-         + "}) or vector(0)", "{{alertname}}"), kind="stat"),
+         + '} or ALERTS{alertname=~"Rollcast.*",alertstate="firing",namespace=""})'
+         + " or on () vector(0)", "{{alertname}}"), kind="stat"),
     panel(
         "Processes that answer a scrape", "short",
         "By job. Whether they are ready is another question: Workers by state.",

@@ -14,6 +14,7 @@ import yaml
 from sources import DASHBOARDS, ROOT, dashboards, panels, rules
 
 SCENARIOS = ROOT / "tests" / "dashboards" / "alerts.test.yml"
+OTHER = "On Kubernetes"  # the section that is about no alert
 PARTS = ["Means", "Look at", "Do", "Over when"]
 
 
@@ -27,10 +28,15 @@ def anchor_of(title):
     return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
 
 
-def sections():
+def all_sections():
     """The runbook's sections, by title."""
     pieces = re.split(r"^## (.*)\n", (DASHBOARDS / "runbook.md").read_text(), flags=re.M)[1:]
     return dict(zip(pieces[::2], pieces[1::2]))
+
+
+def sections():
+    """Those that are about an alert."""
+    return {title: text for title, text in all_sections().items() if title != OTHER}
 
 
 class Rules(unittest.TestCase):
@@ -89,6 +95,28 @@ class Readme(unittest.TestCase):
             for name in ("rules", "alerts")})
 
 
+class Kubernetes(unittest.TestCase):
+    def test_compacts_the_journal_that_the_scheduler_has(self):
+        """With the scheduler's user, which the namespace's rules want, and its file."""
+        stateful = yaml.safe_load((ROOT / "deploy/k8s/base/scheduler.yaml").read_text())
+        theirs = stateful["spec"]["template"]["spec"]
+        text = all_sections()[OTHER]
+        mine = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])["spec"]
+        claim = (stateful["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] + "-"
+                 + stateful["metadata"]["name"] + "-0")
+        self.assertEqual(mine["volumes"][0]["persistentVolumeClaim"], {"claimName": claim})
+        self.assertIn(f"patch pvc {claim} ", text)
+        for name, value in mine["securityContext"].items():
+            self.assertEqual(value, theirs["securityContext"][name])
+        container, scheduler = mine["containers"][0], theirs["containers"][0]
+        self.assertEqual(container["securityContext"], scheduler["securityContext"])
+        self.assertIn(container["volumeMounts"][0], scheduler["volumeMounts"])
+        self.assertIn("--target=" + scheduler["name"], text)
+        config = (ROOT / "deploy/k8s/base/kustomization.yaml").read_text()
+        self.assertIn("ROLLCAST_JOURNAL=" + container["args"][-1], config)
+        self.assertIn("--journal " + container["args"][-1], text)
+
+
 class Alerts(unittest.TestCase):
     def test_say_how_bad_what_and_what_to_do(self):
         for rule in rules("alerts.yml"):
@@ -117,7 +145,9 @@ class Alerts(unittest.TestCase):
         known = {flag for path in (ROOT / "cli").glob("*.cpp")
                  for flag in re.findall(r'"(--[a-z-]+)"', path.read_text())}
         for path in (DASHBOARDS / "runbook.md", *DASHBOARDS.glob("*.json")):
-            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", path.read_text())
+            # Of a line for kubectl what it runs in a pod.
+            text = re.sub(r"(?m)^kubectl ((?! -- ).)*", "", path.read_text())
+            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", text)
                      for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
             self.assertLessEqual(named, known, path.name)
 

@@ -124,6 +124,14 @@ class Image(unittest.TestCase):
                 tag = manifests.container_of(workload)["image"].split(":")[1]
                 self.assertEqual(tag.removesuffix("-cuda"), version)
 
+    def test_its_binary_says_the_revision_of_the_label(self):
+        self.assertEqual(words_of(stage("build"), "ARG"), ["REVISION=unknown"])
+        self.assertIn("$ENV{ROLLCAST_COMMIT}", (ROOT / "cmake" / "commit.cmake").read_text())
+        said = (ROOT / "deploy" / "Dockerfile").read_text()
+        before, _, after = said.partition("ENV ROLLCAST_COMMIT=${REVISION}\n")
+        self.assertEqual(before.count("FROM "), 1, "in the first stage")
+        self.assertTrue(after.startswith("RUN cmake"), "before it is built")
+
     def test_nobody_in_it_is_root(self):
         user, group = words_of(stage("cpu"), "USER")[-1].split(":")
         self.assertGreater(int(user), 0)

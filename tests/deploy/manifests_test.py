@@ -221,7 +221,11 @@ class Manifests(unittest.TestCase):
             volumes = worker["spec"]["template"]["spec"]["volumes"]
             scratch, = [v["emptyDir"] for v in volumes if v["name"] == "scratch"]
             room = int(scratch["sizeLimit"].removesuffix("Gi")) * 1024
-            self.assertLess(int(given.get("ROLLCAST_KV_SPILL_DISK_MIB", "0")), room)
+            spilled = int(given.get("ROLLCAST_KV_SPILL_DISK_MIB", "0"))
+            self.assertLess(spilled, room)
+            if spilled:
+                asked = container_of(worker)["resources"]["requests"]["ephemeral-storage"]
+                self.assertEqual(asked, scratch["sizeLimit"], "a node that has room for it")
             memory = int(re.match(r"\d+", container_of(worker)["resources"]["limits"]["memory"])[0])
             self.assertLess(int(given.get("ROLLCAST_KV_SPILL_MEMORY_MIB", "0")), memory * 1024 / 2)
 
@@ -261,6 +265,8 @@ class Manifests(unittest.TestCase):
         for _, objects in self.each():
             budget, = of_kind(objects, "PodDisruptionBudget")
             self.assertEqual(budget["spec"]["maxUnavailable"], 1)
+            self.assertEqual(budget["spec"]["unhealthyPodEvictionPolicy"], "IfHealthyBudget",
+                             "while the scheduler moves, workers that are not ready have work")
             covered = [component(w) for w in workloads(objects) if matches(
                 budget["spec"]["selector"]["matchLabels"], pod_labels(w))]
             self.assertEqual(covered, ["worker"])
@@ -289,7 +295,8 @@ class Manifests(unittest.TestCase):
             worker = named(objects, target["kind"], target["name"])
             self.assertEqual(component(worker), "worker")
             low, high = scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]
-            self.assertTrue(0 < low <= worker["spec"]["replicas"] <= high, name)
+            self.assertTrue(0 < low <= high, name)
+            self.assertNotIn("replicas", worker["spec"], "an apply would undo what KEDA has set")
             trigger, = scaled["spec"]["triggers"]
             self.assertEqual((trigger["type"], trigger["metricType"]),
                              ("prometheus", "AverageValue"))
@@ -298,8 +305,11 @@ class Manifests(unittest.TestCase):
             used = set(re.findall(r"rollcast_\w+", trigger["metadata"]["query"]))
             self.assertIn("rollcast_requests_waiting", used)
             self.assertEqual(used - known, set())
-            self.assertIn(trigger["metadata"]["threshold"] + " * sum(rollcast_workers",
+            self.assertIn(trigger["metadata"]["threshold"] + " * (max(kube_statefulset_replicas",
                           trigger["metadata"]["query"], "what holds the workers")
+            held, = re.findall(r'kube_statefulset_replicas{namespace="(.*?)",statefulset="(.*?)"}',
+                               trigger["metadata"]["query"])
+            self.assertEqual(held, (worker["metadata"]["namespace"], target["name"]))
 
     def test_the_query_of_scaling_asks_for_what_it_says(self):
         if not shutil.which("promtool"):
@@ -307,23 +317,30 @@ class Manifests(unittest.TestCase):
         scaled, = of_kind(render("scaling"), "ScaledObject")
         query = scaled["spec"]["triggers"][0]["metadata"]["query"]
         job = '{job="rollcast/rollcast-scheduler"}'
-        stages = {  # waiting, running, workers: wanted
-            "quiet": (0, 0, 5, 0), "more work than workers": (4000, 320, 5, 4000),
-            "the tail of a batch": (0, 3, 5, 5 * 256), "little work": (10, 3, 5, 5 * 256),
-            "no worker yet": (700, 0, 0, 700), "no scheduler": None}
+        stages = {  # waiting, running, workers, replicas: wanted
+            "quiet": (0, 0, 5, 5, 0), "more work than workers": (4000, 320, 5, 5, 4000),
+            "the tail of a batch": (0, 3, 5, 5, 5 * 256), "little work": (10, 3, 5, 5, 5 * 256),
+            "a tail with a pod that loads": (0, 3, 4, 5, 5 * 256),
+            "work comes while a pod goes": (10, 0, 5, 4, 4 * 256),
+            "a tail without kube-state-metrics": (0, 3, 5, "_", 5 * 256),
+            "no worker yet": (700, 0, 0, "_", 700), "no scheduler": ("_", "_", "_", 5, None)}
         tests = []
         for what, stage in stages.items():
-            waiting, running, workers, wanted = stage or ("_", "_", "_", None)
+            waiting, running, workers, replicas, wanted = stage
             tests.append({
                 "name": what, "interval": "1m", "input_series": [
                     {"series": name, "values": f"{value}x3"} for name, value in (
                         ("rollcast_requests_waiting" + job, waiting),
                         ("rollcast_requests_running" + job, running),
                         ('rollcast_workers{state="ready",' + job[1:], workers),
-                        ('rollcast_workers{state="stale",' + job[1:], 0 if stage else "_"),
+                        ('rollcast_workers{state="stale",' + job[1:], "_" if workers == "_" else 0),
+                        ('kube_statefulset_replicas{namespace="rollcast",'
+                         'statefulset="rollcast-worker"}', replicas),
+                        ('kube_statefulset_replicas{namespace="other",'
+                         'statefulset="rollcast-worker"}', 99),
                         ('rollcast_requests_waiting{job="rollcast/rollcast-worker"}', 9999))],
                 "promql_expr_test": [{"expr": query, "eval_time": "2m", "exp_samples": (
-                    [{"labels": "{}", "value": wanted}] if stage else [])}]})
+                    [{"labels": "{}", "value": wanted}] if wanted is not None else [])}]})
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "test.yaml"
             file.write_text(yaml.safe_dump({"rule_files": [], "tests": tests}))
