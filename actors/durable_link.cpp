@@ -6,12 +6,28 @@
 namespace rollcast {
 namespace {
 
-/// Whether it says nothing that a restart could make untrue. That a batch is not known could be: it
-/// was forgotten, and the record of that is not on disk.
+/// Whether a refusal may be news of what is not on disk yet: that a batch is forgotten, that an
+/// update whose epoch was decided is taken back.
+bool may_be_news(errc code) {
+  return code == errc::unknown_batch || code == errc::cancelled || code == errc::timed_out
+         || code == errc::peer_lost;
+}
+
+/// Whether it says nothing that a restart could make untrue.
 bool waits_for_nothing(const wire::event_envelope& what) {
   if (const auto* refused = std::get_if<wire::request_failed>(&what.body))
-    return what.request_id != 0 && refused->code != errc::unknown_batch;
+    return what.request_id != 0 && !may_be_news(refused->code);
   return std::holds_alternative<wire::status_report>(what.body);
+}
+
+/// About what an event holds in memory.
+std::size_t bytes_of(const wire::event_envelope& what) {
+  const auto* ready = std::get_if<wire::response_ready>(&what.body);
+  return sizeof(wire::event_envelope)
+         + (ready == nullptr
+              ? 0
+              : ready->token_ids.size() * sizeof(token_id)
+                  + (ready->logprobs.size() + ready->kept_mass.size()) * sizeof(float));
 }
 
 } // namespace
@@ -25,7 +41,12 @@ void durable_link::send(const std::string& peer, wire::event_envelope what) {
   if (waits_for_nothing(what))
     return to_->send(peer, std::move(what));
   const std::scoped_lock lock{mutex_};
-  held_.push_back({written_(), peer, std::move(what)});
+  const auto bytes = bytes_of(what);
+  // A disk that is full for long, and controllers that ask for their results again and again.
+  if (what.request_id == 0 && held_bytes_ + bytes > held_bytes_max)
+    return;
+  held_.push_back({written_(), bytes, peer, std::move(what)});
+  held_bytes_ += bytes;
   let_go();
 }
 
@@ -41,8 +62,10 @@ std::size_t durable_link::waiting() const {
 
 void durable_link::let_go() {
   const auto durable = durable_();
-  for (; !held_.empty() && held_.front().mark <= durable; held_.pop_front())
+  for (; !held_.empty() && held_.front().mark <= durable; held_.pop_front()) {
+    held_bytes_ -= held_.front().bytes;
     to_->send(held_.front().peer, std::move(held_.front().what));
+  }
 }
 
 } // namespace rollcast

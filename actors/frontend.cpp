@@ -8,6 +8,7 @@
 #include <spdlog/spdlog.h>
 #include <zmq.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <set>
@@ -47,6 +48,7 @@ private:
   void count_refused(errc code);
   void say_waiting();
   void note_answered(const std::string& peer);
+  void forget(const std::string& peer);
   void show_door();
   void say(const std::string& peer, std::uint64_t request_id, const wire::event& what);
 
@@ -268,8 +270,23 @@ void frontend::loop::say(const std::string& peer, std::uint64_t request_id,
                  options_.messages_per_peer_max);
   } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
   }
+  forget(peer);
   if (to_.gone)
     to_.gone(peer);
+}
+
+/// What the peer asked and was not told yet may never be answered.
+void frontend::loop::forget(const std::string& peer) {
+  const auto it = unanswered_.find(peer);
+  if (it == unanswered_.end())
+    return;
+  unanswered_all_ -= it->second.requests;
+  if (const auto of = unanswered_of_.find(it->second.client); of != unanswered_of_.end()) {
+    of->second -= std::min(of->second, it->second.requests);
+    if (of->second == 0)
+      unanswered_of_.erase(of);
+  }
+  unanswered_.erase(it);
 }
 
 // -- the public class ---------------------------------------------------------

@@ -83,6 +83,7 @@ struct worker_node_options {
   /// From `stop` to the end at the latest. Half of it is for running chunks to end by themselves;
   /// then they are cut at an edge, and the rest is for peers to fetch KV.
   std::chrono::milliseconds drain_ms_max{20'000};
+  std::string version; ///< Of the program, which the scheduler must have too; "" is this one's.
   /// A worker that has not turned for so long is not healthy: above the longest step.
   std::chrono::seconds stuck_after_s{60};
 };

@@ -9,7 +9,8 @@
 
 namespace rollcast {
 
-node_config::node_config(const liveness_options& liveness, const tls_files* tls) {
+node_config::node_config(const liveness_options& liveness, const tls_files* tls,
+                         const std::string& version) {
   load<caf::io::middleman>();
   if (tls != nullptr) {
     load<caf::openssl::manager>();
@@ -20,6 +21,8 @@ node_config::node_config(const liveness_options& liveness, const tls_files* tls)
   add_message_types<caf::id_block::rollcast>();
   set("middleman.heartbeat-interval", caf::timespan{liveness.heartbeat_interval_ms});
   set("middleman.connection-timeout", caf::timespan{liveness.heartbeat_timeout_ms});
+  set("middleman.app-identifiers",
+      std::vector{"rollcast " + (version.empty() ? std::string{ROLLCAST_VERSION} : version)});
   // One is with the decode worker while it steps, for a minute if the model is that large.
   set("scheduler.max-threads", 3);
   set("scheduler.policy", caf::atom("sharing")); // halves the latency of a remote request

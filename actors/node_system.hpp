@@ -14,15 +14,17 @@ namespace rollcast {
 /// no more threads than a control plane needs. With `tls` also the module that speaks it.
 class node_config : public caf::actor_system_config {
 public:
-  node_config(const liveness_options& liveness, const tls_files* tls);
+  /// Nodes of different versions do not connect: their messages may differ.
+  node_config(const liveness_options& liveness, const tls_files* tls, const std::string& version);
 };
 
 /// An actor system that ends its actors before itself; CAF waits for them for ever.
 class node_system {
 public:
-  /// A null `tls` is a system without it.
-  node_system(const liveness_options& liveness, std::unique_ptr<tls_files> tls)
-    : tls_(std::move(tls)), config_(liveness, tls_.get()), system_(config_) {}
+  /// A null `tls` is a system without it, an empty `version` that of this program.
+  node_system(const liveness_options& liveness, std::unique_ptr<tls_files> tls,
+              const std::string& version = {})
+    : tls_(std::move(tls)), config_(liveness, tls_.get(), version), system_(config_) {}
   ~node_system();
 
   caf::actor_system& get() noexcept { return system_; }

@@ -90,10 +90,11 @@ void adopt_identity(scheduler_state& st, const worker_hello& hello) {
     st.book->weight_version = hello.weight_epoch;
     st.parts.metrics->registry.describe(ROLLCAST_VERSION, hello.numerics);
     st.parts.metrics->weight_epoch.set(static_cast<double>(hello.weight_epoch));
+    // In this order: cut between the two there is no identity, so nothing is held against anybody.
+    note(st, journal::epoch_decided{hello.weight_epoch, hello.weights_hash});
     note(st, journal::cluster_identity{hello.model.empty() ? "unnamed" : hello.model,
                                        hello.numerics, hello.numerics_hash, hello.vocabulary,
                                        hello.context_max, hello.eos_token_ids});
-    note(st, journal::epoch_decided{hello.weight_epoch, hello.weights_hash});
   }
   const auto holds = std::uint64_t{hello.kv_blocks} * hello.block_tokens;
   auto& most = st.identity->model.kv_tokens_max;
@@ -127,6 +128,7 @@ caf::result<worker_id> take_hello(self_ptr self, const worker_hello& hello) {
   w.hello = hello;
   w.last.stats = hello.stats;
   w.paced = hello.stats;
+  w.heard_ns = now_ns(self);
   w.last.kv.total = hello.kv_blocks;
   self->monitor(w.handle);
   spdlog::info("worker {} '{}' joined: pid {} on {}, {} KV blocks of {} tokens, {} slots, epoch {}",
@@ -172,6 +174,7 @@ caf::result<caf::ok_atom> take_beat(self_ptr self, const worker_beat& beat) {
     (void)st.policy->on(policy::worker_priced{beat.worker, beat.prices});
   take_pace(self, it->second, beat);
   it->second.last = beat;
+  it->second.heard_ns = now_ns(self);
   return caf::ok_atom_v;
 }
 
@@ -191,6 +194,20 @@ caf::result<caf::ok_atom> drain_worker(self_ptr self, worker_id id) {
   return caf::ok_atom_v;
 }
 
+/// Loses workers whose process lives and whose engine does not return.
+void lose_stuck(self_ptr self) {
+  const auto& st = self->state;
+  const auto patience = static_cast<std::uint64_t>(st.options.request_timeout.count());
+  std::vector<worker_id> stuck;
+  for (const auto& [id, w] : st.workers)
+    if (now_ns(self) > w.heard_ns + patience)
+      stuck.push_back(id);
+  for (const auto id : stuck)
+    lose_worker(self, id,
+                "its engine has not returned for " + std::to_string(patience / 1'000'000'000)
+                  + " s");
+}
+
 void tick(self_ptr self) {
   auto& st = self->state;
   self->delayed_send(self, st.options.tick_interval, caf::tick_atom_v);
@@ -206,6 +223,7 @@ void tick(self_ptr self) {
   keep_staging(self);
   watch_pause(self);
   expire_scores(self);
+  lose_stuck(self);
   note_durable(self);
   show_journal(st);
   show_board(self);

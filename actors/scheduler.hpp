@@ -83,8 +83,9 @@ struct scheduler_state {
   struct worker {
     decode_worker_actor handle;
     worker_hello hello;
-    worker_beat last;   ///< Its latest figures.
-    engine_stats paced; ///< Where they stood when its pace was last taken.
+    worker_beat last;           ///< Its latest figures.
+    std::uint64_t heard_ns = 0; ///< When they came, or it did.
+    engine_stats paced;         ///< Where they stood when its pace was last taken.
     bool draining = false;
     bool routable = false; ///< Serves the cluster's epoch: the policy knows it.
     std::map<std::uint64_t, score_share> scoring; ///< What it was given to score, by number.

@@ -93,11 +93,9 @@ void show_group(const scheduler_state& st, const batch_record& batch, std::uint6
   out.batch = batch.id.value;
   out.expected = expected_of(st, batch, ordinal);
   out.limit = limit_of(st, batch, ordinal);
-  for (auto i = first; i < batch.responses.size() && batch.responses[i].group == ordinal; ++i) {
+  out.responses = batch.spec.groups[ordinal].group_size;
+  for (auto i = first; i < first + std::min(out.responses, limits.members); ++i) {
     const auto& r = batch.responses[i];
-    ++out.responses;
-    if (out.members.size() == limits.members)
-      continue;
     cluster_view::member m;
     m.index = r.index;
     // The tokens of a result that was acknowledged are gone; the policy knows how many there were.
@@ -118,20 +116,39 @@ void show_group(const scheduler_state& st, const batch_record& batch, std::uint6
 /// Groups that have begun and are not over, of which nothing runs now.
 void show_resting(const scheduler_state& st, const batch_record& batch, const begun_groups& begun,
                   std::size_t& searched, cluster_view& view) {
+  const auto touched = [](const response_record& r) {
+    return r.sequence != 0 || !r.tokens.empty();
+  };
   std::uint64_t first = 0;
   for (std::uint64_t g = 0; g < batch.group_unfinished.size(); ++g) {
-    if (view.groups.size() == limits.groups || searched++ == limits.groups_searched)
-      return;
-    bool rests = batch.group_unfinished[g] > 0 && !begun.contains(batch.first_group + g);
-    bool touched = false;
-    auto end = first;
-    for (; end < batch.responses.size() && batch.responses[end].group == g; ++end)
-      touched =
-        touched || batch.responses[end].sequence != 0 || !batch.responses[end].tokens.empty();
-    if (rests && touched)
-      show_group(st, batch, g, first, view);
-    first = end;
+    const auto begin = batch.responses.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto size = batch.spec.groups[g].group_size;
+    if (batch.group_unfinished[g] > 0 && !begun.contains(batch.first_group + g)) {
+      if (view.groups.size() == limits.groups || searched >= limits.responses_searched)
+        return;
+      searched += size;
+      if (std::any_of(begin, begin + size, touched))
+        show_group(st, batch, g, first, view);
+    }
+    first += size;
   }
+}
+
+cluster_view::batch view_of(const scheduler_state& st, const batch_record& batch,
+                            std::uint64_t now) {
+  cluster_view::batch b;
+  b.id = batch.id.value;
+  b.policy = batch.spec.policy.empty() ? st.options.default_policy : batch.spec.policy;
+  const bool ended = batch.phase == batch_phase::ended;
+  b.phase = ended ? "ended" : batch.phase == batch_phase::queued ? "queued" : "running";
+  b.responses = batch.size;
+  b.finished = batch.finished_count;
+  b.running = batch.running;
+  b.tokens = batch.generated_tokens;
+  const auto until = ended ? batch.ended_ns : now;
+  if (batch.started_ns != 0 && until > batch.started_ns)
+    b.seconds = static_cast<double>(until - batch.started_ns) * 1e-9;
+  return b;
 }
 
 void show_batches(const scheduler_state& st, const begun_groups& begun, std::uint64_t now,
@@ -147,22 +164,13 @@ void show_batches(const scheduler_state& st, const begun_groups& begun, std::uin
     view.live_groups += batch.live_groups;
     if (batch.phase == batch_phase::running)
       show_resting(st, batch, begun, searched, view);
-    if (view.batches.size() == limits.batches)
-      continue;
-    cluster_view::batch b;
-    b.id = id.value;
-    b.policy = batch.spec.policy.empty() ? st.options.default_policy : batch.spec.policy;
-    const bool ended = batch.phase == batch_phase::ended;
-    b.phase = ended ? "ended" : batch.phase == batch_phase::queued ? "queued" : "running";
-    b.responses = batch.size;
-    b.finished = batch.finished_count;
-    b.running = batch.running;
-    b.tokens = batch.generated_tokens;
-    const auto until = ended ? batch.ended_ns : now;
-    if (batch.started_ns != 0 && until > batch.started_ns)
-      b.seconds = static_cast<double>(until - batch.started_ns) * 1e-9;
-    view.batches.push_back(std::move(b));
   }
+  // Those that are over only wait to be collected: last.
+  for (const bool over : {false, true})
+    for (const auto& [id, batch] : st.book->batches())
+      if (!batch.acknowledged_fully() && (batch.phase == batch_phase::ended) == over
+          && view.batches.size() < limits.batches)
+        view.batches.push_back(view_of(st, batch, now));
   std::ranges::sort(view.groups, {}, &cluster_view::group::id);
 }
 

@@ -19,7 +19,7 @@ std::uint64_t unix_ns() {
 }
 
 void restore_identity(scheduler_state& st, const journal::image& found) {
-  // Cut between the two records it is as good as open: nothing was begun yet.
+  // Without the second of the two records it is open: nothing was begun yet.
   if (!found.identity || !found.weights)
     return;
   const auto& was = *found.identity;

@@ -148,8 +148,14 @@ result<registry_actor> dial(node_system& node, const std::string& host, std::uin
                                          + " is no Rollcast scheduler, or one of another version");
       },
       [&](const caf::error& why) {
-        out = fail(errc::peer_lost,
-                   "no scheduler at " + host + ":" + std::to_string(port) + ": " + detail_of(why));
+        if (why == caf::sec::incompatible_application_ids)
+          out =
+            fail(errc::bad_config, "the scheduler at " + host + ":" + std::to_string(port)
+                                     + " is of another version of Rollcast than " ROLLCAST_VERSION
+                                       ": run both in one version");
+        else
+          out = fail(errc::peer_lost, "no scheduler at " + host + ":" + std::to_string(port) + ": "
+                                        + detail_of(why));
       });
   return out;
 }
@@ -262,7 +268,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   pulse->beat_ns = steady_ns();
   // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the
   // exchange's callbacks never outlive the system.
-  node_system node{options.liveness, std::move(*tls)};
+  node_system node{options.liveness, std::move(*tls), options.version};
   mailbox_slot slot;
   auto kv = options.kv;
   kv.group_bytes = runner->device().shape().kv_group_bytes;

@@ -210,6 +210,7 @@ struct worker_options {
   bool no_metrics = false;
   std::uint32_t lost_after_ms = 3000;
   std::uint32_t drain_ms = 20'000;  ///< After SIGTERM; below the grace period of whoever sends it.
+  std::uint32_t give_up_s = 60;     ///< Without a scheduler it ends after so long.
   std::uint32_t stuck_after_s = 60; ///< /healthz fails once its actor has stood still so long.
   int announce_fd = -1;
 };

@@ -181,6 +181,9 @@ void add_worker_command(CLI::App& root, command& chosen) {
   add(*app, "--lost-after-ms", options->lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));
   add_drain(*app, options->drain_ms);
+  add(*app, "--give-up-s", options->give_up_s,
+      "it ends, with the weights that it has, after so long without a scheduler")
+    ->check(CLI::Range(1u, 86'400u));
   add(*app, "--stuck-after-s", options->stuck_after_s,
       "/healthz fails once the worker has stood still for so long: above its longest step")
     ->check(CLI::Range(1u, 86'400u));

@@ -21,7 +21,8 @@ namespace {
 using json = nlohmann::ordered_json;
 
 struct plan {
-  known_device device;
+  std::string device;
+  std::string memory_source;
   model_config config;
   numerics_profile profile;
   weight_footprint weights;
@@ -66,7 +67,10 @@ result<weight_footprint> weights_of(const std::filesystem::path& directory,
 }
 
 result<plan> make_plan(const plan_options& options) {
-  const auto device = find_device(options.gpu);
+  const bool given = options.memory_gib != 0; // then any name will do
+  const auto device = given ? result<known_device>{known_device{
+                        options.gpu, std::uint64_t{options.memory_gib} << 30, "--memory-gib"}}
+                            : find_device(options.gpu);
   if (!device)
     return fail(device);
   const auto profile = find_profile(options.numerics);
@@ -82,13 +86,17 @@ result<plan> make_plan(const plan_options& options) {
   asked.weight_copies = options.no_updates ? 1 : 2;
   if (asked.context == 0)
     asked.context = static_cast<std::uint32_t>(config->max_positions);
-  asked.memory_bytes = options.memory_gib != 0     ? std::uint64_t{options.memory_gib} << 30
-                       : device->memory_bytes != 0 ? device->memory_bytes
-                                                   : machine_memory_bytes();
+  asked.memory_bytes = device->memory_bytes != 0 ? device->memory_bytes : machine_memory_bytes();
   const auto found = size_up(asked, *config, *profile, *weights);
   if (!found)
     return fail(found);
-  return plan{*device, std::move(*config), *profile, *weights, asked, *found};
+  return plan{std::string{device->name},
+              std::string{device->source},
+              std::move(*config),
+              *profile,
+              *weights,
+              asked,
+              *found};
 }
 
 template <class T>
@@ -114,9 +122,9 @@ json ports() {
 json json_of(const plan& p) {
   const auto& s = p.found;
   const auto& q = p.asked;
-  return {{"gpu", p.device.name},
+  return {{"gpu", p.device},
           {"memory_bytes", q.memory_bytes},
-          {"memory_source", p.device.source},
+          {"memory_source", p.memory_source},
           {"usable_bytes", s.usable_bytes},
           {"numerics_profile", p.profile.name},
           {"parameters", p.weights.parameters},
@@ -163,9 +171,8 @@ std::string in_units(std::uint64_t bytes) {
 void print_worker(const plan& p) {
   const auto& s = p.found;
   const auto& q = p.asked;
-  std::printf("one worker: %s, %s\n", std::string{p.device.name}.c_str(),
-              std::string{p.profile.name}.c_str());
-  line("memory", in_units(q.memory_bytes), std::string{p.device.source});
+  std::printf("one worker: %s, %s\n", p.device.c_str(), std::string{p.profile.name}.c_str());
+  line("memory", in_units(q.memory_bytes), p.memory_source);
   line("usable", in_units(s.usable_bytes), std::to_string(q.memory_percent) + " % of it");
   line("parameters", std::to_string(p.weights.parameters));
   line("weights", in_units(s.weight_bytes),
@@ -182,8 +189,7 @@ void print_worker(const plan& p) {
     line("responses at once, as expected", std::to_string(*s.at_once_expected),
          std::to_string(*s.fit_expected) + " fit with "
            + std::to_string(q.prompt_tokens + q.response_tokens) + " tokens each");
-  std::printf("  start it with --kv-blocks %" PRIu64 "\n",
-              std::min(s.kv_blocks, s.kv_blocks_used_max));
+  std::printf("  start it with --kv-blocks %" PRIu64 "\n", s.kv_blocks);
 }
 
 void print_batch(const plan& p) {

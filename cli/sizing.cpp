@@ -55,6 +55,8 @@ result<void> check(const sizing_question& q, const model_config& config) {
                + " together: more than the context of " + std::to_string(q.context));
   if (q.response_tokens == 0 && q.tokens_per_s > 0)
     return bad("tokens-per-s tells a time only with response-tokens, the expected length");
+  if (q.workers == 0 && q.tokens_per_s > 0)
+    return bad("tokens-per-s, of one worker, tells a time only with workers, how many there are");
   return {};
 }
 

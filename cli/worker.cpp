@@ -62,6 +62,7 @@ int run_worker(const worker_options& options) {
     node.draft_server = options.device.draft_server;
   node.weight_epoch = 1;
   node.drain_ms_max = std::chrono::milliseconds{options.drain_ms};
+  node.give_up_ms = std::chrono::seconds{options.give_up_s};
   node.stuck_after_s = std::chrono::seconds{options.stuck_after_s};
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {

@@ -11,11 +11,11 @@ packages=(
   libgtest-dev libgmock-dev openssl python3 python3-venv python3-zmq python3-protobuf
 )
 test_packages=(
-  iproute2 nftables faketime              # tests/chaos: hosts as network namespaces, clocks that jump
-  prometheus python3-yaml                 # tests/dashboards: promtool, and a Prometheus that scrapes
-  tini                                    # tests/deploy: the first process of an image
-  python3-setuptools python3-wheel mypy   # tests/package: pip without a network, types
-  chromium                                # tests/page: the page of the scheduler, as a browser shows it
+  iproute2 nftables faketime            # tests/chaos: network namespaces, clocks that jump
+  prometheus python3-yaml               # tests/dashboards: promtool, a Prometheus that scrapes
+  tini                                  # tests/deploy: the first process of an image
+  python3-setuptools python3-wheel mypy # tests/package: pip without a network, types
+  chromium                              # tests/page: what a browser shows
 )
 # A kubectl from elsewhere owns the same file as Debian's.
 command -v kubectl >/dev/null || test_packages+=(kubernetes-client)

@@ -75,6 +75,8 @@ result<allow_list> allow_list::parse(std::string_view text, const std::string& w
     };
     if (!is_name(words[0]))
       return refuse("the name is not 1 to 64 letters, digits, '-', '_' or '.'");
+    if (words[0] == "cluster")
+      return refuse("the name 'cluster' is that of the scheduler's own key");
     if (words.size() < 2 || !is_key(words[1]))
       return refuse("the second word is no public key of 40 characters of Z85");
     client_entry entry{std::string{words[0]}, otherwise};

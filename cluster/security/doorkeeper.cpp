@@ -307,9 +307,12 @@ std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
   {
     const std::scoped_lock lock{mutex_};
     const auto it = connections_.find(::zmq_msg_get(body.handle(), ZMQ_SRCFD));
-    if (it != connections_.end() && !it->second.spoke) {
+    // A message of a connection that has ended may still come after its descriptor was given to
+    // another, whose own messages then set this right.
+    const std::string_view said = key == nullptr ? "" : key;
+    if (it != connections_.end() && (!it->second.spoke || it->second.key != said)) {
       it->second.spoke = true;
-      it->second.key = key == nullptr ? "" : key;
+      it->second.key = said;
       by_address_.at(it->second.address).silent.erase(it->second.number);
     }
   }

@@ -15,8 +15,8 @@ struct cluster_view_limits {
   std::size_t groups = 40;
   std::size_t members = 32; ///< Of one group.
   std::size_t batches = 16;
-  /// Groups of live batches that are looked at for those to show.
-  std::size_t groups_searched = 4'000;
+  /// Responses that are looked at for groups to show of which nothing runs, about.
+  std::size_t responses_searched = 20'000;
 };
 
 /// What somebody who may not ask the scheduler anything may see of its cluster: names of workers,

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import struct
+import time
 import unittest
 from pathlib import Path
 
@@ -199,6 +200,31 @@ class Hostile(ClusterTest):
                     pass  # its own queue is full: enough for a flood
 
         self.while_a_batch_runs(misbehave)
+
+    def test_what_a_controller_asked_that_has_gone_does_not_count(self):
+        node = self.scheduler(client_requests_max=100)
+        self.worker(node, max_batch=8)
+        wait_until(lambda: ready_workers(node.endpoint), "the worker")
+        long = wire.Sequence(token_ids=[50] * 1500, prompt_tokens=1)
+        for _ in range(3):
+            self.assertTrue(self.are_taken(node, long, 64, close=True))
+            time.sleep(2)  # an answer finds nobody, so the rest of them is given up
+        self.assertTrue(self.are_taken(node, long, 64), "what is given up still counts")
+
+    def are_taken(self, node, sequence, count, close=False):
+        """Whether so many scores, far more than are answered at once, are refused none."""
+        peer = self.context.socket(zmq.DEALER)
+        peer.connect(node.endpoint)
+        for number in range(count):
+            score = wire.Score(sequences=[sequence] * 16)
+            peer.send(wire.Envelope(version=1, request_id=number + 1,
+                                    score=score).SerializeToString())
+        while peer.poll(300):  # a refusal comes at once
+            if wire.Envelope.FromString(peer.recv()).WhichOneof("body") == "error":
+                return False
+        if close:
+            peer.close(linger=0)
+        return True
 
     def test_one_key_is_one_batch(self):
         settings = {**BATCH, "batch_key": "twice"}

@@ -265,6 +265,18 @@ TEST(cluster, gives_up_without_a_scheduler) {
   EXPECT_EQ(ended.error().code, errc::peer_lost) << ended.error().detail;
 }
 
+TEST(cluster, does_not_connect_a_worker_of_another_version) {
+  cluster c;
+  worker_node_options options;
+  options.scheduler_port = c.ports.cluster_port;
+  options.version = "0.0.0";
+  options.give_up_ms = 500ms;
+  const auto ended = run_worker(options, std::make_unique<fake_backend>(), std::stop_token{});
+  ASSERT_FALSE(ended);
+  EXPECT_NE(ended.error().detail.find("another version"), std::string::npos)
+    << ended.error().detail;
+}
+
 TEST(cluster, says_which_port_is_in_use) {
   cluster c;
   scheduler_node_options options;

@@ -340,6 +340,32 @@ TEST_F(scheduler_journal_test, says_nothing_before_it_is_on_disk) {
   EXPECT_EQ(link->waiting(), 0u);
 }
 
+struct counting_link final : controller_link {
+  void send(const std::string&, wire::event_envelope) override { ++sent; }
+  std::size_t sent = 0;
+};
+
+TEST(durable_link, holds_results_up_to_a_bound_and_answers_beyond_it) {
+  const auto to = std::make_shared<counting_link>();
+  std::uint64_t durable = 0;
+  durable_link link{to, [] { return 1u; }, [&] { return durable; }};
+  wire::response_ready large;
+  large.token_ids.resize(1u << 20);
+  large.logprobs.resize(1u << 20);
+  for (int i = 0; i < 100; ++i)
+    link.send("peer", {0, large}); // 8 MiB each
+  const auto held = link.waiting();
+  EXPECT_GT(held, 20u);
+  EXPECT_LT(held, 40u);
+  link.send("peer", {7, wire::request_done{}});
+  EXPECT_EQ(link.waiting(), held + 1);
+  durable = 1;
+  link.committed();
+  EXPECT_EQ(to->sent, held + 1);
+  link.send("peer", {0, large});
+  EXPECT_EQ(to->sent, held + 2) << "there is room again";
+}
+
 TEST_F(scheduler_journal_test, takes_no_batch_that_it_could_not_write_down) {
   worker_log w;
   start();

@@ -132,15 +132,35 @@ TEST_F(scheduler_test, loses_a_worker_that_does_not_answer) {
   add_worker(w2);
   ASSERT_EQ(w1.chunks.size(), 1u);
   EXPECT_TRUE(w2.chunks.empty());
-  pass(601s);
-  EXPECT_EQ(w2.chunks.size(), 1u);
+  pass(300s);
   worker_beat beat;
+  beat.worker = w2.id;
+  self->send(sut, atom::beat_v, beat);
+  pass(301s);
+  EXPECT_EQ(w2.chunks.size(), 1u);
   beat.worker = w1.id;
   auto answer = self->request(sut, 5s, atom::beat_v, beat);
   settle();
   errc said = errc::ok;
   answer.receive([](caf::ok_atom) {}, [&](const caf::error& why) { said = code_of(why); });
   EXPECT_EQ(said, errc::peer_lost) << "so that it registers anew";
+}
+
+TEST_F(scheduler_test, loses_a_worker_whose_engine_does_not_return) {
+  worker_log stuck;
+  worker_log well;
+  add_worker(stuck);
+  add_worker(well);
+  ask(one_group("b"));
+  for (int minute = 0; minute < 12; ++minute) {
+    worker_beat beat;
+    beat.worker = well.id;
+    self->send(sut, atom::beat_v, beat);
+    pass(1min);
+  }
+  EXPECT_EQ(metrics->worker_lost.value(), 1u);
+  EXPECT_EQ(well.lost, std::vector{stuck.id});
+  EXPECT_EQ(well.chunks.size(), 1u) << "whoever had it first";
 }
 
 TEST_F(scheduler_test, gives_a_worker_that_registers_anew_a_new_incarnation) {

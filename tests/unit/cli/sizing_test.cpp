@@ -166,6 +166,9 @@ TEST(sizing, refuses_in_one_line_what_cannot_be) {
   q = question();
   q.tokens_per_s = 5;
   expect_refused(q, "response-tokens");
+  q.response_tokens = 100;
+  q.workers = 0;
+  expect_refused(q, "workers");
   q = question();
   q.memory_bytes = std::uint64_t{24} << 30;
   expect_refused(q, "weights take 30.5 GiB and one response 4.5 GiB of KV, but 21.5 GiB");

@@ -34,8 +34,8 @@ TEST(allow_list, of_no_lines_lets_nobody_in) {
 TEST(allow_list, with_a_broken_line_is_refused_with_its_number) {
   const auto key = make_keys().public_key;
   for (const auto& line :
-       {std::string{"name"}, "name " + key.substr(1), "na/me " + key, "name\x1b[1m " + key,
-        std::string(65, 'n') + " " + key, "name " + key + " batches",
+       {std::string{"name"}, "name " + key.substr(1), "na/me " + key, "cluster " + key,
+        "name\x1b[1m " + key, std::string(65, 'n') + " " + key, "name " + key + " batches",
         "name " + key + " batches=", "name " + key + " batches=0", "name " + key + " batches=-1",
         "name " + key + " batches=1x", "name " + key + " batches=4294967296",
         "name " + key + " cats=4", "name " + key + " operator=1", "name " + key + " =4"}) {
