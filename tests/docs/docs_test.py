@@ -107,7 +107,7 @@ def run_in_a_copy(script, limit_s=LIMIT_S):
         tree = folder / "tree"
         ignore = shutil.ignore_patterns("build", ".git", "__pycache__", "*.egg-info")
         for name in ("clients", "deploy", "examples"):
-            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+            shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
         shutil.copy(ROOT / "VERSION", tree)
         (tree / "build").mkdir()
         (tree / "build" / "rollcast").symlink_to(BINARY)

@@ -1,6 +1,6 @@
 # Goal: the quick start's controller may be killed when one likes. It goes on with the batch that
 # there is, has every answer once, generates nothing twice and loads no weights twice.
-# Method: SIGKILL while answers of step 1 come, when all of it were taken but nothing is trained yet,
+# Method: SIGKILL while answers of step 1 come, when it has all of them but nothing is trained yet,
 # and when its weights are served but that is not written down. The oracle is a run without a kill.
 
 import json
