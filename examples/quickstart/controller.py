@@ -11,6 +11,7 @@ It may be killed at any time: started again with the same --out, it goes on wher
 
 import argparse
 import json
+import os
 import statistics
 import time
 import uuid
@@ -101,10 +102,11 @@ def answers_of(cluster: Client, at: Place, log: Path) -> Iterator[Answer]:
     asked for, so each is written down before that; those that an earlier process took come first.
     """
     taken = set()
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
-    log.write_text("".join(whole))
-    for line in whole:
+    log.touch()
+    text = log.read_text()
+    whole = text[:text.rfind("\n") + 1]
+    os.truncate(log, len(whole))  # a kill may leave half a line
+    for line in whole.splitlines():
         answer = Answer(**json.loads(line))
         taken.add((answer.group, answer.index))
         yield answer
