@@ -5,17 +5,35 @@ and gives the cluster the new weights. The trainer here is a stand-in that chang
 yours into `train`. Run it while a cluster runs:
 
     rollcast up --model examples/collatz/model --workers 2
+
+It may be killed at any time: started again with the same --out, it goes on where it was.
 """
 
 import argparse
+import json
+import os
 import statistics
-from dataclasses import dataclass
+import time
+import uuid
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
-from rollcast import Client, Prompt, Response, Sampling
+from rollcast import Client, Prompt, RollcastError, Sampling
 
 END_OF_TEXT = 256  # of this model; its other tokens are bytes
+STARTS = [27, 31, 41, 47, 54, 55, 62, 63]
+GROUP_SIZE = 8
+
+
+@dataclass
+class Answer:
+    """What is kept of a response."""
+
+    group: int
+    index: int
+    tokens: List[int]
+    logprobs: List[float]
 
 
 @dataclass
@@ -28,9 +46,24 @@ class Sample:
     advantage: float
 
 
-def reward(start: int, response: Response) -> float:
+@dataclass
+class Place:
+    """Where a run is. Written before anything is asked for, it is found again after a kill."""
+
+    run: str  # in batch keys, so that two runs never share one
+    step: int
+    epoch: int  # of the weights that roll the step out
+    checkpoint: str
+
+    def write(self, path: Path) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self)))
+        new.replace(path)  # there is always a whole file
+
+
+def reward(start: int, answer: Answer) -> float:
     """The share of steps of the Collatz trajectory that the answer got right."""
-    data = bytes(t for t in response.token_ids if t < END_OF_TEXT)
+    data = bytes(t for t in answer.tokens if t < END_OF_TEXT)
     said = [w for w in data.decode(errors="replace").replace(",", " ").replace("->", " ").split()]
     right, n = 0, start
     for word in said:
@@ -43,14 +76,19 @@ def reward(start: int, response: Response) -> float:
     return right / max(1, len(said))
 
 
-def samples_of(start: int, group: List[Response]) -> List[Sample]:
+def prompt_of(start: int) -> List[int]:
+    return list(f"{start}:".encode())
+
+
+def samples_of(start: int, group: List[Answer]) -> List[Sample]:
     """Rewards of a group become advantages by its own mean and deviation, as in GRPO."""
-    rewards = [reward(start, r) for r in group]
+    group.sort(key=lambda answer: answer.index)
+    rewards = [reward(start, answer) for answer in group]
     mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
     return [
-        Sample(list(r.prompt_token_ids), list(r.token_ids), list(r.logprobs),
+        Sample(prompt_of(start), answer.tokens, answer.logprobs,
                (value - mean) / (spread + 1e-6))
-        for r, value in zip(group, rewards)
+        for answer, value in zip(group, rewards)
     ]
 
 
@@ -59,44 +97,105 @@ def train(checkpoint: Path, samples: List[Sample]) -> Path:
     return checkpoint
 
 
+def answers_of(cluster: Client, at: Place, log: Path) -> Iterator[Answer]:
+    """The answers of a step as they finish, each once. The scheduler drops one when the next is
+    asked for, so each is written down before that; those that an earlier process took come first.
+    """
+    taken = set()
+    log.touch()
+    text = log.read_text()
+    whole = text[:text.rfind("\n") + 1]
+    os.truncate(log, len(whole))  # a kill may leave half a line
+    for line in whole.splitlines():
+        answer = Answer(**json.loads(line))
+        taken.add((answer.group, answer.index))
+        yield answer
+
+    key = f"quickstart-{at.run}-{at.step}"
+    complete = len(taken) == len(STARTS) * GROUP_SIZE
+    try:
+        # The key makes a batch that is submitted twice run once.
+        batch = cluster.attach(key) if complete else cluster.submit(
+            [Prompt(token_ids=prompt_of(n), id=str(n)) for n in STARTS], group_size=GROUP_SIZE,
+            sampling=Sampling(max_new_tokens=1024), seed=at.step, batch_key=key,
+            required_weight_version=at.epoch)
+    except RollcastError:
+        if complete:  # it was collected to its end, so there is nothing to attach to
+            return
+        raise
+    with log.open("a") as file:
+        for response in batch:
+            if (response.group, response.index) in taken:  # the one in hand at the kill comes again
+                continue
+            answer = Answer(response.group, response.index, list(response.token_ids),
+                            list(response.logprobs))
+            print(json.dumps(asdict(answer)), file=file, flush=True)
+            yield answer
+
+
+def epoch_of(cluster: Client) -> int:
+    """The epoch that is served, after the update that an earlier process may have asked for."""
+    while (status := cluster.status()).weights.next_epoch:
+        time.sleep(0.05)
+    return status.weight_version
+
+
+def largest_difference(cluster: Client, samples: List[Sample], epoch: int) -> float:
+    """Of log-probabilities, from what the weights of an epoch say when asked again: 0. Workers
+    hold the weights before those that are served, too."""
+    scored = cluster.score([(s.prompt + s.tokens, len(s.prompt)) for s in samples],
+                           weight_version=epoch)
+    return max(abs(a - b) for s, row in zip(samples, scored.rows) for a, b in zip(s.logprobs, row))
+
+
+def run_step(cluster: Client, at: Place, log: Path) -> Place:
+    """Rolls out, trains, has the new weights served; returns where the run is then. What a killed
+    process did of a step is not done again: answers are in the log, and the epoch tells whether
+    the new weights are served already."""
+    groups: Dict[int, List[Answer]] = {}
+    samples: Dict[int, List[Sample]] = {}
+    for answer in answers_of(cluster, at, log):
+        group = groups.setdefault(answer.group, [])
+        group.append(answer)
+        if len(group) == GROUP_SIZE:  # a group is rewarded when it is whole, while others run
+            samples[answer.group] = samples_of(STARTS[answer.group], group)
+    batch = [sample for group in sorted(samples) for sample in samples[group]]
+
+    checkpoint = train(Path(at.checkpoint), batch)
+    if epoch_of(cluster) == at.epoch:
+        cluster.load_weights(checkpoint, epoch=at.epoch + 1)
+    mean = statistics.fmean(reward(STARTS[g], a) for g, answers in groups.items() for a in answers)
+    print(f"step {at.step}: {len(batch)} answers, mean reward {mean:.3f}, "
+          f"weights of epoch {at.epoch + 1} are served", flush=True)
+    worst = largest_difference(cluster, batch, at.epoch)
+    print(f"  largest difference of a log-probability: {worst}", flush=True)
+    return Place(at.run, at.step + 1, at.epoch + 1, str(checkpoint))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connect", default="tcp://127.0.0.1:7450")
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/collatz/model"))
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--run", default="quickstart", help="name of this run")
+    parser.add_argument("--out", type=Path, default=Path("build/quickstart"),
+                        help="directory of the run: its answers, and where it is")
     arguments = parser.parse_args()
-    starts = [27, 31, 41, 47, 54, 55, 62, 63]
-    checkpoint = arguments.checkpoint.resolve()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "run.json"
 
     with Client(arguments.connect) as cluster:
-        epoch = cluster.status().weight_version
-        for step in range(arguments.steps):
-            prompts = [Prompt(token_ids=list(f"{n}:".encode()), id=str(n)) for n in starts]
-            # The key makes a step that is asked for twice run once: a controller that was killed
-            # does it again after a restart, and what was generated is not generated again.
-            batch = cluster.submit(prompts, group_size=8, sampling=Sampling(max_new_tokens=1024),
-                                   seed=step, batch_key=f"{arguments.run}-{step}-{epoch}",
-                                   required_weight_version=epoch)
-            groups: Dict[int, List[Response]] = {}
-            samples: List[Sample] = []
-            for response in batch:  # as they finish; a group is rewarded when it is whole
-                group = groups.setdefault(response.group, [])
-                group.append(response)
-                if len(group) == 8:
-                    samples += samples_of(starts[response.group], group)
-            made_by, epoch = epoch, cluster.load_weights(train(checkpoint, samples)).epoch
-            mean = statistics.fmean(reward(starts[g], r) for g, rs in groups.items() for r in rs)
-            print(f"step {step}: {len(samples)} answers, mean reward {mean:.3f}, "
-                  f"weights of epoch {epoch} are served")
-
-        # The promise, checked: the last answers scored again by the weights that made them, which
-        # workers hold for one more epoch.
-        scored = cluster.score([(s.prompt + s.tokens, len(s.prompt)) for s in samples],
-                               weight_version=made_by)
-        worst = max(abs(a - b) for s, row in zip(samples, scored.rows)
-                    for a, b in zip(s.logprobs, row))
-        print(f"largest difference of a log-probability: {worst}")
+        if path.exists():
+            at = Place(**json.loads(path.read_text()))
+            if not at.epoch <= epoch_of(cluster) <= at.epoch + 1:
+                parser.error(f"the cluster does not serve epoch {at.epoch}, which {path} is at: "
+                             "remove that file to begin anew")
+        else:
+            at = Place(uuid.uuid4().hex[:12], 0, epoch_of(cluster),
+                       str(arguments.checkpoint.resolve()))
+        while at.step < arguments.steps:
+            at.write(path)
+            at = run_step(cluster, at, arguments.out / f"{at.run}-{at.step}.jsonl")
+    path.unlink(missing_ok=True)  # the run is over; the next one begins anew
 
 
 if __name__ == "__main__":

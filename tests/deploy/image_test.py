@@ -62,6 +62,9 @@ def dockerignored(path):
     return False
 
 
+needs_kubectl = unittest.skipIf(manifests.why_no_kubectl(), manifests.why_no_kubectl())
+
+
 class Image(unittest.TestCase):
     def test_its_packages_are_those_that_the_binary_links(self):
         wanted = packages_of_libraries(BINARY) - essential()
@@ -119,6 +122,10 @@ class Image(unittest.TestCase):
         self.assertIn(f"VERSION={version}", words_of(stage("cpu"), "ARG"))
         self.assertIn(f'org.opencontainers.image.version="{version}"',
                       words_of(stage("cpu"), "LABEL")[0])
+
+    @needs_kubectl
+    def test_the_manifests_name_that_version(self):
+        version = (ROOT / "VERSION").read_text().strip()
         for name in manifests.CLUSTERS:
             for workload in manifests.workloads(manifests.render(name)):
                 tag = manifests.container_of(workload)["image"].split(":")[1]
@@ -147,6 +154,7 @@ class Image(unittest.TestCase):
         self.assertIn("tini", installed_packages(stage("cpu")))
         self.assertEqual(words_of(stage("cpu"), "STOPSIGNAL"), ["SIGTERM"])
 
+    @needs_kubectl
     def test_it_exposes_the_ports_of_the_manifests(self):
         exposed = {int(p) for p in words_of(stage("cpu"), "EXPOSE")[0].split()}
         used = {p for w in manifests.workloads(manifests.render("base"))

@@ -25,10 +25,11 @@ from places import Hosts
 # Reads URLs, answers with status code and body each; 0: nobody answers. Runs on a host.
 PROBER = """
 import http.client, json, sys, urllib.request, urllib.error
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 for line in sys.stdin:
     code, text = 0, ""
     try:
-        with urllib.request.urlopen(line.strip(), timeout=3) as answer:
+        with direct.open(line.strip(), timeout=3) as answer:
             code, text = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         code = error.code

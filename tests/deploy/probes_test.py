@@ -20,7 +20,7 @@ from weights_test import perturbed
 
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 17, 0x4206, 0x4207, 0x40000000
 BATCH = {"group_size": 8, "max_new_tokens": 1500, "seed": 3, "chunk_tokens": 0}
-STUCK_AFTER_S = 2
+STUCK_AFTER_S = 5  # longer than a loaded machine lets a healthy worker wait
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _libc.ptrace.restype = ctypes.c_long
@@ -60,27 +60,48 @@ class Probes(ClusterTest):
     def healthz(self, node):
         return http_get(node.metrics + "/healthz")
 
-    def busiest(self, pid):
+    @staticmethod
+    def computing(pid):
+        """The threads that compute. Nobody asks for metrics meanwhile, so the one that answers
+        is none of them."""
         before = cpu_of_threads(pid)
-        time.sleep(0.3)
+        time.sleep(0.5)
         used = {t: c - before.get(t, c) for t, c in cpu_of_threads(pid).items()}
-        return sorted(used, key=used.get, reverse=True)[:3]
+        most = max(used.values())
+        return [t for t in sorted(used, key=used.get, reverse=True) if used[t] > most / 3]
+
+    def stands_still(self, node):
+        """Whether no token comes any more."""
+        try:
+            time.sleep(0.5)  # a beat, and what was on its way
+            was, until = self.tokens(node), time.monotonic() + 3
+            while time.monotonic() < until:
+                if self.tokens(node) != was:
+                    return False  # at once, for the batch goes on meanwhile
+                time.sleep(0.1)
+            return True
+        except OSError:  # it does not answer: that was no thread of the engine
+            return False
 
     def stop_the_engine(self, node):
         """Stops one thread without which no step ends."""
-        for _ in range(20):
-            for thread in self.busiest(node.pid):
+        for _ in range(10):
+            for thread in self.computing(node.pid):
                 try:
                     stop_thread(thread)
                 except PermissionError as error:
                     self.skipTest(f"no ptrace here: {error}")
-                time.sleep(0.5)  # a beat, and what was on its way
-                was = self.tokens(node)
-                time.sleep(0.7)
-                if self.tokens(node) == was:
+                except ProcessLookupError:  # it has ended
+                    continue
+                found = False
+                try:
+                    found = self.stands_still(node)
+                finally:
+                    if not found:
+                        ptrace(PTRACE_DETACH, thread)
+                if found:
                     self.addCleanup(self.kill_traced, node, thread)
                     return thread
-                ptrace(PTRACE_DETACH, thread)
         raise AssertionError("no thread stops the engine")
 
     @staticmethod
@@ -99,10 +120,10 @@ class Probes(ClusterTest):
         wait_until(lambda: self.tokens(stuck) > 0, "a first token")
         self.assertEqual(self.healthz(stuck)[0], 200)
         thread = self.stop_the_engine(stuck)
-        wait_until(lambda: self.healthz(stuck)[0] == 503, "503", timeout=STUCK_AFTER_S + 5)
+        wait_until(lambda: self.healthz(stuck)[0] == 503, "503", timeout=STUCK_AFTER_S + 30)
         self.assertIn(f"has not turned for {STUCK_AFTER_S} s", self.healthz(stuck)[1])
         self.assertEqual(self.healthz(scheduler)[0], 200, "it is well itself")
-        self.assertIsNone(batch.poll())
+        self.assertIsNone(batch.poll(), "the batch was over too early")
         healthy = self.worker(scheduler, stuck_after_s=STUCK_AFTER_S)
         self.kill_traced(stuck, thread)
         self.assert_same(self.collect(batch)[0], self.oracle, "its engine stood still")
@@ -110,16 +131,16 @@ class Probes(ClusterTest):
 
     def test_new_weights_and_idleness_do_not_look_stuck(self):
         scheduler = self.scheduler()
-        worker = self.worker(scheduler, stuck_after_s=1)
+        worker = self.worker(scheduler, stuck_after_s=STUCK_AFTER_S)
         wait_until(lambda: ready_workers(scheduler.endpoint), "the worker")
         begun = time.monotonic()
         model = self.work / "next"
         perturbed(model)
         said = call("weights", "--connect", scheduler.endpoint, "--from", model)
         self.assertEqual(said.code, 0, str(said))
-        while time.monotonic() - begun < 2.5:
+        while time.monotonic() - begun < STUCK_AFTER_S + 2:
             self.assertEqual(self.healthz(worker)[0], 200)
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def test_a_worker_with_old_weights_is_not_ready_until_it_is_given_those_that_are_served(self):
         journal = self.work / "journal.sqlite"

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -36,10 +37,13 @@ PYTHON = """#!/bin/sh
 [ "$1 $2" = "-m venv" ] && shift 2 && exec /usr/bin/python3 -m venv --system-site-packages "$@"
 exec /usr/bin/python3 "$@"
 """
+# A network and process ids of its own: the usual ports are free and no cluster of the machine is
+# reached, and what a script started in the background dies with it, however it ends.
+ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
 PIP = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0",
        "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 START = """set -eu
-ip link set lo up 2>/dev/null || true
+ip link set lo up
 trap 'for job in $(jobs -p); do kill -- $job 2>/dev/null || true; done; wait' EXIT
 ready() {{  # a cluster that was started in the background answers
   for _ in $(seq 100); do build/rollcast status >/dev/null 2>&1 && return; sleep 0.2; done
@@ -85,14 +89,25 @@ def script_of(blocks, before):
     return "".join(out)
 
 
-def run_in_a_copy(script):
-    """Runs a script in a directory that looks like the tree after a build."""
+def why_not_alone():
+    """Why a script cannot be run alone, or nothing."""
+    if not shutil.which("unshare") or not shutil.which("ip", path="/usr/sbin:/usr/bin:/sbin:/bin"):
+        return "no unshare or no ip here"
+    said = subprocess.run([*ALONE, "true"], capture_output=True, text=True, check=False)
+    return f"no network namespaces here: {said.stderr.strip()}" if said.returncode else ""
+
+
+def run_in_a_copy(script, limit_s=LIMIT_S):
+    """Runs a script in a directory that looks like the tree after a build; returns its exit code
+    (124: it took too long) and what it said."""
+    if why_not_alone():
+        raise unittest.SkipTest(why_not_alone())
     folder = Path(tempfile.mkdtemp(prefix="rollcast-docs-"))
     try:
         tree = folder / "tree"
         ignore = shutil.ignore_patterns("build", ".git", "__pycache__", "*.egg-info")
         for name in ("clients", "deploy", "examples"):
-            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+            shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
         shutil.copy(ROOT / "VERSION", tree)
         (tree / "build").mkdir()
         (tree / "build" / "rollcast").symlink_to(BINARY)
@@ -104,14 +119,23 @@ def run_in_a_copy(script):
         environment = {k: v for k, v in os.environ.items()
                        if not k.startswith(("ROLLCAST_", "PYTHON"))}
         environment.update(PIP, PATH=f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin", HOME=str(folder))
-        alone = ["unshare", "-n"] if subprocess.run(
-            ["unshare", "-n", "true"], stderr=subprocess.DEVNULL).returncode == 0 else []
-        done = subprocess.run([*alone, "bash", "-c", script], cwd=tree, env=environment, text=True,
+        done = subprocess.run([*ALONE, "bash", "-c", script], cwd=tree, env=environment, text=True,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=LIMIT_S)
+                              stderr=subprocess.STDOUT, timeout=limit_s)
         return done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode(errors="replace")
+        return 124, f"{said}\nnot over after {limit_s} s"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def commands_of_processes():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended meanwhile
+            pass
 
 
 def documents():
@@ -209,6 +233,15 @@ class Docs(unittest.TestCase):
         code, said = run_in_a_copy(script_of(bad, ""))
         self.assertNotEqual(code, 0, said)
         self.assertIn("--no-such-flag", said)
+
+    def test_what_takes_too_long_is_ended_with_all_that_it_started(self):
+        number = f"98{os.getpid()}"  # in seconds, to be known by it
+        begun = time.monotonic()
+        code, said = run_in_a_copy(f"echo begun\nsleep {number} &\nsleep {number}\n", limit_s=2)
+        self.assertEqual(code, 124, said)
+        self.assertIn("begun", said)
+        self.assertLess(time.monotonic() - begun, 60)
+        self.assertFalse([p for p in commands_of_processes() if number in p])
 
 
 def _add(name):

@@ -25,6 +25,7 @@ VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200}  # of the m
 LIMIT_S = 15.0  # the longest that a command may take to refuse
 
 _libc = ctypes.CDLL(None)
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
 
 
 def _die_with_parent():
@@ -104,7 +105,7 @@ def ready_workers(endpoint):
 def http_get(url, timeout=5.0):
     """Status code and body, also of an error."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with _direct.open(url, timeout=timeout) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

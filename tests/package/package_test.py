@@ -1,10 +1,14 @@
 # Goal: what a user installs is whole, says one version everywhere, and has types.
 # Method: install the program under a new prefix and roll out with it from an empty directory;
 # install the client with pip into a new virtual environment, without a network (Debian's
-# python3-setuptools and python3-wheel build it), and have mypy check a program that uses it.
+# python3-setuptools and python3-wheel build it), from a tree whose VERSION is the link that it is
+# there, and have mypy check a program that uses it. What these need is installed by `make test`;
+# without it they fail and name the package, for a test that skips itself is one that nobody runs.
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -91,15 +95,25 @@ class Client(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         cls.folder = Path(folder.name)
-        # A copy, because setuptools leaves its build folders beside what it builds.
-        source = cls.folder / "source"
-        run("cp", "-rL", ROOT / "clients" / "python", source)
+        missing = [package for there, package in (
+            (importlib.util.find_spec("setuptools"), "python3-setuptools"),
+            (importlib.util.find_spec("wheel"), "python3-wheel"),
+            (shutil.which("mypy"), "mypy")) if not there]
+        assert not missing, f"not installed: {' '.join(missing)}; deploy/install_deps.sh --test"
+        # A copy, because setuptools leaves its build folders beside what it builds. Links stay.
+        cls.tree = cls.folder / "tree"
+        (cls.tree / "clients").mkdir(parents=True)
+        shutil.copy(ROOT / "VERSION", cls.tree)
+        shutil.copytree(ROOT / "clients" / "python", cls.tree / "clients" / "python", symlinks=True,
+                        ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+        cls.link = cls.tree / "clients" / "python" / "rollcast" / "VERSION"
+        assert cls.link.is_symlink(), "git has it as a link"
         cls.python = cls.folder / "venv" / "bin" / "python"
         code, said = run("/usr/bin/python3", "-m", "venv", "--system-site-packages",
                          cls.folder / "venv")
         assert code == 0, said
         code, said = run(cls.python, "-m", "pip", "install", "--no-index", "--no-deps",
-                         "--no-build-isolation", source)
+                         "--no-build-isolation", "./clients/python", cwd=cls.tree)
         assert code == 0, said
 
     def run_there(self, *command):
@@ -118,6 +132,9 @@ class Client(unittest.TestCase):
         self.assertTrue(here.startswith(str(self.folder)), here)
         ours = {p.name for p in (ROOT / "clients" / "python" / "rollcast").iterdir()}
         self.assertEqual(ours - {"__pycache__"} - set(files), set())
+        installed = Path(here) / "VERSION"
+        self.assertFalse(installed.is_symlink())
+        self.assertEqual(installed.read_text().strip(), VERSION)
 
     def test_has_types(self):
         program = self.folder / "uses_the_client.py"
