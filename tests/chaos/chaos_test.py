@@ -5,6 +5,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import chaos
+from bounds import Bounds, judge
 from faults import KINDS
 from one_run import Setup
 from oracle import Contents, Verdict, check_deliveries, check_run_file
 from places import Hosts
 from relay import DOWN, UP, Relay
+from soak import kinds_for, parse
 
 SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
 RUNS = 3  # of each place
@@ -140,6 +143,80 @@ class Schedules(unittest.TestCase):
             kinds = {f["kind"] for f in Setup.drawn(seed, self.options(journal=False))["faults"]}
             self.assertFalse("kill_scheduler" in kinds and "kill_controller" in kinds)
             self.assertNotIn("disk_full", kinds)
+
+
+MIB = 1 << 20
+
+
+class Soaked(unittest.TestCase):
+    """The judgement of a soak, on measurements that are made up."""
+
+    def series(self, memory=lambda share: 100.0, files=lambda share: 40, count=60, every=10.0):
+        """One process: MiB and descriptors as functions of the share of its life."""
+        shares = [n / (count - 1) for n in range(count)]
+        return [(n * every, int(memory(x) * MIB), files(x)) for n, x in enumerate(shares)]
+
+    def broken(self, series, rates=(50.0,) * 30, bounds=Bounds()):
+        return judge({("s", 7): series}, list(rates), bounds).broken
+
+    def assert_broken(self, lines, *parts):
+        self.assertEqual(len(lines), 1, lines)
+        for part in parts:
+            self.assertIn(part, lines[0])
+
+    def test_is_good_when_all_stays_where_it_was(self):
+        rng = random.Random(SEED)
+        self.assertEqual(self.broken(self.series()), [])
+        noisy = self.series(lambda share: 100 + rng.uniform(-0.5, 0.5),
+                            lambda share: 40 + rng.choice((0, 0, 0, 9)))
+        self.assertEqual(self.broken(noisy, [50 + rng.uniform(-2, 2) for _ in range(40)]), [])
+
+    def test_lets_a_process_warm_up(self):
+        warming = self.series(lambda share: 100 if share > 0.33 else 50,
+                              lambda share: 40 if share > 0.33 else 20)
+        self.assertEqual(self.broken(warming, [80.0] * 10 + [50.0] * 20), [])
+
+    def test_finds_memory_that_grows(self):
+        self.assert_broken(self.broken(self.series(lambda share: 100 + 5 * share)), "s 7",
+                           "memory grew", "less than 2 %")
+        small = self.series(lambda share: 100 + 2 * share)  # 1.2 % of it after the warm-up
+        self.assertEqual(self.broken(small), [])
+        self.assert_broken(self.broken(small, bounds=Bounds(growth_percent=1.0)), "less than 1 %")
+
+    def test_finds_descriptors_that_are_left_open(self):
+        self.assertEqual(self.broken(self.series(files=lambda share: 40 + 2 * (share > 0.9))), [])
+        leak = self.series(files=lambda share: 40 + int(8 * share))
+        self.assert_broken(self.broken(leak), "s 7", "descriptors")
+        self.assertEqual(self.broken(leak, bounds=Bounds(descriptors=8)), [])
+
+    def test_finds_throughput_that_falls(self):
+        falling = [50.0 - 0.5 * n for n in range(30)]
+        self.assert_broken(self.broken(self.series(), falling), "throughput fell")
+        self.assertEqual(self.broken(self.series(), falling, Bounds(throughput=0.5)), [])
+
+    def test_says_whom_it_judged_and_is_not_good_when_it_judged_nothing(self):
+        leak = self.series(lambda share: 100 + 50 * share, count=20)
+        samples = {("s", 7): self.series(), ("w1", 8): leak}
+        said = judge(samples, [50.0] * 30, Bounds())
+        self.assertEqual([(r["role"], r["pid"]) for r in said.rows], [("s", 7)])
+        self.assertEqual(said.unjudged, ["w1 8: 190 s with 20 samples"])
+        self.assertEqual(said.broken, [])
+        self.assert_broken(judge(samples, [50.0] * 30, Bounds(span_s=100)).broken, "w1 8")
+        self.assert_broken(self.broken(leak), "none was judged")
+        self.assert_broken(self.broken(self.series(), [50.0] * 8), "8 rounds")
+
+    def test_has_weights_clocks_and_disks_among_its_faults(self):
+        setup = Setup(place="loopback", workers=2, journal="disk", speculate="off",
+                      chunk_tokens=64, lost_after_ms=800)
+        options = parse(["--throughput-min", "0.8", "--minutes", "2"])
+        self.assertEqual((options.bounds.throughput, options.minutes), (0.8, 2.0))
+        options.mounts = True
+        kinds = set(kinds_for(setup, options))
+        self.assertEqual(set(KINDS) - kinds - {"clock_jump"}, {"packet_loss", "link_down"})
+        setup.adapt(kinds)
+        self.assertEqual(setup["journal"], "tmpfs")
+        setup["journal"] = ""
+        self.assertFalse({"weights", "cut_weights", "disk_full"} & set(kinds_for(setup, options)))
 
 
 class Relayed(unittest.TestCase):

@@ -76,17 +76,17 @@ class Verdict:
 
 class Contents:
     """Which content each weight version had in this run: it must be one, and one that was offered.
-    Version 1 is what the cluster was started with."""
+    Version 1 is what the cluster was started with. `offered` may grow later."""
 
     def __init__(self, offered):
-        self._offered = ("old", *offered)
+        self._offered = offered
         self._of = {1: "old"}
 
     def explains(self, version, matches):
         """Whether a response whose tokens match with these contents may be of that version."""
         if version in self._of:
             return self._of[version] in matches
-        possible = [c for c in matches if c in self._offered]
+        possible = [c for c in matches if c == "old" or c in self._offered]
         if len(possible) == 1:
             self._of[version] = possible[0]
         return bool(possible)

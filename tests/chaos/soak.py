@@ -1,13 +1,13 @@
 #!/usr/bin/python3
 # Back-to-back batches on one cluster with a fault now and then: every batch is right, and memory,
-# file descriptors and throughput stay where they were. Prints a table and leaves soak.json.
+# file descriptors and throughput stay where they were. Prints a table and leaves soak.json; ends
+# with 1, and a line for each, when a batch was wrong or a bound was broken.
 
 import argparse
 import json
 import os
 import random
 import shutil
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -15,13 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from oracle import Contents, check_deliveries, check_run_file, json_line  # noqa: E402
+from bounds import Bounds, first_and_last, judge  # noqa: E402
 from chaos import Campaign, parsed  # noqa: E402
 from faults import KINDS  # noqa: E402
+from fleet import FAKETIME  # noqa: E402
 from one_run import Run, Setup  # noqa: E402
 
-# What leaves nothing behind that the next batch would have to know: weights stay, clocks stay.
-KEPT_OUT = ("weights", "cut_weights", "clock_jump", "disk_full")
-WARM = 0.2  # of the life of a process, after which its memory counts
 BATCH_LIMIT_S = 100.0
 
 
@@ -32,16 +31,25 @@ def held_by(pid):
     return int(kilobytes) * 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def kinds_for(setup, options):
+    """The faults that this soak can have. Without a journal a scheduler that is killed forgets the
+    weights that it was given, so there are no new ones then."""
+    may = {setup["place"], "drafts", "migration"}
+    may |= {"clocks"} if FAKETIME else set()
+    if setup["journal"]:
+        may |= {"weights", "tmpfs"} if options.mounts else {"weights"}
+    return [k for k in options.kinds or KINDS if KINDS[k].need <= may]
+
+
 class Soak(Run):
     """A run whose controllers start again when they have everything."""
 
-    def __init__(self, setup, campaign, options):
+    def __init__(self, setup, campaign, options, kinds):
         super().__init__(setup, campaign.oracles, campaign.models, options.out / "soak")
         self._options = options
         self._rng = random.Random(options.seed)
-        self._kinds = [k for k in options.kinds or KINDS
-                       if k not in KEPT_OUT and KINDS[k].need <= {setup["place"], "drafts",
-                                                                  "migration"}]
+        self._kinds = kinds
+        self._contents = Contents(self.offered)
         self.samples = {}  # (role, pid): [(seconds, bytes, descriptors)]
         self.rates = []  # responses a second, of each round
 
@@ -55,9 +63,25 @@ class Soak(Run):
                     continue  # it ends just now
                 self.samples.setdefault((name, pid), []).append((self.now(), *held))
 
+    def _fault(self):
+        """Begins one, drawn."""
+        kinds = self._kinds
+        if self.fleet.is_up("weights"):  # one update at a time
+            kinds = [k for k in kinds if k not in ("weights", "cut_weights")]
+        if not kinds:
+            return
+        kind = self._rng.choice(kinds)
+        drawn = KINDS[kind].draw(self._rng, self.setup)
+        if "flip" in drawn:
+            drawn["flip"] = "batch"  # a response of two contents has no oracle
+        self._begin({"kind": kind, "with": drawn})
+
     def _round(self, number, fault_at):
         """One of each batch. Returns when the next fault is due."""
         fleet = self.fleet
+        while self._timers:  # what has begun ends, so that a full disk refuses no new batch
+            self._turn()
+            time.sleep(0.01)
         begun = self.now()
         keys = {name: f"{name}-{number}" for name in ("first", "second")}
         fleet.draw["run"]["batch_key"] = f"run-{number}"
@@ -71,9 +95,8 @@ class Soak(Run):
             if self.now() > begun + BATCH_LIMIT_S:
                 self.verdict.complain(f"round {number} is not over after {BATCH_LIMIT_S:g} s")
                 return fault_at
-            if self.now() >= fault_at:
-                kind = self._rng.choice(self._kinds)
-                self._begin({"kind": kind, "with": KINDS[kind].draw(self._rng, self.setup)})
+            if self.now() >= fault_at and self._run_has_begun():
+                self._fault()
                 fault_at = self.now() + self._options.every
             self._turn()
             time.sleep(0.01)
@@ -81,6 +104,11 @@ class Soak(Run):
         self._check(number, keys)
         self._sample()
         return fault_at
+
+    def _run_has_begun(self):
+        """`run` ends when it is refused at its begin, as it should."""
+        return any(f.exists() and f.stat().st_size
+                   for f in self.fleet.out.glob("responses*.jsonl"))
 
     def _check(self, number, keys):
         fleet, verdict = self.fleet, self.verdict
@@ -90,11 +118,11 @@ class Soak(Run):
                 verdict.complain(f"round {number}: {name} ended with {code}")
         file = fleet.out / "responses.jsonl"
         check_run_file(verdict, self.oracles["run"], file.read_bytes() if file.exists() else b"",
-                       Contents([]))
+                       self._contents)
         log = [json_line(x) for x in fleet.log_of_python.read_bytes().splitlines()]
         for name, key in keys.items():
-            check_deliveries(verdict, self.oracles[name], key, [x for x in log if x], Contents([]),
-                             bool(self.setup["journal"]))
+            check_deliveries(verdict, self.oracles[name], key, [x for x in log if x],
+                             self._contents, bool(self.setup["journal"]))
 
     def soak(self):
         """Rounds until the time is over, or something was wrong."""
@@ -111,56 +139,59 @@ class Soak(Run):
             self.fleet.close()
             self.place.close()
 
-    def growth(self):
-        """Of each process that lived long enough: bytes and descriptors after warming up, at the
-        end, and the growth of the memory between in percent."""
-        rows = []
-        for (name, pid), samples in self.samples.items():
-            samples = samples[int(len(samples) * WARM):]
-            if len(samples) < 10:
-                continue
-            third = len(samples) // 3
-            first = statistics.median(s[1] for s in samples[:third])
-            last = statistics.median(s[1] for s in samples[-third:])
-            rows.append({"role": name, "pid": pid, "seconds": samples[-1][0] - samples[0][0],
-                         "rss_first": first, "rss_last": last,
-                         "rss_growth_percent": 100 * (last / first - 1),
-                         "descriptors_first": min(s[2] for s in samples[:third]),
-                         "descriptors_last": min(s[2] for s in samples[-third:])})
-        return rows
 
-
-def main():
+def parse(arguments):
+    """The options of a campaign, and our own."""
     parser = argparse.ArgumentParser(description="batch after batch, with a fault now and then")
+    limits = Bounds()
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
-    own, rest = parser.parse_known_args()
+    parser.add_argument("--rss-growth-max", type=float, default=limits.growth_percent,
+                        help="percent of resident memory, less than")
+    parser.add_argument("--descriptors-more-max", type=int, default=limits.descriptors,
+                        help="file descriptors more at the end, at most")
+    parser.add_argument("--throughput-min", type=float, default=limits.throughput,
+                        help="responses/s at the end, as a share of those at the begin")
+    parser.add_argument("--span-min", type=float, default=limits.span_s,
+                        help="seconds that a process must have lived to be judged")
+    own, rest = parser.parse_known_args(arguments)
     options = parsed(["--places", "loopback", *rest])
     options.every = own.every
     options.minutes = options.minutes or 30.0
+    options.bounds = Bounds(own.rss_growth_max, own.descriptors_more_max, own.throughput_min,
+                            own.span_min)
+    return options
+
+
+def main(arguments=None):
+    options = parse(arguments)
     campaign = Campaign(options)
     setup = Setup.drawn(options.seed, options)
-    setup.adapt(["cut_migration", "kill_draft_server"])
-    run = Soak(setup, campaign, options)
+    kinds = kinds_for(setup, options)
+    setup.adapt(["cut_migration", "kill_draft_server", *kinds])
+    run = Soak(setup, campaign, options, kinds)
     run.soak()
-    rows = run.growth()
-    third = max(1, len(run.rates) // 3)
+    said = judge(run.samples, run.rates, options.bounds)
+    wrong = [*run.verdict.complaints[:10], *said.broken]
+    good = run.verdict.good and not said.broken
+    first, last = first_and_last(run.rates)
     summary = {
-        "rounds": len(run.rates), "faults": len(run.injected), "good": run.verdict.good,
-        "complaints": run.verdict.complaints, "processes": rows,
-        "responses_per_s_first": statistics.median(run.rates[:third] or [0.0]),
-        "responses_per_s_last": statistics.median(run.rates[-third:] or [0.0]),
+        "rounds": len(run.rates), "faults": len(run.injected), "kinds": sorted(set(run.injected)),
+        "good": good, "complaints": run.verdict.complaints, "broken": said.broken,
+        "bounds": options.bounds._asdict(), "processes": said.rows, "unjudged": said.unjudged,
+        "responses_per_s_first": first, "responses_per_s_last": last,
     }
     (options.out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for row in rows:
+    for row in said.rows:
         print(f"{row['role']:4}{row['seconds']:8.0f} s  {row['rss_first'] / 2**20:8.1f} to "
               f"{row['rss_last'] / 2**20:8.1f} MiB, {row['rss_growth_percent']:+.2f} %; "
-              f"{row['descriptors_first']} to {row['descriptors_last']} descriptors")
-    print(f"{summary['rounds']} rounds, {summary['faults']} faults, "
-          f"{summary['responses_per_s_first']:.1f} to {summary['responses_per_s_last']:.1f} "
-          f"responses/s; {'good' if summary['good'] else 'FAILED'}")
-    for line in run.verdict.complaints[:10]:
+              f"{row['descriptors_first']:g} to {row['descriptors_last']:g} descriptors")
+    if said.unjudged:
+        print(f"lived too short to be judged: {'; '.join(said.unjudged)}")
+    print(f"{summary['rounds']} rounds, {summary['faults']} faults, {first:.1f} to {last:.1f} "
+          f"responses/s; {'good' if good else 'FAILED'}")
+    for line in wrong:
         print(f"  {line}")
-    return 0 if summary["good"] else 1
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ class Stop(ClusterTest):
         super().setUpClass()
         cls.prompts, cls.oracle = cls.undisturbed(20, BATCH)
 
-    def cluster_at_work(self, workers=2, **settings):
+    def cluster_at_work(self, workers=2, of_scheduler=None, **settings):
         """A scheduler, workers and a batch of which some responses are done and many run."""
-        scheduler = self.scheduler()
+        scheduler = self.scheduler(**(of_scheduler or {}))
         nodes = [self.worker(scheduler, **SLOW, **settings) for _ in range(workers)]
         wait_until(lambda: len(ready_workers(scheduler.endpoint)) == workers, "the workers")
         batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE)
@@ -64,13 +64,13 @@ class Stop(ClusterTest):
         # It waits for the scheduler to confirm what it leaves, so it is still there to be asked.
         scheduler.process.send_signal(signal.SIGSTOP)
         leaver.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)  # the flag is looked at every 20 ms
-        seen = [http_get(leaver.metrics + "/readyz")[0]]
+        wait_until(lambda: http_get(leaver.metrics + "/readyz")[0] == 503, "unready", timeout=5)
+        seen = []
         scheduler.process.send_signal(signal.SIGCONT)
         self.unready(leaver, seen)
         code = leaver.process.wait(timeout=5)
         self.assertEqual(code, 0, self.logged())
-        self.assertEqual(set(seen), {503}, "it said that it was ready")
+        self.assertLessEqual(set(seen), {503}, "it said that it was ready again")
         data, summary = self.collect(batch)
         self.assert_same(data, self.oracle, "a worker was stopped")
         self.assertNotIn("lost worker", self.logged())
@@ -94,13 +94,16 @@ class Stop(ClusterTest):
         self.assertLess(seconds, 1)
 
     def test_a_scheduler_refuses_what_is_new_and_leaves_with_the_edges(self):
-        scheduler, workers, batch = self.cluster_at_work()
-        # Workers that do not answer keep it waiting for their edges, so that it can be asked.
+        # Workers that do not answer keep it waiting for their edges, so that it can be asked: they
+        # are not given up meanwhile, however long that takes.
+        patient = {"lost_after_ms": 60000}
+        scheduler, workers, batch = self.cluster_at_work(
+            of_scheduler={**patient, "drain_ms": 60000}, **patient)
         for worker in workers:
             worker.process.send_signal(signal.SIGSTOP)
             self.addCleanup(worker.process.send_signal, signal.SIGCONT)
         scheduler.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: http_get(scheduler.metrics + "/readyz")[0] == 503, "unready", timeout=1)
+        wait_until(lambda: http_get(scheduler.metrics + "/readyz")[0] == 503, "unready", timeout=5)
         said = call("run", "--connect", scheduler.endpoint, "--prompts", self.prompts, "--out",
                     self.work / "late", *flags_of(OVER_THE_WIRE))
         self.assertEqual(said.code, 3, said)

@@ -146,13 +146,29 @@ class Batch(Iterator[Response]):
             self._take_refusal(error_of(answer.error))
         elif kind == "batch_accepted":
             first = answer.batch_accepted.first_sequence
-            # Pushed before the answer, something may have moved us on meanwhile.
-            self._expected = first if self._again else max(self._expected, first)
             self._behind = False
+            if first > self._expected:
+                self._failure = self._taken_by_another(first)
+                return
+            if self._again:  # what was pushed before the answer comes again, known by its place
+                self._expected = first
             if self._cancel_again:
                 self._request(wire.Envelope(cancel_batch=wire.CancelBatch(batch_key=self.key)))
         else:
             self._cancel_again = False
+
+    def _taken_by_another(self, first: int) -> RollcastError:
+        """We acknowledge only what came here, so another client has acknowledged what is missing,
+        and the scheduler has dropped it."""
+        here = self._expected - 1
+        if first > self.responses + 1:
+            told = f"batch {self.key} was collected or discarded elsewhere after result {here} came"
+        else:
+            told = (
+                f"the scheduler goes on with result {first} of batch {self.key} after result "
+                f"{here}: another client collects the same batch"
+            )
+        return RollcastError("batch_conflict", f"{told}; one client at a time may collect a batch")
 
     def _take_refusal(self, error: RollcastError) -> None:
         if error.code == "queue_full":  # it lives, and has much to do

@@ -356,6 +356,56 @@ class ClientTest(unittest.TestCase):
             self.client().attach("other")
         self.assertEqual(caught.exception.code, "unknown_batch")
 
+    def assert_conflict(self, batch, *parts):
+        for _ in range(2):  # it stays so
+            with self.assertRaises(RollcastError) as caught:
+                batch.next(timeout=10)
+            self.assertEqual(caught.exception.code, "batch_conflict", caught.exception)
+            for part in parts:
+                self.assertIn(part, caught.exception.message)
+        self.assertEqual(len(caught.exception.message.splitlines()), 1)
+
+    def test_results_that_another_client_acknowledged_are_a_conflict_and_no_gap(self):
+        self.scheduler.drop = lambda item: item.WhichOneof("body") == "batch_done" or (
+            item.result.sequence > 20
+        )
+        frozen = self.submit([[1]], 60, SAMPLING, 0, "k", timeout=0.2)
+        self.assertEqual([next(frozen).index for _ in range(20)], list(range(20)))
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 19)
+        self.scheduler.drop = lambda item: False
+        client = self.client()
+        replacement = client.attach("k")
+        got = [next(replacement).index for _ in range(32)]
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 50)
+        self.assert_conflict(frozen, "result 51", "after result 20", "another client")
+        client.timeout = 0.2  # the other one had what was pushed sent to itself
+        self.assertEqual(got + [r.index for r in drain(replacement)], list(range(19, 60)))
+
+    def test_a_batch_that_was_discarded_is_a_conflict_and_no_endless_wait(self):
+        self.scheduler.held = True
+        batch = self.submit([[1]], 3, SAMPLING, 0, "k", timeout=0.2)
+        with self.assertRaises(RollcastError):
+            self.client().attach("k", 4)  # as `rollcast discard` does
+        self.assert_conflict(batch, "batch k", "discarded")
+
+    def test_a_batch_that_another_client_submitted_again_is_a_conflict_too(self):
+        self.scheduler.drop = lambda item: item.WhichOneof("body") == "batch_done" or (
+            item.result.sequence > 3
+        )
+        batch = self.submit([[1]], 6, SAMPLING, 0, "k", timeout=0.2)
+        for _ in range(3):
+            next(batch)
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 2)
+        self.scheduler.drop = lambda item: False
+        self.scheduler.forget()
+        other = self.client().submit([[1]], 6, SAMPLING, 0, "k")
+        for _ in range(5):
+            next(other)
+        self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 4)
+        forgotten = wire.Error(code="unknown_batch", message="no batch k")
+        self.scheduler.refused["resume_results"] = forgotten  # it was asked before the other came
+        self.assert_conflict(batch, "result 5", "another client")
+
     def test_a_dead_scheduler_is_reported_when_patience_ends(self):
         self.scheduler.held = True
         batch = self.submit([[1]], 2, SAMPLING, timeout=0.1, patience=0.3)
