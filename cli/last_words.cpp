@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <system_error>
 
 namespace rollcast::cli {
 
@@ -41,6 +42,15 @@ void say(const char* line, int length) {
                             "or fewer KV blocks, spill space and draft memory\n",
                             mapped_mib()));
     ::_exit(exit_out_of_memory);
+  } catch (const std::system_error& e) {
+    // Of starting a thread, whose stack had no room, for one.
+    const bool lacks = e.code() == std::errc::resource_unavailable_try_again
+                       || e.code() == std::errc::not_enough_memory;
+    say(line, std::snprintf(line, sizeof line, "rollcast: ended, %s with %lu MiB mapped: %.120s\n",
+                            lacks ? "no memory or no thread left" : "a failure of the system",
+                            mapped_mib(), e.what()));
+    if (lacks)
+      ::_exit(exit_out_of_memory);
   } catch (const std::exception& e) {
     say(line,
         std::snprintf(line, sizeof line,
