@@ -251,9 +251,11 @@ result<void> loader::load_edge(statement& row, batch_image& batch) {
   const auto tokens = row.bytes(2);
   const auto logprobs = row.bytes(3);
   const auto masses = row.bytes(4);
-  auto& response = batch.responses[ordinal];
   const auto where =
     name(batch) + ", response " + std::to_string(ordinal) + ", token " + std::to_string(position);
+  if (ordinal >= batch.responses.size()) // a table whose rows are out of order says anything
+    return damaged(name(batch) + " has a chunk of another");
+  auto& response = batch.responses[ordinal];
   if (edge_check(key, version, tokens, logprobs, masses) != row.number(5))
     return damaged(where + ": the bits are not those that were written");
   if (tokens.empty() || tokens.size() % sizeof(token_id) != 0 || logprobs.size() != tokens.size()
