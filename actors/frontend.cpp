@@ -47,8 +47,7 @@ private:
   void hear(const std::string& peer, const visitor& who, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
-  void note_answered(const std::string& peer);
-  void forget(const std::string& peer);
+  void note_answered(const std::string& peer, std::size_t most);
   void show_door();
   void say(const std::string& peer, std::uint64_t request_id, const wire::event& what);
 
@@ -236,20 +235,21 @@ void frontend::loop::say_waiting() {
   }
   for (const auto& out : todo) {
     if (out.what.request_id != 0)
-      note_answered(out.peer); // every request is answered exactly once
+      note_answered(out.peer, 1); // every request is answered exactly once
     say(out.peer, out.what.request_id, out.what.body);
   }
 }
 
-void frontend::loop::note_answered(const std::string& peer) {
+void frontend::loop::note_answered(const std::string& peer, std::size_t most) {
   const auto it = unanswered_.find(peer);
   if (it == unanswered_.end())
     return;
-  --unanswered_all_;
+  const auto count = std::min(most, it->second.requests);
+  unanswered_all_ -= count;
   if (const auto of = unanswered_of_.find(it->second.client);
-      of != unanswered_of_.end() && --of->second == 0)
+      of != unanswered_of_.end() && (of->second -= std::min(count, of->second)) == 0)
     unanswered_of_.erase(of);
-  if (--it->second.requests == 0)
+  if ((it->second.requests -= count) == 0)
     unanswered_.erase(it);
 }
 
@@ -270,23 +270,9 @@ void frontend::loop::say(const std::string& peer, std::uint64_t request_id,
                  options_.messages_per_peer_max);
   } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
   }
-  forget(peer);
+  note_answered(peer, unanswered_all_); // what it asked may never be answered
   if (to_.gone)
     to_.gone(peer);
-}
-
-/// What the peer asked and was not told yet may never be answered.
-void frontend::loop::forget(const std::string& peer) {
-  const auto it = unanswered_.find(peer);
-  if (it == unanswered_.end())
-    return;
-  unanswered_all_ -= it->second.requests;
-  if (const auto of = unanswered_of_.find(it->second.client); of != unanswered_of_.end()) {
-    of->second -= std::min(of->second, it->second.requests);
-    if (of->second == 0)
-      unanswered_of_.erase(of);
-  }
-  unanswered_.erase(it);
 }
 
 // -- the public class ---------------------------------------------------------

@@ -194,6 +194,16 @@ class ClusterTest(unittest.TestCase):
         node.endpoint = node.ports["frontend"]
         return node
 
+    def scheduler_again(self, node, **settings):
+        """A scheduler in the place of one that has ended: on its ports."""
+        ports = node.ports
+        node = Node(self.log, "scheduler", "--listen", ports["frontend"], "--control-port",
+                    ports["control_port"], "--metrics-port", ports["metrics_port"],
+                    *flags_of(settings))
+        self.addCleanup(node.kill)
+        node.endpoint = node.ports["frontend"]
+        return node
+
     def worker(self, scheduler, model=COLLATZ, **settings):
         """A worker of that scheduler; registered only when `status` says so."""
         settings = {"threads": 1, **settings}

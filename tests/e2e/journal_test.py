@@ -15,10 +15,8 @@ from pathlib import Path
 from cluster import (
     COLLATZ,
     ClusterTest,
-    Node,
     call,
     children_of,
-    flags_of,
     ready_workers,
     status,
     wait_until,
@@ -58,11 +56,7 @@ class Journaled(ClusterTest):
         self.node.kill()
 
     def start_again(self):
-        ports = self.node.ports
-        self.node = Node(self.log, "scheduler", "--listen", ports["frontend"], "--control-port",
-                         ports["control_port"], "--metrics-port", ports["metrics_port"],
-                         *flags_of(self.settings))
-        self.addCleanup(self.node.kill)
+        self.node = self.scheduler_again(self.node, **self.settings)
 
     def wait_for(self, share, process=None):
         """Until that share of the batch is finished."""

@@ -19,7 +19,6 @@ from cluster import (
     COLLATZ,
     ROOT,
     ClusterTest,
-    Node,
     Outcome,
     call,
     first_prompts,
@@ -103,16 +102,6 @@ class Secured(ClusterTest):
     def everything(self):
         return {"curve_secret": self.file("server.secret"), "curve_clients": self.list,
                 "data_key": self.file("data.secret"), **self.tls()}
-
-    def again(self, node, **more):
-        """That scheduler, killed before, on its ports."""
-        settings = {**self.everything(), **more}
-        ports = node.ports
-        node = Node(self.log, "scheduler", "--listen", ports["frontend"], "--control-port",
-                    ports["control_port"], "--metrics-port", 0, *flags_of(settings))
-        self.addCleanup(node.kill)
-        node.endpoint = ports["frontend"]
-        return node
 
     def helper(self, scheduler, **more):
         return self.worker(scheduler, **{"data_key": self.file("data.secret"), **self.tls(),
@@ -340,7 +329,7 @@ class Secured(ClusterTest):
         for restart in (False, True):
             if restart:
                 node.kill()
-                node = self.again(node, **settings)
+                node = self.scheduler_again(node, **self.everything(), **settings)
             self.become("alice2")
             with Client(node.endpoint) as bob:
                 with self.assertRaises(RollcastError) as refused:
