@@ -59,7 +59,7 @@ TEST_F(scheduler_test, tells_nobody_else_of_a_clients_batch) {
 
 TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {
   worker_log w;
-  w.answer = errc::out_of_kv_blocks;
+  w.full = true;
   add_worker(w);
   ask(one_group("b"));
   EXPECT_EQ(w.chunks.size(), 1u);
@@ -75,7 +75,7 @@ TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {
   ask(one_group("b"));
   EXPECT_EQ(link->of<wire::request_failed>().size(), 2u) << "told again until it is acknowledged";
   ask(wire::ack_results{"b", 2});
-  w.answer = errc::ok;
+  w.full = false;
   ask(one_group("b"));
   EXPECT_EQ(w.chunks.size(), 4u) << "its key is free again";
 }
