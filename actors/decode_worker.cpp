@@ -135,6 +135,13 @@ void restore_kv(self_ptr self, response_id response) {
   st.parts.metrics->kv_restores.add();
 }
 
+void forget_group(decode_worker_state& st, group_id group) {
+  if (st.parts.shared)
+    st.parts.shared->forget(group);
+  else if (st.parts.drafts)
+    st.parts.drafts->forget(group);
+}
+
 /// Why a chunk is not for this incarnation as it is now; empty if it is.
 std::string foreign(const decode_worker_state& st, const chunk_assignment& a) {
   if (a.worker != st.id)
@@ -467,6 +474,7 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
         if (h.pull != 0 && h.waiting.pull_from == holder)
           self->state.parts.exchange->cancel(h.pull);
     },
+    [self](atom::gone, group_id group) { forget_group(self->state, group); },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
     [self](atom::cut, worker_id worker) { cut_all(self, worker); },

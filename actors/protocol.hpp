@@ -314,6 +314,8 @@ using decode_worker_actor = caf::typed_actor<
   // That worker is lost: what is being pulled from it is computed instead, without waiting for a
   // timeout.
   caf::reacts_to<atom::gone, worker_id>,
+  // All responses of that group are over: what they wrote drafts for nobody.
+  caf::reacts_to<atom::gone, group_id>,
   // Ends that chunk at an edge where it stands (response, attempt): it goes on elsewhere.
   caf::reacts_to<atom::cut, worker_id, response_id, std::uint32_t>,
   // A link to a scheduler is there: registers with it.

@@ -28,12 +28,20 @@ wire::batch_accepted accepted(const scheduler_state& st, const batch_record& bat
           queued ? batch.spec.required_weight_version : std::optional{batch.weight_version}};
 }
 
+/// Every response of the group is over.
+void close_group(self_ptr self, group_id group) {
+  auto& st = self->state;
+  (void)st.policy->on(policy::group_closed{group});
+  for (const auto& [id, w] : st.workers)
+    self->send(w.handle, atom::gone_v, group);
+}
+
 void close_groups(self_ptr self, const batch_record& batch) {
   if (batch.phase == batch_phase::queued)
     return; // the policy never heard of it
   for (std::uint64_t g = 0; g < batch.group_unfinished.size(); ++g)
     if (batch.group_unfinished[g] > 0)
-      (void)self->state.policy->on(policy::group_closed{{batch.first_group + g}});
+      close_group(self, {batch.first_group + g});
 }
 
 void note_end(self_ptr self, const batch_record& batch) {
@@ -337,7 +345,7 @@ void finish_response(self_ptr self, batch_book::place at, wire::finish_reason re
   const auto& m = *st.parts.metrics;
   (reason == wire::finish_reason::stop ? m.responses.stop : m.responses.length).add();
   if (batch.group_unfinished[at.response->group] == 0)
-    (void)st.policy->on(policy::group_closed{{batch.first_group + at.response->group}});
+    close_group(self, {batch.first_group + at.response->group});
   const bool over = batch.phase == batch_phase::ended;
   if (over)
     note_end(self, batch);

@@ -87,6 +87,7 @@ decode_worker_actor::behavior_type mute_worker(decode_worker_actor::pointer self
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, epoch, id](atom::join, const registry_actor& scheduler) {
       worker_hello hello;
       hello.name = "mute";

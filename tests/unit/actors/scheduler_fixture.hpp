@@ -25,6 +25,7 @@ struct worker_log {
   std::vector<response_id> releases;
   std::vector<response_id> spills;
   std::vector<worker_id> lost;
+  std::vector<group_id> over;
   int cuts = 0; ///< Of all that run.
   std::vector<response_id> cut;
 };
@@ -60,6 +61,7 @@ inline decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer 
       log->spills.push_back(response);
     },
     [log](atom::gone, worker_id lost) { log->lost.push_back(lost); },
+    [log](atom::gone, group_id group) { log->over.push_back(group); },
     [self, log, hello](atom::join, const registry_actor& scheduler) {
       log->scheduler = scheduler;
       self->request(scheduler, 5s, atom::hello_v, hello)

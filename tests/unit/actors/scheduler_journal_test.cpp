@@ -110,6 +110,7 @@ decode_worker_actor::behavior_type reckoner(reckoner_pointer self, worker_log* l
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, log](atom::join, const registry_actor& scheduler) {
       self->state.scheduler = scheduler;
       log->admitted = false;

@@ -159,6 +159,19 @@ TEST_F(scheduler_test, loses_a_worker_to_which_a_chunk_came_too_late) {
   EXPECT_EQ(well.chunks.size(), 1u);
 }
 
+TEST_F(scheduler_test, tells_workers_when_a_group_is_over) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("b", 2));
+  report(outcome_of(w.chunks.at(0), ten, chunk_end::stop));
+  EXPECT_TRUE(w.over.empty()) << "a sibling is left";
+  report(outcome_of(w.chunks.at(1), ten, chunk_end::stop));
+  EXPECT_EQ(w.over, std::vector{group_id{1}});
+  ask(one_group("c"));
+  ask(wire::cancel_batch{"c"});
+  EXPECT_EQ(w.over.size(), 2u);
+}
+
 TEST_F(scheduler_test, gives_a_worker_that_registers_anew_a_new_incarnation) {
   worker_log w;
   const auto worker = add_worker(w);

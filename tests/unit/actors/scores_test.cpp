@@ -56,6 +56,7 @@ decode_worker_actor::behavior_type scoring_worker(decode_worker_actor::pointer s
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, log](atom::join, const registry_actor& scheduler) {
       worker_hello hello;
       hello.name = "scorer";
