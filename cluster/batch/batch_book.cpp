@@ -35,6 +35,14 @@ journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
 
 } // namespace
 
+std::uint64_t prompt_tokens_of(const wire::submit_batch& batch) {
+  std::uint64_t tokens = 0;
+  for (const auto& group : batch.groups)
+    tokens += group.prompt_token_ids.size() + group.id.size() / sizeof(token_id)
+              + (group.sampling ? group.sampling->stop_token_ids.size() : 0);
+  return tokens;
+}
+
 batch_book::batch_book(batch_limits limits, journal::sink* journal)
   : limits_(limits), journal_(journal) {}
 
@@ -59,7 +67,7 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   std::uint64_t responses = 0;
   for (const auto& group : spec.groups)
     responses += group.group_size;
-  if (auto room = make_room(responses); !room)
+  if (auto room = make_room(responses, prompt_tokens_of(spec)); !room)
     return fail(room);
   const batch_id id{next_batch_++};
   auto& batch = batches_[id];
@@ -71,14 +79,14 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   add_responses(batch);
   by_key_.emplace(batch.spec.batch_key, id);
   by_first_response_.emplace(batch.first_response, id);
-  responses_held_ += batch.size;
+  note_held(batch);
   if (journal_ != nullptr)
     write(journal::batch_submitted{id, std::make_shared<const wire::submit_batch>(batch.spec),
                                    batch.first_response, batch.first_group, owner});
   return &batch;
 }
 
-result<void> batch_book::make_room(std::uint64_t responses) {
+result<void> batch_book::make_room(std::uint64_t responses, std::uint64_t prompt_tokens) {
   std::size_t live = 0;
   for (const auto& [id, batch] : batches_)
     live += batch.phase != batch_phase::ended ? 1 : 0;
@@ -91,9 +99,11 @@ result<void> batch_book::make_room(std::uint64_t responses) {
                   + std::to_string(responses_held_) + " are kept already, limit "
                   + std::to_string(limits_.responses)
                   + "; acknowledge results of finished batches or submit a smaller batch");
-  if (tokens_held_ > limits_.tokens)
-    return fail(errc::queue_full, std::to_string(tokens_held_)
-                                    + " tokens of unacknowledged results are kept, limit "
+  if (prompt_tokens + prompt_tokens_held_ + tokens_held_ > limits_.tokens)
+    return fail(errc::queue_full, "the batch has " + std::to_string(prompt_tokens)
+                                    + " tokens of prompts, " + std::to_string(prompt_tokens_held_)
+                                    + " of prompts and " + std::to_string(tokens_held_)
+                                    + " of unacknowledged results are kept already, limit "
                                     + std::to_string(limits_.tokens) + "; " + oldest_left());
   if (batches_.size() < limits_.kept_batches)
     return {};
@@ -106,6 +116,16 @@ result<void> batch_book::make_room(std::uint64_t responses) {
                                   + " batches are kept for controllers that have not "
                                     "acknowledged them; "
                                   + oldest_left());
+}
+
+void batch_book::note_held(const batch_record& batch) {
+  responses_held_ += batch.size;
+  prompt_tokens_held_ += batch.prompt_tokens;
+}
+
+void batch_book::note_let_go(const batch_record& batch) {
+  responses_held_ -= batch.size;
+  prompt_tokens_held_ -= batch.prompt_tokens;
 }
 
 /// What to do about batches that nobody collects.
@@ -139,6 +159,7 @@ void batch_book::make_responses(batch_record& batch) {
     batch.group_unfinished.push_back(group.group_size);
   }
   batch.live_groups = batch.group_unfinished.size();
+  batch.prompt_tokens = prompt_tokens_of(batch.spec);
 }
 
 result<batch_record*> batch_book::find(const std::string& key) {
@@ -180,7 +201,7 @@ std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std
 void batch_book::forget(batch_record& batch) {
   write(journal::batch_forgotten{batch.id});
   if (!batch.acknowledged_fully())
-    responses_held_ -= batch.size;
+    note_let_go(batch);
   by_key_.erase(batch.spec.batch_key);
   by_first_response_.erase(batch.first_response);
   batches_.erase(batch_id{batch.id});
@@ -211,6 +232,7 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
   at.batch->generated_tokens += tokens.size();
+  at.batch->tokens_held += tokens.size();
   tokens_held_ += tokens.size();
   if (journal_ != nullptr)
     write(edge_of(at, position, weight_version));
@@ -259,6 +281,7 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
+      batch.tokens_held -= r.tokens.size();
       tokens_held_ -= r.tokens.size();
       drop(r.tokens);
       drop(r.logprobs);
@@ -267,7 +290,8 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   batch.sent = std::max(batch.sent, batch.acknowledged);
   if (was_full || !batch.acknowledged_fully())
     return true;
-  responses_held_ -= batch.size;
+  note_let_go(batch);
+  batch.prompt_tokens = 0;
   drop(batch.spec.groups);
   drop(batch.responses);
   drop(batch.group_unfinished);

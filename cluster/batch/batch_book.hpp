@@ -23,8 +23,10 @@ struct batch_limits {
   std::size_t live_batches = 256;      ///< Batches that are not finished.
   std::size_t kept_batches = 1'024;    ///< All, with finished and acknowledged ones.
   std::uint64_t responses = 2'000'000; ///< Of all kept batches whose end was not acknowledged.
-  std::uint64_t tokens = std::uint64_t{1} << 30; ///< Of those responses, 12 bytes each, at submits.
-  std::uint64_t results_in_flight = 256;         ///< Per batch, pushed and not acknowledged.
+  /// Of those batches, when one is submitted: prompts, 4 bytes each, and what was generated and not
+  /// acknowledged, 12 bytes each.
+  std::uint64_t tokens = std::uint64_t{1} << 30;
+  std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
 };
 
 /// Where a batch stands.
@@ -72,6 +74,8 @@ struct batch_record {
   std::string numerics_profile; ///< Of the cluster when it started; "" while queued.
   std::uint64_t weight_version = 0;
   std::uint64_t generated_tokens = 0;
+  std::uint64_t tokens_held = 0;   ///< Of those, what was not acknowledged.
+  std::uint64_t prompt_tokens = 0; ///< As `prompt_tokens_of`; 0 once the end is acknowledged.
   /// Why it could not go on. Its unfinished responses are cancelled, and this is told in place of
   /// BatchDone; once that is acknowledged the book forgets the batch and its key.
   std::optional<error> failure;
@@ -112,6 +116,9 @@ struct model_ends {
 /// stops it, or there is no room for more. None: it goes on.
 std::optional<wire::finish_reason> end_of(const batch_record& batch, const response_record& r,
                                           const model_ends& model);
+
+/// What the groups of a batch take in memory, in tokens: prompts, stop lists and names.
+std::uint64_t prompt_tokens_of(const wire::submit_batch& batch);
 
 /// Every batch that the scheduler answers for: tokens so far, results numbered once and kept until
 /// acknowledged, and who gets them. Pure: no clock, I/O or threads; times are nanoseconds of one
@@ -192,7 +199,9 @@ public:
   std::string default_policy = "context";
 
 private:
-  result<void> make_room(std::uint64_t responses);
+  result<void> make_room(std::uint64_t responses, std::uint64_t prompt_tokens);
+  void note_held(const batch_record& batch);
+  void note_let_go(const batch_record& batch);
   std::string oldest_left() const;
   /// Drops a batch, so that its key is free again. `batch` dies here.
   void forget(batch_record& batch);
@@ -218,6 +227,7 @@ private:
   std::uint64_t next_response_ = 1;
   std::uint64_t responses_held_ = 0; ///< Of batches whose end was not acknowledged.
   std::uint64_t tokens_held_ = 0;    ///< Generated, their results not acknowledged.
+  std::uint64_t prompt_tokens_held_ = 0;
 };
 
 /// The engine's form of a response's sampling parameters.

@@ -46,6 +46,7 @@ std::string take_word(std::string_view word, client_entry& entry) {
                           : key == "kept"      ? &limits.kept
                           : key == "responses" ? &limits.responses
                           : key == "requests"  ? &limits.requests
+                          : key == "tokens"    ? &limits.tokens
                                                : nullptr;
   if (target == nullptr || equals == std::string_view::npos)
     return "'" + std::string{word.substr(0, 32)} + "' is neither 'operator' nor a limit";
@@ -68,10 +69,10 @@ result<allow_list> allow_list::parse(std::string_view text, const std::string& w
     if (words.empty() || words[0].front() == '#')
       continue;
     const auto refuse = [&](const std::string& why) {
-      return fail(errc::bad_config, "allow list " + where + ", line " + std::to_string(number)
-                                      + ": " + why
-                                      + "; a line is: name public-key, then any of operator "
-                                        "batches=N groups=N kept=N responses=N requests=N");
+      return fail(errc::bad_config,
+                  "allow list " + where + ", line " + std::to_string(number) + ": " + why
+                    + "; a line is: name public-key, then any of operator "
+                      "batches=N groups=N kept=N responses=N requests=N tokens=N");
     };
     if (!is_name(words[0]))
       return refuse("the name is not 1 to 64 letters, digits, '-', '_' or '.'");

@@ -99,7 +99,8 @@ std::optional<client_entry> curve_policy::admit(std::string_view public_key) con
   const auto is_ours = [public_key](const key_pair& keys) { return keys.public_key == public_key; };
   if (is_ours(current_)
       || std::ranges::any_of(replaced_, [&](const replaced& old) { return is_ours(old.keys); }))
-    return client_entry{"cluster", {unlimited, unlimited, unlimited, unlimited, unlimited}, true};
+    return client_entry{
+      "cluster", {unlimited, unlimited, unlimited, unlimited, unlimited, unlimited}, true};
   const auto* found = list_.find(public_key);
   return found == nullptr ? std::nullopt : std::optional{*found};
 }
