@@ -16,6 +16,15 @@ void drop(std::vector<T>& all) {
   std::vector<T>{}.swap(all);
 }
 
+/// Tokens that a result carries.
+std::uint64_t tokens_of(const batch_record& batch, std::uint64_t sequence) {
+  if (sequence > batch.size)
+    return 0;
+  const auto& r = batch.responses[batch.finished[sequence - 1]];
+  return r.tokens.size()
+         + (batch.spec.echo_prompts ? batch.group_of(r).prompt_token_ids.size() : 0);
+}
+
 /// What was appended behind `position`.
 journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
                             std::uint64_t weight_version) {
@@ -270,6 +279,7 @@ bool batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t
   if (!acknowledge(batch, after_sequence))
     return false;
   batch.sent = batch.acknowledged;
+  batch.tokens_sent = 0;
   return true;
 }
 
@@ -280,6 +290,8 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
     write(journal::results_acknowledged{batch.id, until});
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
+      if (batch.acknowledged < batch.sent)
+        batch.tokens_sent -= tokens_of(batch, batch.acknowledged + 1);
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
       batch.tokens_held -= r.tokens.size();
       tokens_held_ -= r.tokens.size();
@@ -308,9 +320,8 @@ std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
     return out;
   const auto ready =
     batch.phase == batch_phase::ended ? batch.last_sequence() : batch.finished_count;
-  const auto until = std::min(ready, batch.acknowledged + limits_.results_in_flight);
-  while (batch.sent < until) {
-    ++batch.sent;
+  while (batch.sent < ready && may_push(batch, batch.sent + 1)) {
+    batch.tokens_sent += tokens_of(batch, ++batch.sent);
     if (batch.sent <= batch.size)
       out.emplace_back(result_of(batch, batch.sent));
     else if (batch.failure)
@@ -321,6 +332,13 @@ std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
   }
   batch.sent_max = std::max(batch.sent_max, batch.sent);
   return out;
+}
+
+/// Whether the window has room for the next result.
+bool batch_book::may_push(const batch_record& batch, std::uint64_t sequence) const {
+  return sequence <= batch.acknowledged + limits_.results_in_flight
+         && (batch.tokens_sent == 0
+             || batch.tokens_sent + tokens_of(batch, sequence) <= limits_.tokens_in_flight);
 }
 
 wire::response_ready batch_book::result_of(const batch_record& batch,

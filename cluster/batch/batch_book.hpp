@@ -27,6 +27,8 @@ struct batch_limits {
   /// acknowledged, 12 bytes each.
   std::uint64_t tokens = std::uint64_t{1} << 30;
   std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
+  /// Of those results, 12 bytes each; one result may have more.
+  std::uint64_t tokens_in_flight = std::uint64_t{1} << 22;
 };
 
 /// Where a batch stands.
@@ -86,6 +88,7 @@ struct batch_record {
   std::string client;             ///< Whose share it counts for; "" is nobody.
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
+  std::uint64_t tokens_sent = 0;  ///< Of results pushed to it that are not acknowledged.
   std::uint64_t sent_max = 0;     ///< Last sequence pushed to anybody.
   std::uint64_t acknowledged = 0; ///< Last sequence acknowledged.
 
@@ -215,6 +218,7 @@ private:
   void end(batch_record& batch, std::uint64_t now_ns);
   void write(journal::record what);
   wire::batch_summary measure(const batch_record& batch) const;
+  bool may_push(const batch_record& batch, std::uint64_t sequence) const;
   wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
 
   batch_limits limits_;

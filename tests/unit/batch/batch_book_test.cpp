@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 
 namespace rollcast {
@@ -156,6 +157,31 @@ TEST_F(book_test, delivers_a_window_and_goes_on_when_acknowledged) {
   EXPECT_FALSE(batch.acknowledged_fully());
   book.acknowledge(batch, 9);
   EXPECT_TRUE(batch.acknowledged_fully());
+}
+
+TEST_F(book_test, delivers_a_window_of_tokens_too_and_always_one_result) {
+  book = batch_book{{.tokens_in_flight = 100}};
+  auto spec = spec_of("k", 1, 6);
+  spec.echo_prompts = true; // two tokens more a result
+  auto& batch = started(spec);
+  const std::array<std::size_t, 6> sizes{200, 48, 48, 1, 30, 30};
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    append(batch, i, 0, sizes[i]);
+    finish(batch, i);
+  }
+  EXPECT_EQ(book.deliveries(batch).size(), 1u) << "larger than the window";
+  EXPECT_TRUE(book.deliveries(batch).empty());
+  book.acknowledge(batch, 1);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "50 + 50";
+  book.acknowledge(batch, 2);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "50 + 3 + 32, and 32 are too many";
+  book.attach(batch, "other", 2);
+  EXPECT_EQ(book.deliveries(batch).size(), 3u) << "the same window for whoever resumes";
+  book.acknowledge(batch, 5);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "the last one, and the end";
+  EXPECT_EQ(batch.tokens_sent, 32u);
+  book.acknowledge(batch, 7);
+  EXPECT_EQ(batch.tokens_sent, 0u);
 }
 
 TEST_F(book_test, keeps_contents_until_acknowledged_and_no_longer) {
