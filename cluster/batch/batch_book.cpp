@@ -65,14 +65,13 @@ void batch_book::write(journal::record what) {
 result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t now_ns,
                                          const std::string& owner) {
   const auto hash = hash_of(spec);
-  if (const auto known = by_key_.find(spec.batch_key); known != by_key_.end()) {
-    auto& batch = batches_.at(known->second);
-    if (batch.spec_hash != hash)
-      return fail(errc::batch_conflict,
-                  "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
-                    + std::to_string(batch.size) + " responses); use a new key");
-    return &batch;
-  }
+  const auto known = find(spec.batch_key, owner);
+  if (known && (*known)->spec_hash != hash)
+    return fail(errc::batch_conflict,
+                "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
+                  + std::to_string((*known)->size) + " responses); use a new key");
+  if (known || known.error().code != errc::unknown_batch)
+    return known;
   std::uint64_t responses = 0;
   for (const auto& group : spec.groups)
     responses += group.group_size;
@@ -86,7 +85,7 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   batch.submitted_ns = now_ns;
   batch.owner = owner;
   add_responses(batch);
-  by_key_.emplace(batch.spec.batch_key, id);
+  by_key_.emplace(std::pair{batch.spec.batch_key, owner}, id);
   by_first_response_.emplace(batch.first_response, id);
   note_held(batch);
   if (journal_ != nullptr)
@@ -171,12 +170,29 @@ void batch_book::make_responses(batch_record& batch) {
   batch.prompt_tokens = prompt_tokens_of(batch.spec);
 }
 
-result<batch_record*> batch_book::find(const std::string& key) {
-  const auto it = by_key_.find(key);
-  if (it == by_key_.end())
+result<batch_record*> batch_book::find(const std::string& key, const std::string& owner) {
+  if (owner.empty())
+    return find_any(key, owner);
+  for (const auto& whose : {owner, std::string{}})
+    if (const auto it = by_key_.find({key, whose}); it != by_key_.end())
+      return &batches_.at(it->second);
+  return fail(errc::unknown_batch, "no batch of client " + owner + " has the key '" + key + "' ("
+                                     + std::to_string(batches_.size()) + " are kept)");
+}
+
+result<batch_record*> batch_book::find_any(const std::string& key, const std::string& owner) {
+  for (const auto& whose : {owner, std::string{}})
+    if (const auto it = by_key_.find({key, whose}); it != by_key_.end())
+      return &batches_.at(it->second);
+  const auto first = by_key_.lower_bound({key, {}});
+  if (first == by_key_.end() || first->first.first != key)
     return fail(errc::unknown_batch, "no batch has the key '" + key + "' ("
                                        + std::to_string(batches_.size()) + " are kept)");
-  return &batches_.at(it->second);
+  if (const auto next = std::next(first); next != by_key_.end() && next->first.first == key)
+    return fail(errc::batch_conflict, "several clients have a batch with the key '" + key + "', "
+                                        + first->first.second + " and " + next->first.second
+                                        + " among them; ask with a key of the one that is meant");
+  return &batches_.at(first->second);
 }
 
 void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
@@ -211,7 +227,7 @@ void batch_book::forget(batch_record& batch) {
   write(journal::batch_forgotten{batch.id});
   if (!batch.acknowledged_fully())
     note_let_go(batch);
-  by_key_.erase(batch.spec.batch_key);
+  by_key_.erase({batch.spec.batch_key, batch.owner});
   by_first_response_.erase(batch.first_response);
   batches_.erase(batch_id{batch.id});
 }

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rollcast {
@@ -144,12 +145,16 @@ public:
 
   // -- batches ------------------------------------------------------------------
 
-  /// Takes a validated batch on, or finds the one that has its key. Fails with `batch_conflict`
-  /// (same key, other content) or `queue_full`.
+  /// Takes a validated batch on, or finds the one that has its key (`find`). Fails with
+  /// `batch_conflict` (same key, other content) or `queue_full`.
   result<batch_record*> submit(wire::submit_batch spec, std::uint64_t now_ns,
                                const std::string& owner = {});
-  /// Fails with `unknown_batch`.
-  result<batch_record*> find(const std::string& key);
+  /// The batch that somebody means by a key: its own, or one that is nobody's. Each owner has keys
+  /// of its own; who is nobody (`owner` is "") means anybody's. Fails with `unknown_batch`, and
+  /// with `batch_conflict` if it could be several.
+  result<batch_record*> find(const std::string& key, const std::string& owner = {});
+  /// As above, and then anybody's, for one who may ask about all.
+  result<batch_record*> find_any(const std::string& key, const std::string& owner);
   /// The batch may be placed from now on. @pre it is queued
   void start(batch_record& batch, std::uint64_t now_ns);
   /// Finishes what is unfinished as cancelled.
@@ -224,7 +229,7 @@ private:
   batch_limits limits_;
   journal::sink* journal_;
   std::map<batch_id, batch_record> batches_;
-  std::map<std::string, batch_id> by_key_;
+  std::map<std::pair<std::string, std::string>, batch_id> by_key_; ///< And owner.
   std::map<std::uint64_t, batch_id> by_first_response_;
   std::uint64_t next_batch_ = 1;
   std::uint64_t next_group_ = 1;

@@ -85,7 +85,7 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
     restore_responses(from, batch);
     note_held(batch);
   }
-  by_key_.emplace(batch.spec.batch_key, batch.id);
+  by_key_.emplace(std::pair{batch.spec.batch_key, batch.owner}, batch.id);
   by_first_response_.emplace(batch.first_response, batch.id);
   if (batch.phase != batch_phase::ended && batch.finished_count > 0
       && (batch.size - batch.finished_count) * 10 <= batch.size)

@@ -159,6 +159,35 @@ TEST_F(book_test, delivers_a_window_and_goes_on_when_acknowledged) {
   EXPECT_TRUE(batch.acknowledged_fully());
 }
 
+TEST_F(book_test, has_keys_for_each_owner) {
+  batch_book all{{}};
+  auto& alices = **all.submit(spec_of("k", 1, 1), 0, "alice");
+  auto& bobs = **all.submit(spec_of("k", 1, 2), 0, "bob");
+  EXPECT_NE(&alices, &bobs);
+  EXPECT_EQ(&alices, all.submit(spec_of("k", 1, 1), 0, "alice").value());
+  EXPECT_EQ(all.submit(spec_of("k", 1, 2), 0, "alice").error().code, errc::batch_conflict);
+  EXPECT_EQ(all.find("k", "bob").value(), &bobs);
+  EXPECT_EQ(all.find("k", "carol").error().code, errc::unknown_batch);
+  EXPECT_EQ(all.find_any("k", "alice").value(), &alices);
+  EXPECT_EQ(all.find_any("k", "carol").error().code, errc::batch_conflict);
+  EXPECT_EQ(all.find("k").error().code, errc::batch_conflict);
+  (void)all.cancel(alices, 1);
+  (void)all.give_up(bobs, {errc::bad_config, "why", {}}, 1);
+  all.attach(bobs, "peer", 0);
+  (void)all.deliveries(bobs);
+  ASSERT_FALSE(all.acknowledge(bobs, 3)) << "it had failed, so it is forgotten";
+  EXPECT_EQ(all.find("k", "bob").error().code, errc::unknown_batch);
+  EXPECT_EQ(all.find("k").value(), &alices) << "the only one, whoever asks without a name";
+}
+
+TEST_F(book_test, finds_what_is_nobodys_for_everybody) {
+  batch_book all{{}};
+  auto& nobodys = **all.submit(spec_of("k", 1, 1), 0);
+  EXPECT_EQ(all.submit(spec_of("k", 1, 1), 0, "alice").value(), &nobodys);
+  EXPECT_EQ(all.find("k", "bob").value(), &nobodys);
+  EXPECT_EQ(all.find_any("k", "root").value(), &nobodys);
+}
+
 TEST_F(book_test, delivers_a_window_of_tokens_too_and_always_one_result) {
   book = batch_book{{.tokens_in_flight = 100}};
   auto spec = spec_of("k", 1, 6);
