@@ -15,6 +15,7 @@ struct client_limits {
   /// Of those batches: their prompts, and what was generated and not acknowledged. Looked at when a
   /// batch is submitted, so what runs may grow beyond it.
   std::uint32_t tokens = 1u << 28;
+  std::uint32_t connections = 256; ///< That have spoken, of a client with keys.
   friend bool operator==(const client_limits&, const client_limits&) = default;
 };
 
