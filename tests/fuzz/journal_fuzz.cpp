@@ -152,7 +152,7 @@ void change_blob(jn::database& db, const column& what, const std::string& where,
   std::string bytes{reinterpret_cast<const char*>(blob.data()), blob.size()};
   for (; count > 0 && !bytes.empty(); --count)
     bytes[in.number(2) % bytes.size()] = static_cast<char>(in.number(1));
-  rows.reset();
+  rows->reset();
   (void)update->run(jn::blob{bytes_of(bytes)});
 }
 
