@@ -83,7 +83,9 @@ protected:
 };
 
 TEST_F(frontend_with_bounds, keeps_no_more_for_a_peer_that_does_not_read_than_its_bytes) {
-  open({.out = {.bytes_of_peer = 32 * mib}});
+  frontend_options options;
+  options.out.bytes_of_peer = 32 * mib;
+  open(options);
   const auto peer = ask(1, wire::get_status{});
   for (std::uint64_t i = 1; i <= 200; ++i)
     door_->send(peer, push(i));
@@ -106,7 +108,9 @@ TEST_F(frontend_with_bounds, keeps_no_more_for_a_peer_that_does_not_read_than_it
 }
 
 TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {
-  open({.in = {.bytes_of_client = mib}});
+  frontend_options options;
+  options.in.bytes_of_client = mib;
+  open(options);
   wire::submit_batch batch;
   batch.batch_key = "k";
   batch.sampling.max_new_tokens = 5;
@@ -124,7 +128,9 @@ TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {
 }
 
 TEST_F(frontend_with_bounds, counts_answers_that_nobody_hears) {
-  open({.client = {.requests = 10}});
+  frontend_options options;
+  options.client.requests = 10;
+  open(options);
   for (int round = 0; round < 3; ++round) {
     zmq::socket_t brief{context_, zmq::socket_type::dealer};
     brief.set(zmq::sockopt::linger, 0);
