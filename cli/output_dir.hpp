@@ -9,9 +9,10 @@
 
 namespace rollcast::cli {
 
-/// Where `run` leaves its files. Each response is on disk (`sync`) before it is acknowledged: first,
-/// in order of arrival, in `responses.partial.jsonl`, and at the end, in order of (group, index), in
-/// `responses.jsonl`. So a full disk or a crash loses nothing that the scheduler has forgotten.
+/// Where `run` leaves its files. Each response is on disk (`sync`) before it is acknowledged:
+/// first, in order of arrival, in `responses.partial.jsonl`, and at the end, in order of (group,
+/// index), in `responses.jsonl`. So a full disk or a crash loses nothing that the scheduler has
+/// forgotten.
 class output_dir {
 public:
   /// Makes the directory and opens the partial file, in which an earlier run may have left
