@@ -366,8 +366,14 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       for (auto& [id, batch] : self->state.book->batches())
         if (batch.receiver == peer)
           batch.receiver.clear();
-      std::erase_if(self->state.scores,
-                    [&](const auto& job) { return job.second.from.peer == peer; });
+      std::erase_if(self->state.scores, [&](const auto& job) {
+        if (job.second.from.peer != peer)
+          return false;
+        // Whether anybody hears it or not, an answer counts the request off.
+        shell::answer(self, job.second.from,
+                      error{errc::cancelled, "the controller has gone or does not read", {}});
+        return true;
+      });
     },
     [self](atom::drain) { shell::begin_stop(self); },
     [self](atom::plan) { shell::place(self); },
