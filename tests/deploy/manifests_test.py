@@ -26,6 +26,9 @@ MAY_REACH = {
     ("worker", "weights"): "worker", ("draft-server", "drafts"): "worker",
 }
 
+# A scheduler is ready when a worker is, and a worker when it is registered (README.md, "Probes").
+READY_BY_OTHERS = {"scheduler", "worker"}
+
 
 def options_of(role):
     """The variables that a role knows, from its --help."""
@@ -197,6 +200,14 @@ class Manifests(unittest.TestCase):
             self.assertGreaterEqual(live["periodSeconds"] * live["failureThreshold"], 30)
             start = container["startupProbe"]
             self.assertGreaterEqual(start["periodSeconds"] * start["failureThreshold"], 30)
+
+    def test_a_pod_whose_readiness_needs_others_is_replaced_when_it_is_not_ready(self):
+        """OrderedReady waits for a pod that is not ready before it replaces it, for ever if that
+        one waits for the update of others."""
+        for _, workload in self.each_workload():
+            if component(workload) in READY_BY_OTHERS:
+                self.assertEqual(workload["kind"], "StatefulSet")
+                self.assertEqual(workload["spec"].get("podManagementPolicy"), "Parallel")
 
     def test_the_grace_is_longer_than_the_drain(self):
         for objects, workload in self.each_workload():

@@ -86,6 +86,31 @@ class Readme(unittest.TestCase):
                         if str(Path(v).parent) == mount["mountPath"])
         self.assertEqual(made, used)
 
+    def test_an_upgrade_replaces_every_pod_whatever_its_readiness(self):
+        """In the upgrade and on the way back."""
+        _, section = TEXT.split("### Upgrade without losing a batch")
+        section, _ = section.split("\n### ", 1)
+        for changed in re.findall(r"set image statefulset/([\w-]+)", section):
+            role = changed.removeprefix("rollcast-")
+            self.assertRegex(section, rf"delete pod (-l \S+/component={role}\b|{changed}-0\b)")
+        back = re.search(r"(?m)^- \*\*Back\*\*.*", section)[0]
+        self.assertRegex(back, "pods of both deleted again")
+
+    def test_it_says_how_long_a_worker_waits_for_a_scheduler(self):
+        """As the ConfigMap has it."""
+        worker = self.pods["statefulset/rollcast-worker"]
+        given = manifests.environment_of(worker, self.objects, {"status.podIP": "",
+                                                                "metadata.name": ""})
+        said = {"a minute": 60, "an hour": 3600}
+        prose = " ".join(TEXT.split())
+        times = re.findall(r"(?:no scheduler for|`ROLLCAST_GIVE_UP_S`,) (an? \w+)", prose)
+        self.assertEqual(len(times), 2, times)
+        for time in times:
+            self.assertEqual(said[time], int(given["ROLLCAST_GIVE_UP_S"]))
+        for file in (K8S / "base").glob("*.yaml"):
+            comments = " ".join(re.findall(r"#(.*)", file.read_text()))
+            self.assertNotRegex(comments, r"minute without a scheduler", file.name)
+
     def test_its_own_commands_have_these_options(self):
         inner = [words[words.index("--") + 2:] for words in of("kubectl") if "--" in words]
         for words in [*of("build/rollcast"), *inner]:
