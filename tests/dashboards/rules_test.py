@@ -151,6 +151,18 @@ class Alerts(unittest.TestCase):
                      for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
             self.assertLessEqual(named, known, path.name)
 
+    def test_say_how_long_workers_wait_for_a_scheduler(self):
+        """What they do by default, and what they are told on Kubernetes."""
+        code = (ROOT / "cli" / "commands.hpp").read_text()
+        default = re.search(r"give_up_s = (\d+);", code)[1]
+        config = (ROOT / "deploy/k8s/base/kustomization.yaml").read_text()
+        self.assertIn("ROLLCAST_GIVE_UP_S=3600\n", config, "an hour")
+        said = next(r for r in rules("alerts.yml") if r["alert"] == "RollcastSchedulerDown")
+        self.assertIn(f"--give-up-s ({default} s, on Kubernetes an hour)",
+                      said["annotations"]["description"])
+        section = " ".join(sections()["RollcastSchedulerDown"].split())
+        self.assertIn(f"{default} s unless you have set it, an hour on Kubernetes", section)
+
     def test_that_panels_name_exist(self):
         alerts = {rule["alert"] for rule in rules("alerts.yml")}
         for path in DASHBOARDS.glob("*.json"):
