@@ -147,9 +147,21 @@ class Alerts(unittest.TestCase):
         for path in (DASHBOARDS / "runbook.md", *DASHBOARDS.glob("*.json")):
             # Of a line for kubectl what it runs in a pod.
             text = re.sub(r"(?m)^kubectl ((?! -- ).)*", "", path.read_text())
-            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", text)
+            named = {flag for code in re.findall(r"`([^`]+)`", text)
+                     if not code.startswith("kubectl")
                      for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
             self.assertLessEqual(named, known, path.name)
+
+    def test_give_a_worker_the_time_to_load_that_its_probe_gives_it(self):
+        """It does not answer before, and is not ready."""
+        worker = yaml.safe_load((ROOT / "deploy/k8s/base/worker.yaml").read_text())
+        probe = worker["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        patience = probe["periodSeconds"] * probe["failureThreshold"]
+        waits = {r["alert"]: r.get("for", "0m") for r in rules("alerts.yml")}
+        self.assertGreater(60 * int(waits["RollcastTargetDown"].removesuffix("m")), patience)
+        self.assertGreaterEqual(60 * int(waits["RollcastFleetTooSmall"].removesuffix("m")), patience)
+        self.assertIn(f'statefulset="{worker["metadata"]["name"]}"',
+                      (DASHBOARDS / "alerts.yml").read_text())
 
     def test_say_how_long_workers_wait_for_a_scheduler(self):
         """What they do by default, and what they are told on Kubernetes."""
