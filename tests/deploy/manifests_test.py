@@ -14,18 +14,11 @@ from pathlib import Path
 import yaml
 
 import manifests
-from manifests import (CLUSTERS, RENDERED, ROOT, component, container_of, environment_of, named,
-                       of_kind, ports_of, render, workloads)
+from manifests import (CLUSTERS, MAY_REACH, RENDERED, ROOT, component, container_of,
+                       environment_of, named, of_kind, ports_of, render, workloads)
 
 BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
 FIELDS = {"status.podIP": "10.0.0.1", "metadata.name": "rollcast-worker-0"}
-# Who dials which port of whom, as deploy/SECURITY.md has it.
-MAY_REACH = {
-    ("scheduler", "controllers"): "controller", ("scheduler", "control"): "worker",
-    ("scheduler", "weights"): "worker", ("worker", "data"): "worker",
-    ("worker", "weights"): "worker", ("draft-server", "drafts"): "worker",
-}
-
 # A scheduler is ready when a worker is, and a worker when it is registered (README.md, "Probes").
 READY_BY_OTHERS = {"scheduler", "worker"}
 
