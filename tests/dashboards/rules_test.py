@@ -3,7 +3,9 @@
 # Method: promtool on the files and on the scenarios of alerts.test.yml; then who has a scenario and
 # a section, and who does not.
 
+import json
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -94,6 +96,19 @@ class Readme(unittest.TestCase):
             "rollcast-" + name: yaml.safe_load((DASHBOARDS / f"{name}.yml").read_text())
             for name in ("rules", "alerts")})
 
+    def test_makes_a_configmap_of_the_dashboards_that_may_be_made_again(self):
+        """By the README's own command, up to where it would be sent."""
+        if not shutil.which("kubectl"):
+            self.skipTest("kubectl is not installed")
+        text = (DASHBOARDS / "README.md").read_text().replace("\\\n", " ")
+        line = re.search(r"^kubectl -n monitoring create configmap .*", text, re.M)[0]
+        make, _, send = line.partition(" | ")
+        self.assertEqual(send, "kubectl apply --server-side -f -")
+        said = subprocess.run(["bash", "-ec", make], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(said.returncode, 0, said.stderr)
+        self.assertEqual({name: json.loads(file) for name, file
+                          in yaml.safe_load(said.stdout)["data"].items()}, dashboards())
+
 
 class Kubernetes(unittest.TestCase):
     def test_compacts_the_journal_that_the_scheduler_has(self):
@@ -112,6 +127,8 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(container["securityContext"], scheduler["securityContext"])
         self.assertIn(container["volumeMounts"][0], scheduler["volumeMounts"])
         self.assertIn("--target=" + scheduler["name"], text)
+        version = (ROOT / "VERSION").read_text().strip()
+        self.assertEqual(container["image"], f"rollcast:{version}")
         config = (ROOT / "deploy/k8s/base/kustomization.yaml").read_text()
         self.assertIn("ROLLCAST_JOURNAL=" + container["args"][-1], config)
         self.assertIn("--journal " + container["args"][-1], text)

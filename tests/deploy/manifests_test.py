@@ -309,6 +309,9 @@ class Manifests(unittest.TestCase):
             used = set(re.findall(r"rollcast_\w+", trigger["metadata"]["query"]))
             self.assertIn("rollcast_requests_waiting", used)
             self.assertEqual(used - known, set())
+            given = self.environment(worker, objects)
+            self.assertEqual(trigger["metadata"]["threshold"], given["ROLLCAST_MAX_BATCH"],
+                             "waiting responses of a worker: what one takes at once")
             self.assertIn(trigger["metadata"]["threshold"] + " * (max(kube_statefulset_replicas",
                           trigger["metadata"]["query"], "what holds the workers")
             held, = re.findall(r'kube_statefulset_replicas{namespace="(.*?)",statefulset="(.*?)"}',
