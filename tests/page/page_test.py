@@ -122,7 +122,8 @@ class Page(cluster.ClusterTest):
         up = self.cluster_at_work(workers=3, lost_after_ms=600_000)
         shot = os.environ.get("ROLLCAST_PAGE_SHOT")
         if shot:
-            wait_until(lambda: self.view(up)["responses"] > 2400, "half of the batch")
+            wait_until(lambda: self.view(up)["responses"] > 2400, "half of the batch",
+                       timeout=540)
         before = self.hold(up)
         if shot:  # another process, because --dump-dom and --screenshot exclude each other
             subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu",
