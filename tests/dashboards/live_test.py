@@ -3,9 +3,9 @@
 # Method: a scheduler with a journal, two workers that draft and a draft server; a batch whose
 # chunks move, a worker that is killed and started again meanwhile, new weights, scores. A real
 # Prometheus scrapes all of it, and every query of every panel must give numbers for that time; a
-# query that says 0 where there is nothing (`or vector(0)`) without that too, once there is something:
-# an alert that fires, a worker off the epoch. At the end the scheduler and a worker are killed, and
-# their alerts must be on their way.
+# query that says 0 where there is nothing (`or vector(0)`) without that too, once there is
+# something: an alert that fires, a worker off the epoch. At the end the scheduler and a worker are
+# killed, and their alerts must be on their way.
 
 import json
 import re

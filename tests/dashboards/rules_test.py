@@ -176,7 +176,8 @@ class Alerts(unittest.TestCase):
         patience = probe["periodSeconds"] * probe["failureThreshold"]
         waits = {r["alert"]: r.get("for", "0m") for r in rules("alerts.yml")}
         self.assertGreater(60 * int(waits["RollcastTargetDown"].removesuffix("m")), patience)
-        self.assertGreaterEqual(60 * int(waits["RollcastFleetTooSmall"].removesuffix("m")), patience)
+        ready = 60 * int(waits["RollcastFleetTooSmall"].removesuffix("m"))
+        self.assertGreaterEqual(ready, patience)
         self.assertIn(f'statefulset="{worker["metadata"]["name"]}"',
                       (DASHBOARDS / "alerts.yml").read_text())
 

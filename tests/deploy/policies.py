@@ -1,6 +1,6 @@
-# What a network plug-in makes of NetworkPolicies: the nft rules of one pod's network namespace. Only
-# what opens a TCP connection is judged; what belongs to one passes, as the kernel's state is known to
-# real plug-ins. Ingress only: the manifests have nothing else (manifests_test.py).
+# What a network plug-in makes of NetworkPolicies: the nft rules of one pod's network namespace.
+# Only what opens a TCP connection is judged; what belongs to one passes, as the kernel's state is
+# known to real plug-ins. Ingress only: the manifests have nothing else (manifests_test.py).
 
 from manifests import named, of_kind, ports_of
 

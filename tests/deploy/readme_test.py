@@ -1,7 +1,7 @@
 # Goal: what deploy/README.md tells a reader to type is true.
 # Method: its commands are read as words. Files, folders, objects, containers, secrets and options
-# that they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes; tests/docs runs
-# the commands in a shell.
+# that they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes; tests/docs
+# runs the commands in a shell.
 
 import os
 import re

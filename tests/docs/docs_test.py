@@ -1,11 +1,11 @@
 # Goal: what the documentation tells a reader to type works, as it stands there.
 # Method: the fenced blocks of the documents in `RUN` are put together in order and run by one shell
 # in a copy of the tree, in a network of its own, so that a block may start a cluster on the usual
-# ports for those behind it. Blocks marked `sh` are commands, those marked `python` programs;
-# `make` lines are run with -n. `text output` is what the block before it must print, line by line.
-# docker, kind and kubectl are stand-ins (TOOLS): what they are told is noted, and a cluster on this
-# machine is what is applied. Not run: `text`; nor `sh example` and `python fragment`, of which flags
-# and syntax are checked. Every flag of a rollcast command in any document must exist, and every link.
+# ports for those behind it. Blocks marked `sh` are commands, those marked `python` programs; `make`
+# lines are run with -n. `text output` is what the block before it must print, line by line. docker,
+# kind and kubectl are stand-ins (TOOLS): what they are told is noted, and a cluster on this machine
+# is what is applied. Not run: `text`; nor `sh example` and `python fragment`, of which flags and
+# syntax are checked. Every flag of a rollcast command in any document must exist, and every link.
 
 import ast
 import json
@@ -52,8 +52,8 @@ PYTHON = """#!/bin/sh
 exec /usr/bin/python3 "$@"
 """
 # What stands for programs that need an engine or a Kubernetes. `create secret` keeps the files,
-# which must be there; `apply -k` starts a cluster with those keys in the place of the last one; `exec`
-# runs what it is given.
+# which must be there; `apply -k` starts a cluster with those keys in the place of the last one;
+# `exec` runs what it is given.
 NOTED = '#!/bin/sh\necho "${0##*/} $*" >> "$HOME/noted"\n'
 KUBECTL = """#!/bin/bash
 set -eu
@@ -91,7 +91,7 @@ IS_READY = """#!/bin/bash
 # Waits until the scheduler of this network's usual ports has a worker that is ready.
 for _ in $(seq 300); do
   if exec 3<>/dev/tcp/127.0.0.1/7452; then
-    printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3
+    printf '%s\\r\\n' 'GET /readyz HTTP/1.1' 'Host: localhost' 'Connection: close' '' >&3
     IFS=' ' read -r -t 4 _ code _ <&3 && [ "$code" = 200 ] && exit 0
   fi 2>/dev/null
   sleep 0.2
@@ -290,8 +290,8 @@ class Docs(unittest.TestCase):
 
         def fit(device, context, profile):
             said = subprocess.run(
-                [BINARY, "plan", "--model", ROOT / "deploy" / "sizing" / "qwen3-8b", "--gpu", device,
-                 "--context", context, "--numerics", profile, "--json"],
+                [BINARY, "plan", "--model", ROOT / "deploy" / "sizing" / "qwen3-8b", "--gpu",
+                 device, "--context", context, "--numerics", profile, "--json"],
                 capture_output=True, text=True, timeout=60)
             return str(json.loads(said.stdout)["fit_full"]) if said.returncode == 0 else "none"
 
