@@ -25,10 +25,12 @@ BATCH_LIMIT_S = 100.0
 
 
 def held_by(pid):
-    """Resident memory in bytes, and open file descriptors."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    kilobytes = next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]
-    return int(kilobytes) * 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    """Resident memory in bytes, and open file descriptors. Huge pages do not count: only pools of a
+    fixed size ask for them (aligned_buffer), and a pool's page is there once it was used."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    kilobytes = {name: int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines)}
+    resident = kilobytes["Rss"] - kilobytes["AnonHugePages"]
+    return resident * 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def kinds_for(setup, options):
@@ -59,7 +61,7 @@ class Soak(Run):
                 pid = self.fleet.pid(name)
                 try:
                     held = held_by(pid)
-                except (OSError, StopIteration):
+                except (OSError, KeyError):
                     continue  # it ends just now
                 self.samples.setdefault((name, pid), []).append((self.now(), *held))
 
