@@ -1,6 +1,6 @@
 // Goal: requests that wait for the scheduler are bounded by connection, client and in all, in
-// number and in bytes, and an answer frees exactly what its request took. Method: requests taken on
-// and answered, against small bounds.
+// number and in bytes, and an answer frees exactly what its request took.
+// Method: requests taken on and answered, against small bounds.
 
 #include "actors/request_ledger.hpp"
 
