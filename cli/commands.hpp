@@ -89,6 +89,19 @@ struct bench_weights_options {
 /// Weight updates of a running cluster, on the model of `bench engine`, beside ZeroMQ alone.
 int run_bench_weights(const bench_weights_options& options);
 
+struct make_model_options {
+  std::string shape;         ///< One of `model_shapes`.
+  std::filesystem::path out; ///< A new directory, or an empty one.
+  std::uint64_t seed = 1;
+  std::string dtype = "bf16";
+  std::uint32_t layers = 0; ///< 0: as many as the shape has.
+  std::uint32_t shard_mib = 1024;
+  std::uint32_t threads = 0; ///< 0: all processors.
+};
+
+/// Writes a random-weight checkpoint of a real model's shape, with a tokenizer.
+int run_make_model(const make_model_options& options);
+
 /// Makes a CURVE key pair: `prefix`.secret and `prefix`.public.
 int run_keys_new(const std::filesystem::path& prefix);
 
