@@ -4,6 +4,7 @@
 #include "engine/backend/cuda_parts.hpp"
 #include "engine/backend/cuda_pass.hpp"
 #include "engine/base/check.hpp"
+#include "kernels/cuda/rows.hpp"
 #include "kernels/cuda/sampling.hpp"
 
 #include <algorithm>

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace rollcast {
@@ -31,16 +32,13 @@ inline constexpr int exit_device_failed = 5;
   ::_exit(exit_device_failed);
 }
 
-inline void must(const kernels::cuda::device_status& status) {
-  if (!status) [[unlikely]]
-    end_on_device_fault(status.error());
-}
-
+/// Returns what the device made, or ends the process.
 template <class T>
 T must(kernels::cuda::device_result<T>&& got) {
   if (!got) [[unlikely]]
     end_on_device_fault(got.error());
-  return std::move(*got);
+  if constexpr (!std::is_void_v<T>)
+    return std::move(*got);
 }
 
 } // namespace rollcast
