@@ -25,6 +25,7 @@ struct key_source {
 /// exchanged so that the eight rows of an ldmatrix fall on different banks.
 template <int HeadDim>
 struct key_tiles {
+  static constexpr unsigned group_keys = kv_group;
   static constexpr int groups = key_tile / kv_group;
   static constexpr int group_bytes = kv_group * HeadDim * 2; ///< Of K, and of V.
   static constexpr int k_bytes = groups * group_bytes;
@@ -64,7 +65,7 @@ struct key_tiles {
         keys.data + (physical * keys.kv_heads + keys.kv_head) * 2 * group_bytes;
       for (unsigned i = simt::thread_x(); i < 2 * chunks; i += simt::block_threads()) {
         const unsigned at = i % chunks;
-        const unsigned key = group * kv_group + at / (HeadDim / 8);
+        const unsigned key = group * group_keys + at / (HeadDim / 8);
         const bool is_k = i < chunks;
         unsigned char* const place = is_k ? to + k_chunk(group, at / 2, at % 2)
                                           : to + k_bytes + v_chunk(key, at % (HeadDim / 8));
@@ -239,7 +240,8 @@ private:
                                   simt::to_bf16x2(p[2 * group + 1][0], p[2 * group + 1][1]),
                                   simt::to_bf16x2(p[2 * group + 1][2], p[2 * group + 1][3])};
       simt::mma_bf16(l, a, ones);
-      const unsigned key = static_cast<unsigned>(group) * kv_group + lane / 8 % 2 * 8 + lane % 8;
+      const unsigned key =
+        static_cast<unsigned>(group) * key_tiles<HeadDim>::group_keys + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
       for (int j = 0; j < HeadDim / 8; j += 2) {
         std::uint32_t b[4];
