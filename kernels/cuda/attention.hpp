@@ -14,6 +14,9 @@ namespace rollcast::kernels::cuda {
 /// Keys of one split, cut at absolute positions 0, 512, 1024, ...: part of the numerics.
 inline constexpr std::size_t attention_split = 512;
 
+/// Rows of one item: positions times heads of a kv head.
+inline constexpr std::size_t attention_tile_rows = 64;
+
 /// A share of the work: some rows of one sequence over some splits of its keys, for every kv head.
 /// One of `rows` 0 is neutral.
 struct attention_item {

@@ -18,6 +18,15 @@ enum class gemm_epilogue : std::uint8_t {
 
 enum class gemm_output : std::uint8_t { f32, bf16 };
 
+/// Which code runs: for tests and benchmarks. All give the same bits.
+enum class gemm_variant : std::uint8_t {
+  automatic,
+  rows_16, ///< 16 x 64 tiles, one block a leaf.
+  rows_32, ///< 32 x 64 tiles, one block a leaf.
+  rows_64, ///< 64 x 64 tiles, one block a leaf.
+  tiles,   ///< 128 x 128 tiles, each block walks all leaves.
+};
+
 /// y[m, n] = sum_k x[m, k] * w[n, k]  (+ bias[n])  (+ residual[m, n])
 ///
 /// Shapes: `x` is [rows, k] bf16; `w` is [n, k] bf16, row-major without gaps, as a checkpoint has
@@ -47,6 +56,7 @@ struct gemm_args {
   gemm_output output = gemm_output::f32;
   gemm_epilogue epilogue = gemm_epilogue::store;
   std::byte* workspace = nullptr; ///< `gemm_workspace_bytes` long; see there.
+  gemm_variant variant = gemm_variant::automatic;
 };
 
 /// Leaves of a product; from the shape of the weights alone, so that bits do not depend on rows.
@@ -58,8 +68,8 @@ std::uint32_t gemm_leaves(std::size_t n, std::size_t k) noexcept;
 std::size_t gemm_workspace_bytes(std::size_t rows_max, std::size_t n, std::size_t k) noexcept;
 
 /// Queues the product. Fails if a shape or an alignment is not as above, or the launch fails.
-/// Cost:  up to 64 rows it streams the weights once, one block a leaf and 64 columns; above, tiles
-///        of 128 x 128 walk all leaves.
+/// Cost:  up to 256 rows it streams the weights, one block a leaf and 64 columns; above, tiles of
+///        128 x 128 walk all leaves.
 device_status gemm(const gemm_args& args, stream_handle stream);
 
 } // namespace rollcast::kernels::cuda

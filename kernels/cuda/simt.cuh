@@ -21,6 +21,7 @@
 //   load_16(p) store_16(p, v)               16 aligned bytes
 //   atomic_add(p, v)                        u32 and u64, global or shared; returns what was there
 //   fence()                                 __threadfence
+//   load_fresh(p)                           what another block has written before its fence
 //
 // A warp operation is called by all 32 lanes, a barrier by every thread of the block: the emulator
 // stops a kernel that breaks this, and a kernel that reads what a missing wait or barrier has not

@@ -11,7 +11,6 @@
 
 #define ROLLCAST_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define ROLLCAST_DEVICE __device__ __forceinline__
-#define ROLLCAST_UNROLL _Pragma("unroll")
 
 namespace rollcast::kernels::cuda::simt {
 
@@ -77,6 +76,9 @@ ROLLCAST_DEVICE std::uint64_t atomic_add(std::uint64_t* p, std::uint64_t value) 
 }
 ROLLCAST_DEVICE void fence() {
   __threadfence();
+}
+ROLLCAST_DEVICE float load_fresh(const float* p) {
+  return __ldcg(p);
 }
 
 // -- numbers ------------------------------------------------------------------

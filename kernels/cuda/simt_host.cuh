@@ -13,7 +13,6 @@
 
 #define ROLLCAST_KERNEL(threads, blocks) void
 #define ROLLCAST_DEVICE inline
-#define ROLLCAST_UNROLL
 
 namespace rollcast::kernels::cuda::simt {
 
@@ -137,6 +136,9 @@ T atomic_add(T* p, T value) {
   return before;
 }
 inline void fence() {}
+inline float load_fresh(const float* p) {
+  return *p;
+}
 
 // -- numbers ------------------------------------------------------------------
 
