@@ -65,23 +65,6 @@ std::uint32_t logit_rows_of(const device_options& options) {
   return std::min(options.max_batch + drafted, rows_of(options));
 }
 
-/// The number in "cuda:N"; nothing for "cpu". Fails for anything else.
-result<std::optional<std::uint32_t>> gpu_of(const std::string& device) {
-  if (device == "cpu")
-    return std::optional<std::uint32_t>{};
-  if (device == "cuda")
-    return std::optional<std::uint32_t>{0};
-  constexpr std::string_view prefix = "cuda:";
-  std::uint32_t number = 0;
-  const char* const end = device.data() + device.size();
-  if (device.starts_with(prefix)) {
-    const auto read = std::from_chars(device.data() + prefix.size(), end, number);
-    if (read.ec == std::errc{} && read.ptr == end)
-      return std::optional{number};
-  }
-  return fail(errc::bad_config, "unknown device '" + device + "': give cpu, or cuda:N for GPU N");
-}
-
 result<std::unique_ptr<backend>> open_gpu(const device_options& options, std::uint32_t gpu,
                                           const numerics_profile& profile,
                                           const model_config& config, const checkpoint& source) {
@@ -98,6 +81,22 @@ result<std::unique_ptr<backend>> open_gpu(const device_options& options, std::ui
 }
 
 } // namespace
+
+result<std::optional<std::uint32_t>> gpu_of(const std::string& device) {
+  if (device == "cpu")
+    return std::optional<std::uint32_t>{};
+  if (device == "cuda")
+    return std::optional<std::uint32_t>{0};
+  constexpr std::string_view prefix = "cuda:";
+  std::uint32_t number = 0;
+  const char* const end = device.data() + device.size();
+  if (device.starts_with(prefix)) {
+    const auto read = std::from_chars(device.data() + prefix.size(), end, number);
+    if (read.ec == std::errc{} && read.ptr == end)
+      return std::optional{number};
+  }
+  return fail(errc::bad_config, "unknown device '" + device + "': give cpu, or cuda:N for GPU N");
+}
 
 result<numerics_profile> profile_of(const device_options& options) {
   const auto gpu = gpu_of(options.device);

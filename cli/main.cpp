@@ -394,7 +394,9 @@ void add_bench(CLI::App& root, command& chosen) {
   auto options = std::make_shared<bench_engine_options>();
   add_config(*app);
   add(*app, "--threads", options->threads, "0: all processors");
-  add(*app, "--numerics", options->profile, "one profile; empty: both");
+  add(*app, "--numerics", options->profile, "one profile; empty: all of the device");
+  add(*app, "--device", options->device, "cpu, or cuda:N for GPU N of this machine");
+  add(*app, "--model", options->model, "checkpoint directory; empty: one is made");
   add(*app, "--instruction-set", options->instruction_set, "empty: the best there is");
   add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
   add(*app, "--out", options->out, "file; empty: stdout");

@@ -26,7 +26,7 @@ struct proposal {
 };
 
 template <class T>
-bool find(void* library, const char* name, T& call) {
+bool look_up(void* library, const char* name, T& call) {
   call = reinterpret_cast<T>(::dlsym(library, name));
   return call != nullptr;
 }
@@ -48,21 +48,21 @@ struct cublaslt::calls {
   int (*preference_destroy)(void*) = nullptr;
   int (*propose)(void*, void*, void*, void*, void*, void*, void*, int, proposal*, int*) = nullptr;
   int (*matmul)(void*, void*, const void*, const void*, void*, const void*, void*, const void*,
-                const void*, void*, void*, void*, const void*, void*, std::size_t,
-                void*) = nullptr;
+                const void*, void*, void*, void*, const void*, void*, std::size_t, void*) = nullptr;
 
   bool load() {
-    return find(library, "cublasLtCreate", create) && find(library, "cublasLtDestroy", destroy)
-           && find(library, "cublasLtMatmulDescCreate", desc_create)
-           && find(library, "cublasLtMatmulDescSetAttribute", desc_set)
-           && find(library, "cublasLtMatmulDescDestroy", desc_destroy)
-           && find(library, "cublasLtMatrixLayoutCreate", layout_create)
-           && find(library, "cublasLtMatrixLayoutDestroy", layout_destroy)
-           && find(library, "cublasLtMatmulPreferenceCreate", preference_create)
-           && find(library, "cublasLtMatmulPreferenceSetAttribute", preference_set)
-           && find(library, "cublasLtMatmulPreferenceDestroy", preference_destroy)
-           && find(library, "cublasLtMatmulAlgoGetHeuristic", propose)
-           && find(library, "cublasLtMatmul", matmul);
+    return look_up(library, "cublasLtCreate", create)
+           && look_up(library, "cublasLtDestroy", destroy)
+           && look_up(library, "cublasLtMatmulDescCreate", desc_create)
+           && look_up(library, "cublasLtMatmulDescSetAttribute", desc_set)
+           && look_up(library, "cublasLtMatmulDescDestroy", desc_destroy)
+           && look_up(library, "cublasLtMatrixLayoutCreate", layout_create)
+           && look_up(library, "cublasLtMatrixLayoutDestroy", layout_destroy)
+           && look_up(library, "cublasLtMatmulPreferenceCreate", preference_create)
+           && look_up(library, "cublasLtMatmulPreferenceSetAttribute", preference_set)
+           && look_up(library, "cublasLtMatmulPreferenceDestroy", preference_destroy)
+           && look_up(library, "cublasLtMatmulAlgoGetHeuristic", propose)
+           && look_up(library, "cublasLtMatmul", matmul);
   }
 };
 

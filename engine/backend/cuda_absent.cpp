@@ -1,4 +1,5 @@
 #include "engine/backend/cuda_backend.hpp"
+#include "engine/backend/cuda_rates.hpp"
 
 /// The GPU of a build without CUDA: there is none, and it says so.
 namespace rollcast {
@@ -13,6 +14,15 @@ result<std::unique_ptr<backend>> make_cuda_backend(const model_config&, const te
                                                    const cuda_backend_options&,
                                                    const prepare_options&) {
   return fail(find_gpu(0));
+}
+
+result<gpu_rates> measure_gpu(std::uint32_t device) {
+  return fail(find_gpu(device));
+}
+
+result<std::vector<product_times>> measure_products(std::uint32_t device, const model_config&,
+                                                    std::span<const std::uint32_t>) {
+  return fail(find_gpu(device));
 }
 
 } // namespace rollcast
