@@ -57,8 +57,9 @@ struct fiber::context {
   void enter() { rollcast_fiber_switch(&caller, stack_pointer); }
   void leave() { rollcast_fiber_switch(&stack_pointer, caller); }
   void make() {
-    // From the top: a slot that keeps the alignment of a call, the entry, six registers.
-    auto** top = reinterpret_cast<void**>(stack + stack_bytes) - 2;
+    // From the top: where a caller's address would be, the entry, six registers. The entry then
+    // finds the stack aligned as a call leaves it.
+    auto** top = reinterpret_cast<void**>(stack + stack_bytes) - 1;
     *top = nullptr;
     *--top = reinterpret_cast<void*>(&entry);
     for (int i = 0; i < 6; ++i)
