@@ -17,7 +17,7 @@
 namespace rollcast::test {
 namespace {
 
-class emulated_rollout : public ::testing::TestWithParam<architecture> {
+class cuda_rollout : public ::testing::TestWithParam<architecture> {
 protected:
   struct way {
     std::string name;
@@ -59,7 +59,7 @@ protected:
   way plain{"plain", with_graphs(small_options(), 0), {1, 48, 0}};
 };
 
-TEST_P(emulated_rollout, has_the_same_bits_however_it_is_scheduled) {
+TEST_P(cuda_rollout, has_the_same_bits_however_it_is_scheduled) {
   const auto expected = run(plain);
   std::size_t tokens = 0;
   for (const auto& [id, response] : expected)
@@ -80,7 +80,7 @@ TEST_P(emulated_rollout, has_the_same_bits_however_it_is_scheduled) {
     expected);
 }
 
-TEST_P(emulated_rollout, has_the_same_bits_with_drafts) {
+TEST_P(cuda_rollout, has_the_same_bits_with_drafts) {
   const auto expected = run(plain);
   for (const auto how : {knowing_options{30, 4, 0}, knowing_options{30, 8, 40}}) {
     auto by = std::make_shared<knowing_drafter>(expected, how);
@@ -90,7 +90,7 @@ TEST_P(emulated_rollout, has_the_same_bits_with_drafts) {
   }
 }
 
-TEST_P(emulated_rollout, is_scored_with_its_own_bits) {
+TEST_P(cuda_rollout, is_scored_with_its_own_bits) {
   const auto done = run(plain);
   engine scorer{model.cuda(poisoned(small_options(64, 32, 19))), {7, 19, 0}};
   std::vector<float> logprobs;
@@ -106,7 +106,7 @@ TEST_P(emulated_rollout, is_scored_with_its_own_bits) {
   }
 }
 
-TEST_P(emulated_rollout, says_what_the_cpu_says_but_for_rounding) {
+TEST_P(cuda_rollout, says_what_the_cpu_says_but_for_rounding) {
   std::vector<token_id> tokens;
   prng random{3};
   for (int i = 0; i < 40; ++i)
@@ -128,7 +128,7 @@ TEST_P(emulated_rollout, says_what_the_cpu_says_but_for_rounding) {
   EXPECT_GT(spread, 0.5) << "the comparison tells nothing";
 }
 
-INSTANTIATE_TEST_SUITE_P(families, emulated_rollout,
+INSTANTIATE_TEST_SUITE_P(families, cuda_rollout,
                          ::testing::Values(architecture::qwen3, architecture::qwen2,
                                            architecture::llama),
                          [](const auto& family) { return std::string{to_string(family.param)}; });
