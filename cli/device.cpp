@@ -106,7 +106,7 @@ result<numerics_profile> profile_of(const device_options& options) {
   if (options.numerics.empty())
     return find_profile(on_gpu ? cuda_profile : default_profile);
   auto profile = find_profile(options.numerics);
-  if (profile && (profile->name == cuda_profile) != on_gpu)
+  if (profile && profile->gpu != on_gpu)
     return fail(errc::unsupported_numerics,
                 "numerics profile " + std::string{profile->name} + " is not of device "
                   + options.device + ": "

@@ -302,11 +302,19 @@ result<std::unique_ptr<backend>> make_cuda_backend(const model_config& config,
                                                    const numerics_profile& profile,
                                                    const cuda_backend_options& options,
                                                    const prepare_options& prepare) {
-  ROLLCAST_CHECK(profile.name == cuda_profile);
+  if (!profile.gpu)
+    return fail(errc::unsupported_numerics, "numerics profile " + std::string{profile.name}
+                                              + " is not a GPU's: take "
+                                              + std::string{cuda_profile});
   auto parts = make_cuda_parts(config, tensors, options, prepare);
   if (!parts)
     return fail(parts);
-  return std::make_unique<cuda_backend>(config, profile, options, std::move(*parts));
+  const auto info = gpu::describe_device(options.device);
+  if (!info)
+    return device_failed(info, "asking what GPU " + std::to_string(options.device) + " is");
+  numerics_profile own = profile; // two architectures may differ in the last bit of a product
+  own.architecture = info->architecture;
+  return std::make_unique<cuda_backend>(config, own, options, std::move(*parts));
 }
 
 } // namespace rollcast
