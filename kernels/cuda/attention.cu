@@ -1,5 +1,6 @@
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/kv.hpp"
 #include "kernels/cuda/launch.cuh"
 
 #include <algorithm>
@@ -8,7 +9,9 @@ namespace rollcast::kernels::cuda {
 namespace {
 
 constexpr unsigned attention_threads = attention_warps * 32;
-constexpr unsigned blocks_max = 1024;
+/// Blocks that share the items, over all kv heads: a few for each multiprocessor, because a block
+/// without an item costs its start too.
+constexpr std::size_t blocks_max = 1024;
 
 /// Where the rows of one item are, for one kv head.
 struct item_rows {
@@ -197,13 +200,14 @@ device_status attend(const attention_args& args, stream_handle stream) {
   const auto& kv = args.kv;
   const bool fits = kv.kv_heads != 0 && args.heads % kv.kv_heads == 0
                     && args.heads / kv.kv_heads <= attention_tile_rows;
-  if (!fits || (kv.head_dim != 64 && kv.head_dim != 128) || kv.type != dtype::bf16
+  if (!fits || (kv.head_dim != 64 && kv.head_dim != 128) || !has_plain_tiles(kv)
       || args.q_stride % 8 != 0 || kv.block_tokens % kv_group != 0)
     return refused("attention of " + std::to_string(args.heads) + " heads over "
                    + std::to_string(kv.kv_heads) + " kv heads of " + std::to_string(kv.head_dim)
                    + ": head_dim must be 64 or 128, in a bf16 cache, heads a multiple of kv heads, "
                      "64 times them at most");
-  const auto blocks = static_cast<unsigned>(std::min<std::size_t>(args.items_max, blocks_max));
+  const auto blocks = static_cast<unsigned>(
+    std::min(args.items_max, std::max<std::size_t>(1, blocks_max / kv.kv_heads)));
   const bool small = kv.head_dim == 64;
   const launch_shape shape{{blocks, static_cast<unsigned>(kv.kv_heads), 1},
                            attention_threads,
