@@ -7,8 +7,6 @@
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  if (testing::GTEST_FLAG(list_tests))
-    return RUN_ALL_TESTS();
   const auto count = rollcast::kernels::cuda::device_count();
   if (!count) {
     std::printf("no GPU can be asked: %s\n", count.error().what.c_str());
