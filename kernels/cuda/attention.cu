@@ -40,6 +40,7 @@ ROLLCAST_DEVICE float* partial_at(const attention_args& args, const attention_it
 template <int HeadDim, class Way>
 ROLLCAST_DEVICE void write_rows(const attention_args& args, const item_rows& rows,
                                 const softmax_rows<Way::columns>& done) {
+#pragma unroll
   for (unsigned half = 0; half < 2; ++half) {
     const unsigned row = Way::first_row() + simt::lane() / 4 + 8 * half;
     if (row >= rows.count)
@@ -58,6 +59,7 @@ ROLLCAST_DEVICE void write_rows(const attention_args& args, const item_rows& row
 template <int HeadDim, class Way>
 ROLLCAST_DEVICE void write_partials(const attention_args& args, const attention_item& item,
                                     const item_rows& rows, const softmax_rows<Way::columns>& done) {
+#pragma unroll
   for (unsigned half = 0; half < 2; ++half) {
     const unsigned row = Way::first_row() + simt::lane() / 4 + 8 * half;
     if (row >= rows.count)
@@ -120,6 +122,7 @@ ROLLCAST_DEVICE void do_item(const attention_args& args, const attention_item& i
   const key_source keys{args.kv.data,     rows.sequence->blocks, args.kv.block_tokens,
                         args.kv.kv_heads, rows.kv_head,          rows.position + item.rows};
   query_rows<HeadDim> query;
+#pragma unroll
   for (unsigned half = 0; half < 2; ++half) {
     const unsigned row = warp_row + simt::lane() / 4 + 8 * half;
     query.load(half, row < rows.count ? args.q + query_offset(rows, args.q_stride, HeadDim, row)
