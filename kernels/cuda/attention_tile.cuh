@@ -1,6 +1,7 @@
 #pragma once
 
-// One warp's part of attention: 16 query rows against tiles of 64 keys. Pieces of attention.cu.
+// One warp's part of attention: 16 query rows against tiles of 64 keys, in groups of 16. Pieces of
+// attention.cu. An element i of a 16 x 8 fragment belongs to the lane's row i / 2 of two.
 
 #include "kernels/attention.hpp"
 #include "kernels/cuda/numerics.cuh"
@@ -119,13 +120,76 @@ struct merge_scale {
   }
 };
 
-/// Running maximum, sum and weighted values of 16 rows. Element i of a fragment belongs to the
-/// lane's row i / 2. The sum is a column of the matrix product with ones.
-template <int HeadDim>
+/// Scores, and then weights, of 16 keys: two fragments of eight columns.
+struct group_scores {
+  float s[2][4];
+
+  /// s = q * k, the chain over d ascending from +0.
+  template <int HeadDim>
+  ROLLCAST_DEVICE void multiply(const query_rows<HeadDim>& query, const key_tiles<HeadDim>& tile,
+                                unsigned group) {
+    const unsigned lane = simt::lane();
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      s[0][i] = s[1][i] = 0.0f;
+#pragma unroll
+    for (int step = 0; step < HeadDim / 16; ++step) {
+      const unsigned d = static_cast<unsigned>(step) * 16 + lane / 8 % 2 * 8 + lane % 8;
+      std::uint32_t b[4];
+      simt::load_matrix_x4_trans(b, tile.k + key_tiles<HeadDim>::k_chunk(group, d, lane / 16));
+      const std::uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+      simt::mma_bf16(s[0], query.a[step], low);
+      simt::mma_bf16(s[1], query.a[step], high);
+    }
+  }
+
+  /// Scales, hides keys behind the row's position, and raises the rows' maxima. `first` is the
+  /// position of the group's first key.
+  template <int HeadDim>
+  ROLLCAST_DEVICE void mask(const query_rows<HeadDim>& query, std::size_t first, float scale,
+                            float (&top)[2]) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::size_t key = first + static_cast<unsigned>(j * 8 + i % 2) + simt::lane() % 4 * 2;
+        // Behind the row's own position anything may lie: it is replaced, not multiplied.
+        s[j][i] = key <= query.last_key[i / 2] ? s[j][i] * scale : minus_infinity;
+        top[i / 2] = s[j][i] > top[i / 2] ? s[j][i] : top[i / 2];
+      }
+  }
+
+  /// Weights, rounded, as the left matrix of the product with the values: a score's place in the
+  /// one fragment is its place in the other.
+  ROLLCAST_DEVICE void make_weights(const float (&shift)[2], std::uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float(&pair)[4] = s[i / 2];
+      const int at = i % 2 * 2;
+      a[i] =
+        simt::to_bf16x2(exp_f32(pair[at] - shift[i % 2]), exp_f32(pair[at + 1] - shift[i % 2]));
+    }
+  }
+};
+
+/// Maxima of both rows over the four lanes that share them.
+ROLLCAST_DEVICE void share_maxima(float (&top)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (unsigned mask = 1; mask <= 2; mask *= 2) {
+      const float other = simt::shuffle_xor(top[half], mask);
+      top[half] = other > top[half] ? other : top[half];
+    }
+}
+
+/// Running maximum, sum and weighted values of 16 rows, of `Columns` columns of the values. The sum
+/// is one more column of the product: of ones.
+template <int Columns>
 struct softmax_rows {
   float m[2];
   float l[4];
-  float o[HeadDim / 8][4];
+  float o[Columns / 8][4];
 
   ROLLCAST_DEVICE void clear() {
     m[0] = m[1] = minus_infinity;
@@ -133,7 +197,7 @@ struct softmax_rows {
     for (int i = 0; i < 4; ++i)
       l[i] = 0.0f;
 #pragma unroll
-    for (int j = 0; j < HeadDim / 8; ++j)
+    for (int j = 0; j < Columns / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         o[j][i] = 0.0f;
@@ -150,107 +214,134 @@ struct softmax_rows {
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
         l[i] = scale.merge(l[i], split.l[i]);
 #pragma unroll
-        for (int j = 0; j < HeadDim / 8; ++j)
+        for (int j = 0; j < Columns / 8; ++j)
           o[j][i] = scale.merge(o[j][i], split.o[j][i]);
       }
     }
   }
 
-  /// One tile of keys, whose first has position `first`.
-  ROLLCAST_DEVICE void add_tile(const query_rows<HeadDim>& query, std::size_t first, float scale,
-                                const key_tiles<HeadDim>& tile) {
-    float s[key_tile / 8][4];
-    make_scores(query, tile, s);
-    rescale(query, first, scale, s);
-    add_values(tile, s);
-  }
-
-private:
-  ROLLCAST_DEVICE static void make_scores(const query_rows<HeadDim>& query,
-                                          const key_tiles<HeadDim>& tile,
-                                          float (&s)[key_tile / 8][4]) {
-    const unsigned lane = simt::lane();
-#pragma unroll
-    for (int group = 0; group < key_tiles<HeadDim>::groups; ++group) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        s[2 * group][i] = s[2 * group + 1][i] = 0.0f;
-#pragma unroll
-      for (int step = 0; step < HeadDim / 16; ++step) {
-        const unsigned d = static_cast<unsigned>(step) * 16 + lane / 8 % 2 * 8 + lane % 8;
-        std::uint32_t b[4];
-        simt::load_matrix_x4_trans(
-          b, tile.k + key_tiles<HeadDim>::k_chunk(static_cast<unsigned>(group), d, lane / 16));
-        const std::uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-        simt::mma_bf16(s[2 * group], query.a[step], low);
-        simt::mma_bf16(s[2 * group + 1], query.a[step], high);
-      }
-    }
-  }
-
-  /// Turns scores into weights, and scales what came before.
-  ROLLCAST_DEVICE void rescale(const query_rows<HeadDim>& query, std::size_t first, float scale,
-                               float (&s)[key_tile / 8][4]) {
-    float top[2] = {m[0], m[1]};
-#pragma unroll
-    for (int j = 0; j < static_cast<int>(key_tile / 8); ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const std::size_t key = first + static_cast<unsigned>(j * 8 + i % 2) + simt::lane() % 4 * 2;
-        // Behind the row's own position anything may lie: it is replaced, not multiplied.
-        s[j][i] = key <= query.last_key[i / 2] ? s[j][i] * scale : minus_infinity;
-        top[i / 2] = s[j][i] > top[i / 2] ? s[j][i] : top[i / 2];
-      }
-    float alpha[2], shift[2];
+  /// Takes the maxima of one more tile, and scales what came before.
+  /// @param shift gets what to subtract from the tile's scores.
+  ROLLCAST_DEVICE void raise(const float (&top)[2], float (&shift)[2]) {
+    float alpha[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (unsigned mask = 1; mask <= 2; mask *= 2) {
-        const float other = simt::shuffle_xor(top[half], mask);
-        top[half] = other > top[half] ? other : top[half];
-      }
       // A row that has seen no key yet of this split has no maximum to subtract.
       shift[half] = top[half] == minus_infinity ? 0.0f : top[half];
       alpha[half] = exp_f32(m[half] - shift[half]);
       m[half] = top[half];
     }
 #pragma unroll
-    for (int j = 0; j < static_cast<int>(key_tile / 8); ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        s[j][i] = exp_f32(s[j][i] - shift[i / 2]);
-#pragma unroll
     for (int i = 0; i < 4; ++i) {
       l[i] = l[i] * alpha[i / 2];
 #pragma unroll
-      for (int j = 0; j < HeadDim / 8; ++j)
+      for (int j = 0; j < Columns / 8; ++j)
         o[j][i] = o[j][i] * alpha[i / 2];
     }
   }
 
-  ROLLCAST_DEVICE void add_values(const key_tiles<HeadDim>& tile,
-                                  const float (&p)[key_tile / 8][4]) {
+  /// Adds the values of one group, times their weights; the columns begin at `first`.
+  template <int HeadDim>
+  ROLLCAST_DEVICE void add_values(const key_tiles<HeadDim>& tile, unsigned group,
+                                  const std::uint32_t (&a)[4], unsigned first) {
     constexpr std::uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
     const unsigned lane = simt::lane();
+    simt::mma_bf16(l, a, ones);
+    const unsigned key = group * key_tiles<HeadDim>::group_keys + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
-    for (int group = 0; group < key_tiles<HeadDim>::groups; ++group) {
-      // The scores of 16 keys lie in registers as the left matrix of the next product wants them.
-      const std::uint32_t a[4] = {simt::to_bf16x2(p[2 * group][0], p[2 * group][1]),
-                                  simt::to_bf16x2(p[2 * group][2], p[2 * group][3]),
-                                  simt::to_bf16x2(p[2 * group + 1][0], p[2 * group + 1][1]),
-                                  simt::to_bf16x2(p[2 * group + 1][2], p[2 * group + 1][3])};
-      simt::mma_bf16(l, a, ones);
-      const unsigned key =
-        static_cast<unsigned>(group) * key_tiles<HeadDim>::group_keys + lane / 8 % 2 * 8 + lane % 8;
+    for (int j = 0; j < Columns / 8; j += 2) {
+      std::uint32_t b[4];
+      simt::load_matrix_x4_trans(
+        b, tile.v
+             + key_tiles<HeadDim>::v_chunk(key, first / 8 + static_cast<unsigned>(j) + lane / 16));
+      const std::uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+      simt::mma_bf16(o[j], a, low);
+      simt::mma_bf16(o[j + 1], a, high);
+    }
+  }
+};
+
+// -- one tile, in two ways ----------------------------------------------------
+
+inline constexpr unsigned attention_warps = 4;
+
+/// Every warp has 16 rows of its own, and all keys and columns.
+template <int HeadDim>
+struct rows_apart {
+  static constexpr int columns = HeadDim;
+  static constexpr std::size_t shared_bytes = 0;
+
+  ROLLCAST_DEVICE static unsigned first_row() { return simt::warp() * 16; }
+  ROLLCAST_DEVICE static unsigned first_column() { return 0; }
+
+  ROLLCAST_DEVICE static void add_tile(softmax_rows<columns>& rows,
+                                       const query_rows<HeadDim>& query, std::size_t first,
+                                       float scale, const key_tiles<HeadDim>& tile) {
+    group_scores scores[key_tiles<HeadDim>::groups];
+    float top[2] = {rows.m[0], rows.m[1]}, shift[2];
 #pragma unroll
-      for (int j = 0; j < HeadDim / 8; j += 2) {
-        std::uint32_t b[4];
-        simt::load_matrix_x4_trans(
-          b, tile.v + key_tiles<HeadDim>::v_chunk(key, static_cast<unsigned>(j) + lane / 16));
-        const std::uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-        simt::mma_bf16(o[j], a, low);
-        simt::mma_bf16(o[j + 1], a, high);
+    for (unsigned group = 0; group < key_tiles<HeadDim>::groups; ++group) {
+      scores[group].multiply(query, tile, group);
+      scores[group].mask(query, first + group * kv_group, scale, top);
+    }
+    share_maxima(top);
+    rows.raise(top, shift);
+#pragma unroll
+    for (unsigned group = 0; group < key_tiles<HeadDim>::groups; ++group) {
+      std::uint32_t a[4];
+      scores[group].make_weights(shift, a);
+      rows.add_values(tile, group, a, 0);
+    }
+  }
+};
+
+/// All four warps have the same 16 rows: each the scores of one group of keys, then a quarter of
+/// the columns. For decode, whose rows are few; the chain of every element is that of `rows_apart`.
+template <int HeadDim>
+struct rows_together {
+  static_assert(key_tiles<HeadDim>::groups == attention_warps);
+  static constexpr int columns = HeadDim / attention_warps;
+  /// Maxima of each warp's 16 rows, and weights as each lane has them.
+  static constexpr std::size_t maxima_bytes = attention_warps * 16 * sizeof(float);
+  static constexpr std::size_t shared_bytes = maxima_bytes + attention_warps * 32 * 16;
+
+  ROLLCAST_DEVICE static unsigned first_row() { return 0; }
+  ROLLCAST_DEVICE static unsigned first_column() { return simt::warp() * columns; }
+
+  ROLLCAST_DEVICE static void add_tile(softmax_rows<columns>& rows,
+                                       const query_rows<HeadDim>& query, std::size_t first,
+                                       float scale, const key_tiles<HeadDim>& tile) {
+    unsigned char* const shared = simt::shared_memory() + key_tiles<HeadDim>::shared_bytes;
+    auto* const maxima = reinterpret_cast<float*>(shared);
+    unsigned char* const weights = shared + maxima_bytes;
+    const unsigned warp = simt::warp(), lane = simt::lane();
+    group_scores scores;
+    float top[2] = {rows.m[0], rows.m[1]}, shift[2];
+    scores.multiply(query, tile, warp);
+    scores.mask(query, first + warp * kv_group, scale, top);
+    share_maxima(top);
+    if (lane % 4 == 0) {
+      maxima[warp * 16 + lane / 4] = top[0];
+      maxima[warp * 16 + lane / 4 + 8] = top[1];
+    }
+    simt::sync_block();
+#pragma unroll
+    for (unsigned other = 0; other < attention_warps; ++other)
+#pragma unroll
+      for (unsigned half = 0; half < 2; ++half) {
+        const float maximum = maxima[other * 16 + lane / 4 + 8 * half];
+        top[half] = maximum > top[half] ? maximum : top[half];
       }
+    rows.raise(top, shift);
+    std::uint32_t a[4];
+    scores.make_weights(shift, a);
+    simt::store_16(weights + (warp * 32 + lane) * 16, {{a[0], a[1], a[2], a[3]}});
+    simt::sync_block();
+#pragma unroll
+    for (unsigned group = 0; group < key_tiles<HeadDim>::groups; ++group) {
+      const simt::vector_16 all = simt::load_16(weights + (group * 32 + lane) * 16);
+      const std::uint32_t from[4] = {all.word[0], all.word[1], all.word[2], all.word[3]};
+      rows.add_values(tile, group, from, first_column());
     }
   }
 };

@@ -93,8 +93,8 @@ device_status copy_image(const kv_cache& cache, const std::uint32_t* blocks, std
 
 device_status copy_kv(const kv_layout& kv, const kv_slots* copies, const std::uint32_t* count,
                       stream_handle stream) {
-  if (kv.type != dtype::bf16)
-    return refused("copy_kv: the cache must be bf16");
+  if (!has_plain_tiles(kv))
+    return refused("copy_kv: the cache must have bf16 keys and values of one width");
   const slots_work work{reinterpret_cast<std::uint16_t*>(kv.data), kv.block_tokens, kv.kv_heads,
                         static_cast<unsigned>(kv.head_dim),        copies,          count};
   const launch_shape shape{{static_cast<unsigned>(kv.kv_heads), 1, 1}, copy_threads, 0};

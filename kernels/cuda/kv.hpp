@@ -11,6 +11,12 @@
 /// layer after layer, so that an image of groups means the same on every worker of one profile.
 namespace rollcast::kernels::cuda {
 
+/// Whether a cache holds bf16 keys and values of one width, as all kernels of this folder take it.
+constexpr bool has_plain_tiles(const kv_layout& kv) noexcept {
+  return kv.type == dtype::bf16
+         && kv.group_bytes() == kv.kv_heads * 2 * kv_group * kv.head_dim * sizeof(std::uint16_t);
+}
+
 /// The caches of all layers: layer i begins at `first.data + i * layer_bytes`.
 struct kv_cache {
   kv_layout first;

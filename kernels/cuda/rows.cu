@@ -1,3 +1,4 @@
+#include "kernels/cuda/kv.hpp"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numerics.cuh"
 #include "kernels/cuda/rows.hpp"
@@ -171,7 +172,7 @@ device_status qkv_rope_append(const qkv_rope_args& args, stream_handle stream) {
   if (args.rows == 0)
     return {};
   const auto& kv = args.kv;
-  if ((kv.head_dim != 64 && kv.head_dim != 128) || kv.type != dtype::bf16
+  if ((kv.head_dim != 64 && kv.head_dim != 128) || !has_plain_tiles(kv)
       || kv.kv_heads != args.kv_heads)
     return refused("qkv_rope_append: head_dim " + std::to_string(kv.head_dim)
                    + ", must be 64 or 128, in a bf16 cache of as many kv heads");

@@ -39,12 +39,13 @@ ROLLCAST_DEVICE row_summary summarize(const logit_row& row) {
   for (std::uint32_t t = simt::thread_x(); t < row.vocabulary; t += sample_threads) {
     const float z = row.z_with_banned(t);
     const bool banned = row.is_banned(t);
-    mass += fixed_weight(exp_f32(z - sum.z_max));
+    const std::uint64_t of_all = fixed_weight(exp_f32(z - sum.z_max));
+    mass += of_all;
     if (z == (forced ? sum.z_max : sum.top) && (forced || !banned))
       best = t < best ? t : best;
     if (banned || z == minus_infinity)
       continue;
-    const std::uint64_t weight = fixed_weight(exp_f32(z - sum.top));
+    const std::uint64_t weight = sum.top == sum.z_max ? of_all : fixed_weight(exp_f32(z - sum.top));
     kept_mass += weight;
     ++count;
     if (z >= sum.top - near_nats) {

@@ -3,7 +3,6 @@
 // with chunks, with splits side by side or walked, with block sizes and shuffled block tables, and
 // with other sequences beside it; every slot that an item may not see is NaN.
 #include "kernels/cuda/attention.hpp"
-#include "kernels/cuda/emulator.hpp"
 #include "tests/oracle/attention.hpp"
 #include "tests/unit/cuda/device.hpp"
 #include "tests/unit/kernels/attention_problem.hpp"
@@ -43,6 +42,10 @@ std::vector<std::uint16_t> attend(const attention_problem& problem,
   EXPECT_LE(size.groups, bound.groups);
   items.push_back({}); // A neutral one.
   const on_device<std::uint16_t> q{rounded(problem.q)}, out{problem.length * width};
+  const on_device<std::byte> cache{std::vector<std::byte>(
+    problem.kv.data, problem.kv.data + problem.table.size() * problem.kv.block_bytes())};
+  auto kv = problem.kv;
+  kv.data = cache.data();
   const on_device<kernels::attention_sequence> on{sequences};
   const on_device<cuda::attention_item> items_on{items};
   const on_device<std::uint32_t> count{
@@ -51,11 +54,19 @@ std::vector<std::uint16_t> attend(const attention_problem& problem,
     cuda::attention_partial_bytes(size.partial_rows, shape.heads, shape.head_dim)};
   const on_device<std::uint32_t> counters{
     std::vector<std::uint32_t>(size.groups * shape.kv_heads + 1, 0u)};
-  const cuda::attention_args args{
-    q.data(),        width,           out.data(),       width,
-    shape.heads,     problem.scale(), problem.kv,       on.data(),
-    items_on.data(), count.data(),    items.size() + 3, reinterpret_cast<float*>(partials.data()),
-    counters.data()};
+  const cuda::attention_args args{q.data(),
+                                  width,
+                                  out.data(),
+                                  width,
+                                  shape.heads,
+                                  problem.scale(),
+                                  kv,
+                                  on.data(),
+                                  items_on.data(),
+                                  count.data(),
+                                  items.size() + 3,
+                                  reinterpret_cast<float*>(partials.data()),
+                                  counters.data()};
   must(cuda::attend(args, nullptr));
   for (const auto counter : counters.values())
     EXPECT_EQ(counter, 0u) << "counters are left as they were found";
@@ -81,7 +92,7 @@ constexpr attention_shape wide{7, 1, 128, kernels::dtype::bf16};
 
 class cuda_attention : public testing::Test {
 protected:
-  void TearDown() override { cuda::set_emulated_order(0); }
+  void TearDown() override { run_in_order(0); }
 };
 
 TEST_F(cuda_attention, is_right) {
@@ -151,7 +162,7 @@ TEST_F(cuda_attention, does_not_care_about_neighbours_blocks_or_order) {
   const std::vector<chunk> chunks{{0, 40}, {100, 101}, {300, 309}, {520, 560}, {519, 520}};
   for (const std::uint64_t order : {0u, 1u, 5u})
     for (const std::size_t partial_rows : {std::size_t{0}, std::size_t{20}, plenty}) {
-      cuda::set_emulated_order(order);
+      run_in_order(order);
       const auto got = attend(problem, chunks, partial_rows);
       for (const auto& rows : chunks)
         expect_rows(got, want, rows, width);

@@ -5,12 +5,25 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
+
+#if defined(ROLLCAST_SIMT_HOST)
+#include "kernels/cuda/emulator.hpp"
+#endif
 
 namespace rollcast::test {
 
 namespace cuda = kernels::cuda;
+
+/// Has the emulator run blocks and warps in another order; a GPU has an order of its own.
+inline void run_in_order([[maybe_unused]] std::uint64_t seed) {
+#if defined(ROLLCAST_SIMT_HOST)
+  cuda::set_emulated_order(seed);
+#endif
+}
 
 /// What a call must have given; its words if it has not.
 template <class T>

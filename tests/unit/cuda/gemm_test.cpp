@@ -2,7 +2,6 @@
 // many rows there are, which variant ran, what other rows hold, or in which order blocks come.
 // Method: a double-precision oracle with a bound; every number of rows in every variant against the
 // rows one by one; NaN in other rows, in what surrounds the operands, and in the workspace.
-#include "kernels/cuda/emulator.hpp"
 #include "kernels/cuda/gemm.hpp"
 #include "kernels/numerics.hpp"
 #include "tests/unit/cuda/device.hpp"
@@ -26,7 +25,7 @@ constexpr gemm_shape one_leaf{72, 200}, two_leaves{40, 1032}, four_leaves{24, 20
 
 class cuda_gemm : public testing::Test {
 protected:
-  void TearDown() override { cuda::set_emulated_order(0); }
+  void TearDown() override { run_in_order(0); }
 
   /// The first `rows` of a problem; x has a gap behind each row, full of NaN.
   static std::vector<float> multiply(const gemm_shape& shape, std::size_t rows,
@@ -83,8 +82,8 @@ TEST_F(cuda_gemm, is_right) {
           sum += term;
           size += std::abs(term);
         }
-        // One rounding a step of 16, and one a leaf.
-        const double bound = size * 0x1p-24 * static_cast<double>(shape.k / 16 + 8);
+        // A tensor core may cut off 17 addends a step of 16 where the emulator rounds once.
+        const double bound = size * 0x1p-21 * static_cast<double>(shape.k / 16 + 8);
         ASSERT_NEAR(y[m * shape.n + n], sum, bound) << m << " " << n;
       }
   }
@@ -129,7 +128,7 @@ TEST_F(cuda_gemm, gives_many_rows_the_bits_of_few) {
 TEST_F(cuda_gemm, does_not_care_in_which_order_blocks_run) {
   const auto want = multiply(four_leaves, 33);
   for (const std::uint64_t order : {1u, 2u, 3u}) {
-    cuda::set_emulated_order(order);
+    run_in_order(order);
     EXPECT_TRUE(same_bits(multiply(four_leaves, 33), want)) << order;
     EXPECT_TRUE(same_bits(multiply(four_leaves, 33, gemm_variant::tiles), want)) << order;
   }
@@ -156,7 +155,8 @@ TEST_F(cuda_gemm, finishes_with_bias_residual_silu_and_one_rounding) {
   for (const std::size_t rows : {3, 70, 260}) {
     const auto plain = multiply(shape, rows);
     const on_device<std::uint16_t> x{rounded(pattern(rows * shape.k, 11, 2.0f))}, w{weights(shape)};
-    const on_device<float> bias{pattern(shape.n, 13)}, residual{pattern(rows * shape.n, 14)};
+    const auto biases = pattern(shape.n, 13), residuals = pattern(rows * shape.n, 14);
+    const on_device<float> bias{biases}, residual{residuals};
     const on_device<std::byte> workspace{workspace_bytes(shape)};
     must(cuda::fill_async(workspace.data(), 0, workspace.size(), nullptr));
     cuda::gemm_args args{x.data(), shape.k, w.data(), nullptr, shape.n, rows, shape.n, shape.k};
@@ -174,7 +174,7 @@ TEST_F(cuda_gemm, finishes_with_bias_residual_silu_and_one_rounding) {
     must(cuda::gemm(args, nullptr));
     const auto ys = y.values(), gs = gated.values();
     const auto sum = [&](std::size_t m, std::size_t n) {
-      return plain[m * shape.n + n] + bias.data()[n] + residual.data()[m * shape.n + n];
+      return plain[m * shape.n + n] + biases[n] + residuals[m * shape.n + n];
     };
     for (std::size_t m = 0; m < rows; ++m)
       for (std::size_t n = 0; n < shape.n; ++n) {

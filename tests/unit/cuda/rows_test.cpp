@@ -20,9 +20,10 @@ TEST(cuda_rows, embed_widens_exactly) {
   const on_device<std::int32_t> tokens{std::vector<std::int32_t>{7, 0, 7}};
   const on_device<float> out{3 * dim};
   must(cuda::embed({tokens.data(), on.data(), out.data(), 3, dim}, nullptr));
+  const auto got = out.values();
   for (std::size_t d = 0; d < dim; ++d) {
-    ASSERT_EQ(out.values()[d], kernels::widen_bf16(table[7 * dim + d]));
-    ASSERT_EQ(out.values()[dim + d], kernels::widen_bf16(table[d]));
+    ASSERT_EQ(got[d], kernels::widen_bf16(table[7 * dim + d]));
+    ASSERT_EQ(got[dim + d], kernels::widen_bf16(table[d]));
   }
 }
 

@@ -57,10 +57,16 @@ sample_params params_of(std::uint64_t seed) {
   return p;
 }
 
-void expect_cpus(const std::vector<float>& logits, std::vector<sample_params> params) {
+void expect_cpus(const std::vector<float>& logits, const std::vector<sample_params>& params) {
   const std::size_t n = logits.size() / params.size();
   const on_device<float> on{logits};
-  const on_device<sample_params> on_params{params};
+  auto device_params = params;
+  std::vector<on_device<std::int32_t>> bans;
+  for (auto& p : device_params)
+    if (p.banned_count != 0)
+      p.banned =
+        bans.emplace_back(std::vector<std::int32_t>(p.banned, p.banned + p.banned_count)).data();
+  const on_device<sample_params> on_params{device_params};
   const on_device<sampled_token> out{params.size()};
   must(cuda::sample({on.data(), n, params.size(), n, on_params.data(), out.data()}, nullptr));
   const auto got = out.values();
@@ -83,8 +89,9 @@ void expect_cpus(const std::vector<float>& logits, std::vector<sample_params> pa
   must(cuda::score(
     {on.data(), n, params.size(), n, on_temperatures.data(), on_tokens.data(), scores.data()},
     nullptr));
+  const auto scored = scores.values();
   for (std::size_t r = 0; r < params.size(); ++r)
-    ASSERT_EQ(std::bit_cast<std::uint32_t>(scores.values()[r]),
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(scored[r]),
               std::bit_cast<std::uint32_t>(
                 kernels::token_logprob_cpu(logits.data() + r * n, n, temperatures[r], tokens[r])))
       << r;
