@@ -16,12 +16,16 @@ trap 'rm -rf "$work"' EXIT
 root="$work/rollcast-gpu"
 mkdir -p "$root/lib" "$root/gpu_tests"
 programs=("$build/rollcast")
-for test in "$build"/gpu_tests/*; do
-  [[ -x "$test" ]] && programs+=("$test")
+for test in tests/unit/cuda/cuda_kernels_check tests/gpu/cuda_backend_check; do
+  if [[ -x "$build/$test" ]]; then
+    programs+=("$build/$test")
+  else
+    echo "tests/gpu/bundle.sh: $build/$test is not built, the check will go without it" >&2
+  fi
 done
 for program in "${programs[@]}"; do
-  target="$root/$(basename "$program")"
-  [[ "$program" == */gpu_tests/* ]] && target="$root/gpu_tests/$(basename "$program")"
+  target="$root/gpu_tests/$(basename "$program")"
+  [[ "$program" == "$build/rollcast" ]] && target="$root/rollcast"
   install -m 755 "$program" "$target"
   strip "$target"
   # Of glibc there must be one, the machine's own: these go with its loader.

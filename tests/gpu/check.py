@@ -32,6 +32,8 @@ ROLLOUTS = {
     "two workers, chunks, drafts": ["--workers", "2", "--chunk-tokens", "40", "--speculate",
                                     "group", "--draft-width", "2"],
 }
+# Where a build folder has them; an archive has them in gpu_tests/.
+TESTS = ["tests/unit/cuda/cuda_kernels_check", "tests/gpu/cuda_backend_check"]
 SANITIZED = "families/cuda_rollout.is_scored_with_its_own_bits/qwen3"
 
 
@@ -42,8 +44,8 @@ class Out_of_time(Exception):
 class Check:
     def __init__(self, arguments, build, scratch):
         self.program = build / "rollcast"
-        self.tests = sorted(p for p in (build / "gpu_tests").glob("*") if os.access(p, os.X_OK)) \
-            if (build / "gpu_tests").is_dir() else []
+        self.tests = [p for name in TESTS for p in (build / "gpu_tests" / Path(name).name,
+                                                    build / name) if os.access(p, os.X_OK)]
         self.scratch = scratch
         self.shape = arguments.shape
         self.end = time.monotonic() + arguments.seconds
@@ -126,10 +128,10 @@ class Check:
 
     def test_programs(self):
         if not self.tests:
-            self.say("tests on the GPU", "skip", "the build has no gpu_tests/: it has no CUDA, or "
-                     "they were not built")
+            self.say("tests on the GPU", "skip", "the build has none: it has no CUDA, or they were "
+                     "not built")
         for program in self.tests:
-            code, words, errors = self.run([program, "--gtest_brief=0"], 90)
+            code, words, errors = self.run([program], 90)
             failed = sorted({line.split("]")[1].split(",")[0].split(" (")[0].strip()
                              for line in words.splitlines() if line.startswith("[  FAILED  ] ")
                              and " test" not in line})
@@ -236,10 +238,10 @@ class Check:
 
     def sanitizer(self):
         tool = shutil.which("compute-sanitizer")
-        program = next((p for p in self.tests if p.name == "cuda_backend_gpu_test"), None)
+        program = next((p for p in self.tests if p.name == "cuda_backend_check"), None)
         if tool is None or program is None:
             self.say("sanitizer", "skip", "no compute-sanitizer in the PATH" if tool is None
-                     else "the build has no cuda_backend_gpu_test")
+                     else "the build has no cuda_backend_check")
             return
         for kind in "memcheck", "racecheck", "initcheck":
             code, words, errors = self.run([tool, "--tool", kind, "--error-exitcode", 9, program,
