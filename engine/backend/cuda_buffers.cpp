@@ -86,9 +86,8 @@ result<cuda_buffers> cuda_buffers::make(const model_config& config, const cuda_b
   out.memory_ = std::move(*memory);
   std::vector<float> table(sizes.positions * config.head_dim);
   kernels::rope_table(config.rope, sizes.positions, table.data());
-  const auto cleared_bytes = static_cast<std::size_t>(reinterpret_cast<std::byte*>(out.cos_sin)
-                                                      - reinterpret_cast<std::byte*>(out.counters));
-  if (auto ok = gpu::fill_async(out.counters, 0, cleared_bytes, stream); !ok)
+  // Counters and workspace must be zero; the rest is, so that nothing is read that nobody wrote.
+  if (auto ok = gpu::fill_async(out.memory_.data(), 0, out.memory_.size(), stream); !ok)
     return device_failed(ok, doing);
   if (auto ok = gpu::copy_async(out.cos_sin, table.data(), table.size() * sizeof(float), stream);
       !ok)

@@ -38,7 +38,7 @@ class cuda_buffers {
 public:
   /// Device memory that it takes.
   static std::uint64_t bytes_of(const model_config& config, const cuda_buffer_sizes& sizes);
-  /// Allocates on the current device, clears what kernels want cleared and fills the rotary table.
+  /// Allocates on the current device, clears all of it and fills the rotary table.
   static result<cuda_buffers> make(const model_config& config, const cuda_buffer_sizes& sizes,
                                    kernels::cuda::stream_handle stream);
 

@@ -126,8 +126,8 @@ gpu::device_status cuda_kv::import_image(std::span<const std::uint32_t> blocks, 
   });
 }
 
-gpu::device_status cuda_kv::poison(gpu::stream_handle stream) const {
-  return gpu::fill_async(memory_.data(), 0xff, memory_.size(), stream);
+gpu::device_status cuda_kv::fill(std::uint8_t byte, gpu::stream_handle stream) const {
+  return gpu::fill_async(memory_.data(), byte, memory_.size(), stream);
 }
 
 } // namespace rollcast

@@ -34,8 +34,8 @@ public:
                                             std::size_t groups, std::span<const std::byte> image,
                                             const kernels::cuda::stream& stream);
 
-  /// Turns every slot to NaN.
-  kernels::cuda::device_status poison(kernels::cuda::stream_handle stream) const;
+  /// Sets every byte of every slot: 0, or 0xff, which is NaN.
+  kernels::cuda::device_status fill(std::uint8_t byte, kernels::cuda::stream_handle stream) const;
 
 private:
   /// A part of an image that the staging buffers hold: some groups of some layers.

@@ -191,9 +191,9 @@ result<cuda_parts> make_cuda_parts(const model_config& config, const tensor_sour
   parts.kv = std::move(*kv);
   if (auto ok = add_stages(parts); !ok)
     return fail(ok);
-  if (options.poison)
-    if (auto ok = parts.kv.poison(parts.stream.handle()); !ok)
-      return device_failed(ok, doing);
+  // Keys behind a row's position are read with the others and then masked.
+  if (auto ok = parts.kv.fill(options.poison ? 0xff : 0, parts.stream.handle()); !ok)
+    return device_failed(ok, doing);
   if (auto ok = parts.stream.synchronize(); !ok)
     return device_failed(ok, doing);
   return parts;
