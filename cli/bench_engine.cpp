@@ -212,7 +212,7 @@ result<ordered_json> bench_cpu(const bench_engine_options& options,
 }
 
 /// The price of exactness by rows: time of a layer's products against the maker's library.
-ordered_json to_json(const std::vector<product_times>& products) {
+ordered_json prices_of(const std::vector<product_times>& products) {
   ordered_json out = ordered_json::object();
   for (const auto& p : products) {
     auto& row = out[std::to_string(p.rows)];
@@ -252,7 +252,7 @@ result<ordered_json> bench_gpu(const bench_engine_options& options,
     return fail(measured);
   ordered_json json;
   json[std::string{profile->name}] = std::move(*measured);
-  json["products"] = to_json(*products);
+  json["products"] = prices_of(*products);
   json["machine"] = {{"name", machine->name},
                      {"copy_bytes_per_s", machine->copy_bytes_per_s},
                      {"bf16_flops_per_s", machine->bf16_flops_per_s}};

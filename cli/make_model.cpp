@@ -33,7 +33,7 @@ std::string byte_level(unsigned byte) {
   if (!printable(byte)) {
     point = 256;
     for (unsigned below = 0; below < byte; ++below)
-      point += printable(below) ? 0 : 1;
+      point += printable(below) ? 0u : 1u;
   }
   if (point < 0x80)
     return {static_cast<char>(point)};

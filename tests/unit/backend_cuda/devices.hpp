@@ -78,7 +78,7 @@ small_options(std::uint32_t blocks = 64, std::uint32_t block_tokens = 16, std::u
   options.rows_max = rows;
   options.logit_rows_max = 24;
   options.batch_max = 8;
-  options.kv_stage_bytes = 40'000; // so that images take several turns
+  options.kv_stage_bytes = 5'000; // so that images take several turns
   return options;
 }
 
