@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Packs a build for `tests/gpu/run.sh` on another machine: tests/gpu/bundle.sh BUILD OUT.tar.gz
 # In it: the program, the GPU's tests, the libraries that they link (Debian has no static CAF,
-# Highway or httplib), and the check itself. Not in it: glibc and the driver, which the other machine
-# has; its glibc must not be older than this one's. CUDA's runtime is linked statically.
+# Highway or httplib), and the check itself. Not in it: glibc and the driver, which the other
+# machine has; its glibc must not be older than this one's. CUDA's runtime is linked statically.
 set -euo pipefail
 if [[ $# -ne 2 || ! -x "$1/rollcast" ]]; then
   echo "usage: tests/gpu/bundle.sh BUILD OUT.tar.gz, where BUILD/rollcast is built" >&2
@@ -31,7 +31,9 @@ for program in "${programs[@]}"; do
   # Of glibc there must be one, the machine's own: these go with its loader.
   ldd "$program" | awk '$3 ~ /^\// {print $3}' \
     | grep -Ev '/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|util|anl|nsl))\.so' \
-    | while read -r library; do install -m 644 -D "$library" "$root/lib/$(basename "$library")"; done
+    | while read -r library; do
+        install -m 644 "$library" "$root/lib/$(basename "$library")"
+      done
 done
 install -m 755 "$here/run.sh" "$root/run.sh"
 install -m 644 "$here/check.py" "$here/golden.json" "$root/"

@@ -1,6 +1,6 @@
 # Goal: the check says what it found: 77 and why where there is no GPU, 1 and which check where one
-# fails, 0 where all hold; a summary.json with every check's name, result, figure and unit each time;
-# and it never takes longer than it is given.
+# fails, 0 where all hold; a summary.json with every check's name, result, figure and unit each
+# time; and it never takes longer than it is given.
 # Method: the real program on this machine, and a pretended one that answers as it is told.
 
 import json
