@@ -5,8 +5,8 @@
 #
 # BUILD is a build folder, ARCHIVE what `tests/gpu/bundle.sh` makes of one: that runs on any Linux
 # with glibc 2.36, the NVIDIA driver, bash and python3, where nothing of Rollcast was built. Prints
-# a table last and writes DIR/summary.json. Exit codes: 0 every check passed (or was skipped, with its
-# reason), 1 one failed, 2 bad usage, 77 there is no GPU, so nothing was checked.
+# a table last and writes DIR/summary.json. Exit codes: 0 every check passed (or was skipped, with
+# its reason), 1 one failed, 2 bad usage, 77 there is no GPU, so nothing was checked.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if ! command -v python3 >/dev/null; then
