@@ -1,6 +1,8 @@
 #include "cli/bench_model.hpp"
 #include "cli/commands.hpp"
 #include "cli/exit_code.hpp"
+#include "engine/backend/cuda_backend.hpp"
+#include "engine/backend/cuda_rates.hpp"
 #include "engine/backend/machine_rates.hpp"
 #include "engine/base/prng.hpp"
 #include "engine/step/engine.hpp"
@@ -12,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,9 +27,21 @@ using clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 
 constexpr std::uint32_t prefill_tokens = 512;
+constexpr std::uint32_t gpu_prefill_tokens = 4096; ///< In one pass: what fills a GPU.
 constexpr std::uint32_t context_tokens = 256;
 constexpr std::uint32_t decode_tokens = 64;
 constexpr std::array<std::uint32_t, 4> batches{1, 4, 16, 64};
+constexpr std::array<std::uint32_t, 5> product_rows{1, 8, 64, 256, 4096};
+
+/// What is measured, and what it is held against.
+struct subject {
+  std::filesystem::path model;
+  model_config config;
+  device_options device;
+  std::uint32_t prefill_tokens = 0;
+  double bytes_per_s = 0; ///< Of the machine; 0: not known.
+  double flops_per_s = 0;
+};
 
 double layer_weights_count(const model_config& c) {
   const double q = static_cast<double>(c.heads * c.head_dim);
@@ -50,12 +65,13 @@ work step_work(const model_config& c, const numerics_profile& profile, double ro
   return {matrix * 2 + rows * keys * kv_row, rows * (2 * matrix + attention)};
 }
 
-chunk_request random_request(prng& random, std::uint64_t id, std::uint32_t prompt,
+chunk_request random_request(prng& random, std::uint32_t vocabulary, std::uint32_t prompt,
                              std::uint32_t generate) {
+  const std::uint64_t id = random.next();
   chunk_request request;
   request.response = {id};
   for (std::uint32_t i = 0; i < prompt; ++i)
-    request.tokens.push_back(static_cast<token_id>(random.below(32000)));
+    request.tokens.push_back(static_cast<token_id>(random.below(vocabulary)));
   request.prompt_tokens = prompt;
   request.sampling.max_new_tokens = generate;
   request.sampling.ignore_eos = true;
@@ -68,19 +84,20 @@ double seconds_since(clock::time_point begin) {
   return std::chrono::duration<double>(clock::now() - begin).count();
 }
 
-double prefill_rate(engine& sut, prng& random) {
+double prefill_rate(engine& sut, prng& random, std::uint32_t tokens) {
   const auto begin = clock::now();
-  if (!sut.admit(random_request(random, random.next(), prefill_tokens, 1)))
+  if (!sut.admit(random_request(random, sut.device().shape().vocabulary, tokens, 1)))
     return 0;
   while (sut.has_work())
     sut.step();
-  return prefill_tokens / seconds_since(begin);
+  return tokens / seconds_since(begin);
 }
 
 /// Tokens a second of `batch` responses that all have their context and only decode.
 double decode_rate(engine& sut, prng& random, std::uint32_t batch) {
   for (std::uint32_t i = 0; i < batch; ++i)
-    if (!sut.admit(random_request(random, random.next(), context_tokens, decode_tokens)))
+    if (!sut.admit(
+          random_request(random, sut.device().shape().vocabulary, context_tokens, decode_tokens)))
       return 0;
   while (sut.stats().generated_tokens == 0 || sut.waiting() > 0)
     sut.step();
@@ -107,53 +124,141 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-result<ordered_json> bench_profile(const std::filesystem::path& model, const std::string& name,
-                                   const bench_engine_options& options, std::uint32_t threads,
-                                   const machine_rates& machine) {
-  const auto profile = find_profile(name);
-  if (!profile)
-    return fail(profile);
-  device_options device;
-  device.model = model;
-  device.numerics = name;
-  device.threads = threads;
-  device.instruction_set = options.instruction_set;
-  device.kv_blocks = 64 * (context_tokens + decode_tokens) / device.block_tokens + 64;
-  auto opened = open_device(device);
+result<ordered_json> bench_subject(const subject& what, std::uint32_t repeats) {
+  auto opened = open_device(what.device);
   if (!opened)
     return fail(opened);
-  engine sut{std::move(*opened), limits_of(device)};
+  const auto profile = (*opened)->numerics();
+  engine sut{std::move(*opened), limits_of(what.device)};
   prng random{1};
   const auto repeated = [&](auto measure) {
     measure(); // warm up
     std::vector<double> runs;
-    for (std::uint32_t i = 0; i < options.repeats; ++i)
+    for (std::uint32_t i = 0; i < repeats; ++i)
       runs.push_back(measure());
     return median(std::move(runs));
   };
-  const model_config config = bench_config();
-  const double peak = profile->arithmetic == kernels::arithmetic::bf16 ? machine.bf16_flops_per_s
-                                                                       : machine.f32_flops_per_s;
+  const auto& config = what.config;
+  const auto share = [](double done, double possible) {
+    return possible > 0 ? done / possible : 0;
+  };
   ordered_json decode, bandwidth_share, fma_share;
-  const double prefill = repeated([&] { return prefill_rate(sut, random); });
+  const double prefill = repeated([&] { return prefill_rate(sut, random, what.prefill_tokens); });
   const double prefill_flops =
     2 * layer_weights_count(config)
-    + 4.0 * static_cast<double>(config.layers * config.heads * config.head_dim) * prefill_tokens
-        / 2;
-  fma_share["prefill"] = peak > 0 ? prefill * prefill_flops / peak : 0;
+    + 4.0 * static_cast<double>(config.layers * config.heads * config.head_dim)
+        * what.prefill_tokens / 2;
+  fma_share["prefill"] = share(prefill * prefill_flops, what.flops_per_s);
   for (const std::uint32_t batch : batches) {
     const double rate = repeated([&] { return decode_rate(sut, random, batch); });
     const std::string key = std::to_string(batch);
-    const work step = step_work(config, *profile, batch, context_tokens + decode_tokens / 2.0);
+    const work step = step_work(config, profile, batch, context_tokens + decode_tokens / 2.0);
     decode[key] = rate;
-    bandwidth_share[key] =
-      machine.read_bytes_per_s > 0 ? rate / batch * step.bytes / machine.read_bytes_per_s : 0;
-    fma_share[key] = peak > 0 ? rate / batch * step.flops / peak : 0;
+    bandwidth_share[key] = share(rate / batch * step.bytes, what.bytes_per_s);
+    fma_share[key] = share(rate / batch * step.flops, what.flops_per_s);
   }
   return ordered_json{{"prefill_tokens_per_s", prefill},
                       {"decode_tokens_per_s", std::move(decode)},
                       {"bandwidth_share", std::move(bandwidth_share)},
                       {"fma_share", std::move(fma_share)}};
+}
+
+result<subject> subject_of(const bench_engine_options& options,
+                           const std::filesystem::path& model) {
+  auto config = load_config(model);
+  if (!config)
+    return fail(config);
+  subject out{model, std::move(*config), {}};
+  out.device.model = model;
+  out.device.device = options.device;
+  out.device.instruction_set = options.instruction_set;
+  out.prefill_tokens = prefill_tokens;
+  const auto held = std::max(64 * (context_tokens + decode_tokens), gpu_prefill_tokens);
+  out.device.kv_blocks = held / out.device.block_tokens + 64;
+  return out;
+}
+
+result<ordered_json> bench_cpu(const bench_engine_options& options,
+                               const std::filesystem::path& model) {
+  const std::uint32_t threads =
+    options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  const machine_rates machine = measure_machine(threads);
+  ordered_json json;
+  std::vector<std::string> profiles{"cpu-f32-v1", "cpu-bf16-v1"};
+  if (!options.profile.empty())
+    profiles = {options.profile};
+  for (const auto& name : profiles) {
+    const auto profile = find_profile(name);
+    if (!profile)
+      return fail(profile);
+    auto what = subject_of(options, model);
+    if (!what)
+      return fail(what);
+    what->device.numerics = name;
+    what->device.threads = threads;
+    what->bytes_per_s = machine.read_bytes_per_s;
+    what->flops_per_s = profile->arithmetic == kernels::arithmetic::bf16 ? machine.bf16_flops_per_s
+                                                                         : machine.f32_flops_per_s;
+    auto measured = bench_subject(*what, options.repeats);
+    if (!measured)
+      return fail(measured);
+    json[name] = std::move(*measured);
+  }
+  json["machine"] = {{"threads", threads},
+                     {"read_bytes_per_s", machine.read_bytes_per_s},
+                     {"f32_flops_per_s", machine.f32_flops_per_s},
+                     {"bf16_flops_per_s", machine.bf16_flops_per_s}};
+  return json;
+}
+
+/// The price of exactness by rows: time of a layer's products against the maker's library.
+ordered_json prices_of(const std::vector<product_times>& products) {
+  ordered_json out = ordered_json::object();
+  for (const auto& p : products) {
+    auto& row = out[std::to_string(p.rows)];
+    row["exact_us"] = p.exact_s * 1e6;
+    if (p.fast_s > 0) {
+      row["cublaslt_us"] = p.fast_s * 1e6;
+      row["price"] = p.exact_s / p.fast_s - 1;
+    }
+  }
+  return out;
+}
+
+result<ordered_json> bench_gpu(const bench_engine_options& options,
+                               const std::filesystem::path& model) {
+  auto what = subject_of(options, model);
+  if (!what)
+    return fail(what);
+  what->device.numerics = options.profile;
+  what->device.threads = options.threads;
+  what->device.prefill_rows = gpu_prefill_tokens;
+  what->prefill_tokens =
+    std::min(gpu_prefill_tokens, static_cast<std::uint32_t>(what->config.max_positions) - 1);
+  const auto profile = profile_of(what->device);
+  if (!profile)
+    return fail(profile);
+  const auto gpu = gpu_of(options.device);
+  const auto machine = measure_gpu(**gpu);
+  if (!machine)
+    return fail(machine);
+  const auto products = measure_products(**gpu, what->config, product_rows);
+  if (!products)
+    return fail(products);
+  what->bytes_per_s = machine->copy_bytes_per_s;
+  what->flops_per_s = machine->bf16_flops_per_s;
+  auto measured = bench_subject(*what, options.repeats);
+  if (!measured)
+    return fail(measured);
+  ordered_json json;
+  json[std::string{profile->name}] = std::move(*measured);
+  json["products"] = prices_of(*products);
+  json["machine"] = {{"name", machine->name},
+                     {"copy_bytes_per_s", machine->copy_bytes_per_s},
+                     {"bf16_flops_per_s", machine->bf16_flops_per_s}};
+  if (!machine->without_cublaslt.empty())
+    json["machine"]["without_cublaslt"] = machine->without_cublaslt;
+  return json;
 }
 
 int write_json(const std::filesystem::path& path, const ordered_json& json) {
@@ -172,32 +277,22 @@ int write_json(const std::filesystem::path& path, const ordered_json& json) {
 int run_bench_engine(const bench_engine_options& options) {
   if (!options.out.empty() && !std::ofstream{options.out, std::ios::app})
     return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
-  const std::uint32_t threads =
-    options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
-  const auto model = bench_model::make();
-  if (!model)
-    return refuse(model.error());
-  const machine_rates machine = measure_machine(threads);
-  ordered_json json;
-  std::vector<std::string> profiles{"cpu-f32-v1", "cpu-bf16-v1"};
-  if (!options.profile.empty())
-    profiles = {options.profile};
-  result<void> ok;
-  for (const auto& name : profiles) {
-    auto measured = bench_profile(model->path(), name, options, threads, machine);
-    if (!measured) {
-      ok = fail(measured);
-      break;
-    }
-    json[name] = std::move(*measured);
+  const auto gpu = gpu_of(options.device);
+  if (!gpu)
+    return refuse(gpu.error());
+  if (*gpu)
+    if (const auto there = find_gpu(**gpu); !there)
+      return refuse(there.error());
+  std::optional<bench_model> made;
+  if (options.model.empty()) {
+    auto small = bench_model::make();
+    if (!small)
+      return refuse(small.error());
+    made.emplace(std::move(*small));
   }
-  if (!ok)
-    return refuse(ok.error());
-  json["machine"] = {{"threads", threads},
-                     {"read_bytes_per_s", machine.read_bytes_per_s},
-                     {"f32_flops_per_s", machine.f32_flops_per_s},
-                     {"bf16_flops_per_s", machine.bf16_flops_per_s}};
-  return write_json(options.out, json);
+  const auto& model = made ? made->path() : options.model;
+  const auto json = *gpu ? bench_gpu(options, model) : bench_cpu(options, model);
+  return json ? write_json(options.out, *json) : refuse(json.error());
 }
 
 } // namespace rollcast::cli

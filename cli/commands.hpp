@@ -34,14 +34,17 @@ int run_score(const score_options& options);
 int run_compare(const std::filesystem::path& a, const std::filesystem::path& b);
 
 struct bench_engine_options {
-  std::uint32_t threads = 0; ///< 0: all processors.
-  std::string profile;       ///< "" is both.
+  std::string device = "cpu";
+  std::filesystem::path model; ///< "" makes one of 100 M parameters.
+  std::uint32_t threads = 0;   ///< 0: all processors.
+  std::string profile;         ///< "" is both.
   std::string instruction_set;
   std::uint32_t repeats = 3; ///< The median counts.
   std::filesystem::path out; ///< "" is stdout.
 };
 
-/// Measures prefill and decode on a random-weight model of 100 M parameters.
+/// Measures prefill and decode, by default on a random-weight model of 100 M parameters; on a GPU
+/// also what it could do at most, and the price of exact products.
 int run_bench_engine(const bench_engine_options& options);
 
 struct bench_scheduler_options {
@@ -88,6 +91,19 @@ struct bench_weights_options {
 
 /// Weight updates of a running cluster, on the model of `bench engine`, beside ZeroMQ alone.
 int run_bench_weights(const bench_weights_options& options);
+
+struct make_model_options {
+  std::string shape;         ///< One of `model_shapes`.
+  std::filesystem::path out; ///< A new directory, or an empty one.
+  std::uint64_t seed = 1;
+  std::string dtype = "bf16";
+  std::uint32_t layers = 0; ///< 0: as many as the shape has.
+  std::uint32_t shard_mib = 1024;
+  std::uint32_t threads = 0; ///< 0: all processors.
+};
+
+/// Writes a random-weight checkpoint of a real model's shape, with a tokenizer.
+int run_make_model(const make_model_options& options);
 
 /// Makes a CURVE key pair: `prefix`.secret and `prefix`.public.
 int run_keys_new(const std::filesystem::path& prefix);

@@ -1,6 +1,7 @@
 #include "cli/device.hpp"
 
 #include "engine/backend/cpu_backend.hpp"
+#include "engine/backend/cuda_backend.hpp"
 #include "engine/base/machine_memory.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/footprint.hpp"
@@ -8,6 +9,8 @@
 #include "kernels/dispatch.hpp"
 
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <thread>
 
 namespace rollcast::cli {
@@ -51,20 +54,86 @@ result<void> choose_instructions(const std::string& name) {
               "instruction set '" + name + "' is not one of this machine's: " + names);
 }
 
+/// Rows of one pass, and those of them whose logits are asked for.
+std::uint32_t rows_of(const device_options& options) {
+  return std::max(options.prefill_rows, options.max_batch);
+}
+
+std::uint32_t logit_rows_of(const device_options& options) {
+  // Every verified token is a row that needs logits.
+  const auto drafted = options.speculate == "off" ? 0 : std::max(options.max_batch, draft_rows_min);
+  return std::min(options.max_batch + drafted, rows_of(options));
+}
+
+result<std::unique_ptr<backend>> open_gpu(const device_options& options, std::uint32_t gpu,
+                                          const numerics_profile& profile,
+                                          const model_config& config, const checkpoint& source) {
+  cuda_backend_options device;
+  device.device = gpu;
+  device.block_tokens = options.block_tokens;
+  device.kv_blocks = options.kv_blocks;
+  device.rows_max = rows_of(options);
+  device.logit_rows_max = logit_rows_of(options);
+  device.batch_max = options.max_batch;
+  prepare_options prepare;
+  prepare.threads = options.threads != 0 ? options.threads : processors();
+  return make_cuda_backend(config, source, profile, device, prepare);
+}
+
 } // namespace
 
+result<std::optional<std::uint32_t>> gpu_of(const std::string& device) {
+  if (device == "cpu")
+    return std::optional<std::uint32_t>{};
+  if (device == "cuda")
+    return std::optional<std::uint32_t>{0};
+  constexpr std::string_view prefix = "cuda:";
+  std::uint32_t number = 0;
+  const char* const end = device.data() + device.size();
+  if (device.starts_with(prefix)) {
+    const auto read = std::from_chars(device.data() + prefix.size(), end, number);
+    if (read.ec == std::errc{} && read.ptr == end)
+      return std::optional{number};
+  }
+  return fail(errc::bad_config, "unknown device '" + device + "': give cpu, or cuda:N for GPU N");
+}
+
+result<numerics_profile> profile_of(const device_options& options) {
+  const auto gpu = gpu_of(options.device);
+  if (!gpu)
+    return fail(gpu);
+  const bool on_gpu = gpu->has_value();
+  if (options.numerics.empty())
+    return find_profile(on_gpu ? cuda_profile : default_profile);
+  auto profile = find_profile(options.numerics);
+  if (profile && profile->gpu != on_gpu)
+    return fail(errc::unsupported_numerics,
+                "numerics profile " + std::string{profile->name} + " is not of device "
+                  + options.device + ": "
+                  + (on_gpu ? "leave --numerics out, or give --device cpu"
+                            : "give --device cuda:N, or another --numerics"));
+  return profile;
+}
+
 result<std::unique_ptr<backend>> open_device(const device_options& options) {
-  if (auto ok = choose_instructions(options.instruction_set); !ok)
-    return fail(ok);
-  const auto profile = find_profile(options.numerics);
+  const auto profile = profile_of(options);
   if (!profile)
     return fail(profile);
+  const auto gpu = *gpu_of(options.device);
+  if (gpu)
+    if (auto ok = find_gpu(*gpu); !ok) // before a checkpoint of many GB is read
+      return fail(ok);
+  if (!gpu)
+    if (auto ok = choose_instructions(options.instruction_set); !ok)
+      return fail(ok);
   const auto config = load_config(options.model);
   if (!config)
     return fail(config);
   auto source = checkpoint::open(options.model);
   if (!source)
     return fail(source);
+  if (gpu)
+    return open_gpu(options, *gpu, *profile, *config, *source);
   load_options load;
   load.threads = options.threads != 0 ? options.threads : processors();
   auto weights = model_weights::load(*config, *source, profile->arithmetic, load);
@@ -76,10 +145,8 @@ result<std::unique_ptr<backend>> open_device(const device_options& options) {
   device.kv_blocks = options.kv_blocks;
   if (device.kv_blocks == 0 && device.block_tokens != 0)
     device.kv_blocks = default_kv_blocks(*config, *profile, options);
-  device.rows_max = std::max(options.prefill_rows, options.max_batch);
-  // Every verified token is a row that needs logits.
-  const auto drafted = options.speculate == "off" ? 0 : std::max(options.max_batch, draft_rows_min);
-  device.logit_rows_max = std::min(options.max_batch + drafted, device.rows_max);
+  device.rows_max = rows_of(options);
+  device.logit_rows_max = logit_rows_of(options);
   return make_cpu_backend(std::move(*weights), *profile, device);
 }
 
@@ -89,7 +156,7 @@ spill_limits spill_of(const device_options& options) {
 }
 
 engine_limits limits_of(const device_options& options) {
-  return {options.max_batch, std::max(options.prefill_rows, options.max_batch), 0};
+  return {options.max_batch, rows_of(options), 0};
 }
 
 } // namespace rollcast::cli

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace rollcast::cli {
@@ -16,7 +17,8 @@ namespace rollcast::cli {
 /// What a worker, `score` and `bench engine` need to make a device and an engine.
 struct device_options {
   std::filesystem::path model;
-  std::string numerics{default_profile};
+  std::string device = "cpu";  ///< cpu, or cuda:N; cuda is cuda:0.
+  std::string numerics;        ///< "": the device's own, see `profile_of`.
   std::uint32_t threads = 0;   ///< 0: all processors of this machine.
   std::uint32_t kv_blocks = 0; ///< 0: room for `max_batch` full contexts, or a quarter of memory.
   std::uint32_t block_tokens = 32;       ///< Positions of one KV block.
@@ -31,7 +33,16 @@ struct device_options {
   std::string draft_server;      ///< Endpoint; "none"; "": what the command starts by itself.
 };
 
-/// Loads the checkpoint and makes a CPU device over it.
+/// The number in "cuda:N"; nothing for "cpu". Fails with `bad_config` for anything else.
+result<std::optional<std::uint32_t>> gpu_of(const std::string& device);
+
+/// The profile that the device computes in: the one named, or cpu-f32-v1 on the CPU and
+/// cuda-bf16-v1 on a GPU. Fails with `bad_config` if the device is none that there can be, with
+/// `unsupported_numerics` if the profile is unknown or of another kind of device.
+result<numerics_profile> profile_of(const device_options& options);
+
+/// Loads the checkpoint and makes the device over it. Fails with one line also for a GPU that is
+/// not there, or that this build cannot use.
 result<std::unique_ptr<backend>> open_device(const device_options& options);
 
 /// The spill space that follows from the options.

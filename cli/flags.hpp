@@ -6,6 +6,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -61,6 +62,14 @@ inline CLI::Option* add_flag(CLI::App& app, const std::string& flag, bool& value
                              const std::string& help) {
   return app.add_flag(flag, value, help)->envname(variable_of(flag));
 }
+
+/// Only shown: `with_config_file` has read it before the options are parsed.
+inline void add_config(CLI::App& app) {
+  app.add_option("--config", "TOML file with any of these options")->envname("ROLLCAST_CONFIG");
+}
+
+/// What a parsed command line has chosen to do; returns the exit code.
+using command = std::function<int()>;
 
 inline const CLI::Range at_least_1{1u, std::numeric_limits<std::uint32_t>::max()};
 

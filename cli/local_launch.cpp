@@ -86,8 +86,8 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
     device.threads != 0 ? device.threads : std::max(1u, processors / options.workers);
   std::vector<std::string> arguments{"--model",
                                      device.model.string(),
-                                     "--numerics",
-                                     device.numerics,
+                                     "--device",
+                                     device.device,
                                      "--threads",
                                      std::to_string(threads),
                                      "--kv-blocks",
@@ -117,6 +117,8 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   add_keys(arguments, options.scheduler.keys);
+  if (!device.numerics.empty())
+    arguments.insert(arguments.end(), {"--numerics", device.numerics});
   if (!device.draft_server.empty())
     arguments.insert(arguments.end(), {"--draft-server", device.draft_server});
   if (!device.instruction_set.empty())
@@ -180,7 +182,7 @@ result<void> await_workers(local_cluster& cluster, const cluster_options& option
 result<local_cluster> launch(const cluster_options& options, bool restart_workers) {
   if (options.workers == 0)
     return fail(errc::bad_config, "workers is 0: a cluster needs at least 1");
-  if (const auto profile = find_profile(options.device.numerics); !profile)
+  if (const auto profile = profile_of(options.device); !profile)
     return fail(profile);
   if (const auto config = load_config(options.device.model); !config)
     return fail(config);

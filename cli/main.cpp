@@ -3,6 +3,7 @@
 #include "cli/exit_code.hpp"
 #include "cli/flags.hpp"
 #include "cli/last_words.hpp"
+#include "cli/model_flags.hpp"
 #include "cli/plan.hpp"
 #include "cli/security_flags.hpp"
 #include "cli/version.hpp"
@@ -27,41 +28,6 @@
 namespace rollcast::cli {
 
 namespace {
-
-/// Only shown here: `with_config_file` has read it before the options are parsed.
-void add_config(CLI::App& app) {
-  app.add_option("--config", "TOML file with any of these options")->envname("ROLLCAST_CONFIG");
-}
-
-const CLI::Range draft_widths{1u, 16u};
-
-CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
-  auto* model = add(app, "--model", device.model, "Hugging Face checkpoint directory");
-  add(app, "--threads", device.threads, "threads of one engine; 0: this machine's share");
-  add(app, "--instruction-set", device.instruction_set,
-      "avx512-bf16, avx512, avx2 or neon; empty: the best there is (the bits are the same)");
-  add(app, "--kv-blocks", device.kv_blocks, "KV blocks of one engine; 0: a default by memory");
-  add(app, "--block-tokens", device.block_tokens, "positions of one KV block, a multiple of 16");
-  add(app, "--max-batch", device.max_batch, "responses of one step")->check(at_least_1);
-  add(app, "--prefill-rows", device.prefill_rows, "rows of one step")->check(at_least_1);
-  if (!serves)
-    return model;
-  add(app, "--numerics", device.numerics, "numerics profile: cpu-f32-v1 or cpu-bf16-v1");
-  add(app, "--kv-spill-memory-mib", device.kv_spill_memory_mib,
-      "memory of a worker for KV that must leave its blocks; 0: none");
-  add(app, "--kv-spill-disk-mib", device.kv_spill_disk_mib,
-      "disk of a worker for KV that does not fit there either; 0: none");
-  add(app, "--kv-spill-dir", device.kv_spill_dir, "directory on that disk");
-  add(app, "--speculate", device.speculate,
-      "off, or drafts from the response (self), its group (group), as much as pays (auto)")
-    ->check(CLI::IsMember({"off", "self", "group", "auto"}));
-  add(app, "--draft-width", device.draft_width, "drafted tokens tried in one place; 1: chains")
-    ->check(draft_widths);
-  add(app, "--draft-server", device.draft_server,
-      "tcp://host:port of a draft server, by which workers share what groups write; none; empty: "
-      "one of this command's own, if it starts several workers");
-  return model;
-}
 
 void add_drain(CLI::App& app, std::uint32_t& ms) {
   add(app, "--drain-ms", ms,
@@ -119,8 +85,6 @@ void add_hidden_announce(CLI::App& app, int& fd) {
   app.add_option("--announce-fd", fd, "descriptor that hears when this process is ready")
     ->group("");
 }
-
-using command = std::function<int()>;
 
 void add_up(CLI::App& root, command& chosen) {
   auto* app = root.add_subcommand("up", "a scheduler and workers on this machine, until Ctrl-C");
@@ -431,7 +395,9 @@ void add_bench(CLI::App& root, command& chosen) {
   auto options = std::make_shared<bench_engine_options>();
   add_config(*app);
   add(*app, "--threads", options->threads, "0: all processors");
-  add(*app, "--numerics", options->profile, "one profile; empty: both");
+  add(*app, "--numerics", options->profile, "one profile; empty: all of the device");
+  add(*app, "--device", options->device, "cpu, or cuda:N for GPU N of this machine");
+  add(*app, "--model", options->model, "checkpoint directory; empty: one is made");
   add(*app, "--instruction-set", options->instruction_set, "empty: the best there is");
   add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
   add(*app, "--out", options->out, "file; empty: stdout");
@@ -542,6 +508,7 @@ int parse_and_run(int argc, char** argv) {
   add_plan(app, chosen);
   add_discard(app, chosen);
   add_keys(app, chosen);
+  add_make_model(app, chosen);
   add_bench(app, chosen);
   std::vector<std::string> arguments{argv + 1, argv + argc};
   if (!arguments.empty() && !arguments[0].starts_with("-")

@@ -205,6 +205,7 @@ int run_score(const score_options& options) {
       return refuse(opened.error());
     dump = std::move(*opened);
   }
+  const std::string numerics{(*device)->numerics().name};
   engine scorer{std::move(*device), limits_of(device_settings)};
   const auto total = score_all(scorer, dump.get(), *responses, options);
   if (!total)
@@ -213,7 +214,7 @@ int run_score(const score_options& options) {
     if (auto ok = dump->finish(); !ok)
       return refuse(ok.error());
   std::printf("scored %zu tokens of %zu responses with %s: max abs difference %.9g, mean %.9g\n",
-              total->tokens, responses->size(), device_settings.numerics.c_str(), total->max,
+              total->tokens, responses->size(), numerics.c_str(), total->max,
               total->sum / static_cast<double>(total->tokens));
   return total->exact() ? exit_done : exit_check_failed;
 }

@@ -423,6 +423,10 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
                                                   const cpu_backend_options& options) {
   if (auto ok = check(options); !ok)
     return fail(ok);
+  if (profile.gpu)
+    return fail(errc::unsupported_numerics,
+                "numerics profile " + std::string{profile.name}
+                  + " needs a GPU: give --device cuda, or a profile whose name begins with cpu");
   const model_config& config = weights->config();
   device_shape shape;
   shape.vocabulary = static_cast<std::uint32_t>(config.vocabulary);

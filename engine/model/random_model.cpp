@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cmath>
@@ -16,6 +17,7 @@
 #include <fstream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -74,28 +76,50 @@ float bell(prng& random) noexcept {
   return static_cast<float>(sum) / deviation;
 }
 
-std::vector<std::byte> fill(const named_shape& tensor, std::uint64_t seed, kernels::dtype type) {
-  const bool matrix = tensor.shape.size() == 2;
-  const bool bias = tensor.name.ends_with(".bias");
-  const float mean = matrix || bias ? 0.0f : 1.0f;
-  const float deviation =
-    matrix ? 1.0f / std::sqrt(static_cast<float>(tensor.shape[1])) : (bias ? 0.02f : 0.1f);
-  prng random(hash_of(std::span<const char>(tensor.name), seed).low);
-  const std::size_t count = elements_of(tensor);
-  const std::size_t size = kernels::size_of(type);
-  std::vector<std::byte> out(count * size);
-  for (std::size_t i = 0; i < count; ++i) {
-    const float value = mean + deviation * bell(random);
-    if (type == kernels::dtype::f32) {
-      std::memcpy(&out[i * size], &value, size);
-    } else {
-      const std::uint16_t bits =
-        type == kernels::dtype::bf16 ? kernels::round_bf16(value) : round_f16(value);
-      std::memcpy(&out[i * size], &bits, size);
+/// Elements made and written at a time: what a thread needs of memory, whatever the model's size.
+constexpr std::size_t piece_elements = std::size_t{1} << 20;
+
+/// The values of one tensor, ascending, a piece at a time.
+class tensor_values {
+public:
+  tensor_values(const named_shape& tensor, std::uint64_t seed, kernels::dtype type)
+    : random_(hash_of(std::span<const char>(tensor.name), seed).low), type_(type),
+      left_(elements_of(tensor)) {
+    const bool matrix = tensor.shape.size() == 2;
+    const bool bias = tensor.name.ends_with(".bias");
+    mean_ = matrix || bias ? 0.0f : 1.0f;
+    deviation_ =
+      matrix ? 1.0f / std::sqrt(static_cast<float>(tensor.shape[1])) : (bias ? 0.02f : 0.1f);
+  }
+
+  /// The next piece, in `out`'s memory. @returns its bytes; none at the end.
+  std::span<const std::byte> next(std::vector<std::byte>& out) {
+    const std::size_t count = std::min(left_, piece_elements);
+    left_ -= count;
+    out.resize(count * kernels::size_of(type_));
+    switch (type_) {
+      case kernels::dtype::f32: fill<float>(out, count, [](float x) { return x; }); break;
+      case kernels::dtype::bf16: fill<std::uint16_t>(out, count, kernels::round_bf16); break;
+      case kernels::dtype::f16: fill<std::uint16_t>(out, count, round_f16); break;
+    }
+    return out;
+  }
+
+private:
+  template <class T, class Round>
+  void fill(std::vector<std::byte>& out, std::size_t count, Round round) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const T value = round(mean_ + deviation_ * bell(random_));
+      std::memcpy(&out[i * sizeof value], &value, sizeof value);
     }
   }
-  return out;
-}
+
+  prng random_;
+  kernels::dtype type_;
+  std::size_t left_;
+  float mean_ = 0;
+  float deviation_ = 1;
+};
 
 result<void> write_text(const std::filesystem::path& path, const std::string& text) {
   std::ofstream out(path, std::ios::binary);
@@ -125,10 +149,12 @@ result<void> write_shard(const std::filesystem::path& path, const std::vector<na
   std::ofstream out(path, std::ios::binary);
   out.write(reinterpret_cast<const char*>(&length), sizeof length);
   out << text;
-  for (const auto& tensor : tensors) {
-    const auto bytes = fill(tensor, seed, type);
-    out.write(reinterpret_cast<const char*>(bytes.data()),
-              static_cast<std::streamsize>(bytes.size()));
+  std::vector<std::byte> piece;
+  for (std::size_t i = 0; i < tensors.size() && out; ++i) {
+    tensor_values values(tensors[i], seed, type);
+    for (auto bytes = values.next(piece); !bytes.empty() && out; bytes = values.next(piece))
+      out.write(reinterpret_cast<const char*>(bytes.data()),
+                static_cast<std::streamsize>(bytes.size()));
   }
   out.close();
   if (!out)
@@ -136,10 +162,46 @@ result<void> write_shard(const std::filesystem::path& path, const std::vector<na
   return {};
 }
 
+struct planned_shard {
+  std::string file;
+  std::vector<named_shape> tensors;
+};
+
+/// Writes all shards on up to `threads` threads. @returns the failure of the first that failed;
+/// after a failure no shard is begun.
+result<void> write_shards(const std::filesystem::path& directory,
+                          const std::vector<planned_shard>& shards, std::uint64_t seed,
+                          kernels::dtype type, std::size_t threads) {
+  std::vector<result<void>> outcomes(shards.size());
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> failed{false};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < shards.size() && !failed; i = next++) {
+      outcomes[i] = write_shard(directory / shards[i].file, shards[i].tensors, seed, type);
+      failed = failed || !outcomes[i];
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    try {
+      while (helpers.size() + 1 < std::min(threads, shards.size()))
+        helpers.emplace_back(work);
+    } catch (const std::system_error&) {
+      // No more threads to be had: those that run, this one at least, do all the work.
+    }
+    work();
+  }
+  for (auto& outcome : outcomes)
+    if (!outcome)
+      return std::move(outcome);
+  return {};
+}
+
 } // namespace
 
 result<void> write_random_model(const std::filesystem::path& directory, const model_config& config,
-                                std::uint64_t seed, kernels::dtype type, std::size_t shards) {
+                                std::uint64_t seed, kernels::dtype type, std::size_t shards,
+                                std::size_t threads) {
   std::error_code failed;
   std::filesystem::create_directories(directory, failed);
   if (failed)
@@ -160,18 +222,19 @@ result<void> write_random_model(const std::filesystem::path& directory, const mo
   nlohmann::ordered_json index;
   index["metadata"]["total_size"] = 0;
   std::size_t total = 0;
+  std::vector<planned_shard> planned(shards);
   for (std::size_t shard = 0; shard < shards; ++shard) {
     std::array<char, 64> name{};
     std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", shard + 1, shards);
-    std::vector<named_shape> part;
+    planned[shard].file = name.data();
     for (std::size_t i = shard; i < tensors.size(); i += shards) {
-      part.push_back(tensors[i]);
-      index["weight_map"][tensors[i].name] = name.data();
+      planned[shard].tensors.push_back(tensors[i]);
+      index["weight_map"][tensors[i].name] = planned[shard].file;
       total += elements_of(tensors[i]) * kernels::size_of(type);
     }
-    if (const auto done = write_shard(directory / name.data(), part, seed, type); !done)
-      return fail(done);
   }
+  if (auto done = write_shards(directory, planned, seed, type, threads); !done)
+    return done;
   index["metadata"]["total_size"] = total;
   return write_text(directory / "model.safetensors.index.json", index.dump(2) + "\n");
 }

@@ -23,13 +23,29 @@ constexpr std::array profiles{
     "after the chain; reduce: 64 lanes, fold 32 16 8 4 2 1; attention: key tiles of 64 at absolute "
     "positions, one online-softmax update a tile, bf16 kv rounded once, f32 arithmetic; rope: "
     "double tables rounded once; vocabulary softmax: 40-bit fixed-point terms, integer sum; "
-    "sampling: philox4x32-10 (seed, position, token id), gumbel-max in double, lowest id on ties"}};
+    "sampling: philox4x32-10 (seed, position, token id), gumbel-max in double, lowest id on ties"},
+  numerics_profile{
+    "cuda-bf16-v1", kernels::arithmetic::bf16, kernels::dtype::bf16,
+    "gemm: bf16 inputs rounded once, k in leaves of whole multiples of 64 whose number is that of "
+    "kernels/cuda/gemm.hpp for (n, k), each one ascending chain of mma.m16n8k16 in f32, leaves "
+    "added ascending, then bias, then residual; rows: f32 residual, norm, rope and silu, reduce 64 "
+    "lanes, fold 32 16 8 4 2 1; attention: q, k, v rounded once to bf16, key tiles of 64 and "
+    "splits "
+    "of 512 at absolute positions, scores one mma chain times scale, one online-softmax update a "
+    "tile, weights rounded to bf16, sum and values one mma chain, splits merged ascending; rope: "
+    "double tables rounded once; vocabulary softmax: 40-bit fixed-point terms, integer sum; "
+    "sampling: philox4x32-10 (seed, position, token id), gumbel-max in double, lowest id on ties",
+    true}};
 
 } // namespace
 
 content_hash numerics_profile::hash() const noexcept {
   const auto chained = hash_of(std::span{name.data(), name.size()});
-  return hash_of(std::span{contract.data(), contract.size()}, chained.low);
+  const auto words = hash_of(std::span{contract.data(), contract.size()}, chained.low);
+  if (architecture == 0)
+    return words;
+  const std::string sm = "sm_" + std::to_string(architecture);
+  return hash_of(std::span{sm.data(), sm.size()}, words.low);
 }
 
 std::span<const numerics_profile> all_profiles() noexcept {

@@ -4,6 +4,7 @@
 #include "engine/base/hash.hpp"
 #include "kernels/types.hpp"
 
+#include <cstdint>
 #include <string_view>
 
 namespace rollcast {
@@ -15,8 +16,12 @@ struct numerics_profile {
   kernels::arithmetic arithmetic{}; ///< What the GEMMs do.
   kernels::dtype kv_type{};         ///< What the KV cache stores.
   std::string_view contract;        ///< Every constant that decides a bit, in words.
+  bool gpu = false;                 ///< Only a GPU computes it; a CPU device refuses it.
+  /// Of the GPU, once it is known: 80, 90, 100. What a matrix instruction does to the last bit is
+  /// the architecture's, so that two of them are two profiles. 0 on a CPU, and in the emulator.
+  std::uint32_t architecture = 0;
 
-  /// Hash of name and contract: what workers report at registration.
+  /// Hash of name, contract and architecture: what workers report at registration.
   content_hash hash() const noexcept;
 };
 

@@ -1,0 +1,334 @@
+"""What must hold on a GPU; `run.sh` says how it is called and what its exit codes mean.
+
+Each check has a limit of its own, and all of them end before the whole does: one that would not is
+skipped, and says so. Nothing is written but in --out and in a scratch folder that is removed.
+"""
+
+import argparse
+import glob
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NO_GPU = 77
+# A rollout that is over in seconds: its bits are held, not its speed.
+SMALL_SHAPE, SMALL_LAYERS = "qwen3-0.6b", 6
+# What the checks of figures ask for, as shares of what the GPU was measured to do.
+DECODE_1, DECODE_64, PREFILL, PRICE = 0.75, 0.60, 0.50, 0.20
+ROLLOUTS = {
+    "batch of 1": ["--max-batch", "1"],
+    "rows of 64, blocks of 64": ["--prefill-rows", "64", "--block-tokens", "64"],
+    "two workers, chunks, migration": ["--workers", "2", "--chunk-tokens", "24",
+                                       "--force-migration"],
+    "two workers, chunks, drafts": ["--workers", "2", "--chunk-tokens", "40", "--speculate",
+                                    "group", "--draft-width", "2"],
+}
+# Where a build folder has them; an archive has them in gpu_tests/.
+TESTS = ["tests/unit/cuda/cuda_kernels_check", "tests/gpu/cuda_backend_check"]
+SANITIZED = "families/cuda_rollout.is_scored_with_its_own_bits/qwen3"
+
+
+class Out_of_time(Exception):
+    pass
+
+
+class Check:
+    def __init__(self, arguments, build, scratch):
+        self.program = build / "rollcast"
+        self.tests = [p for name in TESTS for p in (build / "gpu_tests" / Path(name).name,
+                                                    build / name) if os.access(p, os.X_OK)]
+        self.scratch = scratch
+        self.shape = arguments.shape
+        self.end = time.monotonic() + arguments.seconds
+        self.checks = []
+        self.gpu = ""
+        self.environment = dict(os.environ)
+        folders = [str(build / "lib")] + cublaslt_folders() \
+            + self.environment.get("LD_LIBRARY_PATH", "").split(":")
+        self.environment["LD_LIBRARY_PATH"] = ":".join(f for f in folders if f)
+        if arguments.device is not None:
+            self.environment["CUDA_VISIBLE_DEVICES"] = str(arguments.device)
+
+    # -- telling ------------------------------------------------------------------
+
+    def say(self, name, result, detail="", figure=None, unit=""):
+        self.checks.append({"name": name, "result": result, "figure": figure, "unit": unit,
+                            "detail": detail})
+        print(f"{result:4}  {name}" + (f": {detail}" if detail else ""), flush=True)
+
+    def says(self, name, good, figure, unit, detail=""):
+        self.say(name, "pass" if good else "fail", detail, figure, unit)
+
+    # -- running ------------------------------------------------------------------
+
+    def left(self):
+        return self.end - time.monotonic()
+
+    def run(self, command, limit):
+        """Returns (exit code, stdout, stderr); raises when there is no time for it."""
+        limit = min(limit, self.left() - 2)
+        if limit <= 0:
+            raise Out_of_time("no time left of the whole")
+        try:
+            done = subprocess.run([str(word) for word in command], env=self.environment,
+                                  capture_output=True, text=True, errors="replace",
+                                  timeout=limit, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            return -1, "", f"took longer than {limit:.0f} s"
+        return done.returncode, done.stdout, done.stderr
+
+    def why_no_gpu(self):
+        """The program's own word; empty if there is a GPU. It asks before it reads a model."""
+        code, _, words = self.run([self.program, "bench", "engine", "--device", "cuda:0", "--model",
+                                   self.scratch / "none"], 60)
+        line = last_line(words).removeprefix("rollcast: ")
+        # With a GPU it goes on to the model, and fails for want of that.
+        return line if "config.json" not in line else ""
+
+    # -- checks -------------------------------------------------------------------
+
+    def all(self):
+        """Every check by name, with what it takes of the time."""
+        return [("tests on the GPU", self.test_programs, 20),
+                ("rollouts", self.rollouts, 30),
+                ("figures", self.figures, 60),
+                ("sanitizer", self.sanitizer, 30)]
+
+    def skip_all(self, why):
+        for name, _, _ in self.all():
+            self.say(name, "skip", why)
+
+    def go(self):
+        why = self.why_no_gpu()
+        if why:
+            self.skip_all(why)
+            return NO_GPU
+        code, words, _ = self.run(["nvidia-smi", "--query-gpu=name,compute_cap",
+                                   "--format=csv,noheader"], 30) \
+            if shutil.which("nvidia-smi") else (1, "", "")
+        self.gpu = words.splitlines()[0] if code == 0 and words else "a GPU without nvidia-smi"
+        for name, check, needs in self.all():
+            if self.left() < needs:
+                self.say(name, "skip", f"{self.left():.0f} s are left, it needs about {needs}")
+                continue
+            try:
+                check()
+            except Out_of_time as late:
+                self.say(name, "skip", str(late))
+        return 1 if any(c["result"] == "fail" for c in self.checks) else 0
+
+    def test_programs(self):
+        if not self.tests:
+            self.say("tests on the GPU", "skip", "the build has none: it has no CUDA, or they were "
+                     "not built")
+        for program in self.tests:
+            code, words, errors = self.run([program], 90)
+            failed = sorted({line.split("]")[1].split(",")[0].split(" (")[0].strip()
+                             for line in words.splitlines() if line.startswith("[  FAILED  ] ")
+                             and " test" not in line})
+            passed = words.count("[       OK ]")
+            why = ", ".join(failed) or (last_line(errors) if code else "")
+            self.says(program.name, code == 0, passed, "tests passed", why)
+
+    def make_model(self, shape, layers, limit):
+        place = self.scratch / f"{shape}-{layers}"
+        code, _, errors = self.run([self.program, "make-model", "--shape", shape, "--layers",
+                                    layers, "--out", place], limit)
+        return place, "" if code == 0 else last_line(errors)
+
+    def rollouts(self):
+        model, why = self.make_model(SMALL_SHAPE, SMALL_LAYERS, 60)
+        if why:
+            self.say("rollouts", "fail", why)
+            return
+        prompts = write_prompts(self.scratch / "prompts.jsonl")
+        reference = self.rollout(model, prompts, "one worker", [])
+        if reference is None:
+            return
+        digest = hashlib.sha256(reference.read_bytes()).hexdigest()
+        self.golden(digest)
+        for name, flags in ROLLOUTS.items():
+            other = self.rollout(model, prompts, name, flags)
+            if other is not None:
+                same = other.read_bytes() == reference.read_bytes()
+                self.says(f"cmp: {name}", same, int(not same), "files that differ",
+                          "" if same else f"{other} differs from {reference}")
+        code, words, errors = self.run([self.program, "score", "--model", model, "--device",
+                                        "cuda:0", "--responses", reference, "--kv-blocks", 1024],
+                                       60)
+        difference = words.split("max abs difference ")[-1].split(",")[0] if code in (0, 1) else ""
+        self.says("score", code == 0, difference or None, "largest difference",
+                  "" if code == 0 else last_line(words + errors))
+
+    def rollout(self, model, prompts, name, flags):
+        out = self.scratch / ("out-" + name.replace(" ", "-").replace(",", ""))
+        code, _, errors = self.run(
+            [self.program, "run", "--model", model, "--device", "cuda:0", "--prompts", prompts,
+             "--group-size", 4, "--max-new-tokens", 96, "--ignore-eos", "--seed", 7,
+             "--kv-blocks", 1024, "--out", out, *flags], 60)
+        if code != 0:
+            self.say(f"run: {name}", "fail", last_line(errors))
+            return None
+        if not flags:
+            tokens = json.loads((out / "summary.json").read_text())["tokens"]
+            self.says(f"run: {name}", tokens == 12 * 4 * 96, tokens, "tokens")
+        return out / "responses.jsonl"
+
+    def golden(self, digest):
+        key = f"{self.gpu.split(', ')[-1]} {SMALL_SHAPE}-{SMALL_LAYERS}"
+        known = json.loads((HERE / "golden.json").read_text()).get(key)
+        if known is None:
+            self.say("golden bits", "skip", f'none recorded; golden.json wants "{key}": "{digest}"')
+        else:
+            self.says("golden bits", known == digest, digest, "sha256",
+                      "" if known == digest else f"recorded is {known}")
+
+    def figures(self):
+        layers = 0
+        free = shutil.disk_usage(self.scratch).free
+        if free < 20e9: # bytes; the shape keeps its width, which is what the shares depend on
+            layers = 4
+        model, why = self.make_model(self.shape, layers, 150)
+        if why:
+            self.say("figures", "fail", why)
+            return
+        out = self.scratch / "bench.json"
+        code, _, errors = self.run([self.program, "bench", "engine", "--device", "cuda:0",
+                                    "--model", model, "--repeats", 2, "--out", out], 180)
+        shutil.rmtree(model, ignore_errors=True)
+        if code != 0:
+            self.say("figures", "fail", last_line(errors))
+            return
+        self.judge(json.loads(out.read_text()), f"{self.shape}, {layers or 'all'} layers")
+
+    def judge(self, bench, what):
+        machine, cuda = bench["machine"], bench["cuda-bf16-v1"]
+        self.say("copy bandwidth", "pass", machine["name"], machine["copy_bytes_per_s"],
+                 "bytes read and written/s")
+        fast = machine["bf16_flops_per_s"]
+        self.say("bf16 matrix rate", "pass" if fast else "skip",
+                 machine.get("without_cublaslt", "cuBLASLt"), fast or None, "operations/s")
+        for rows, least in ("1", DECODE_1), ("64", DECODE_64):
+            share = cuda["bandwidth_share"][rows]
+            self.says(f"decode, batch {rows}", share >= least, share, "share of copy bandwidth",
+                      f"{cuda['decode_tokens_per_s'][rows]:.0f} tokens/s, {what}")
+        share = cuda["fma_share"]["prefill"]
+        if fast:
+            self.says("prefill", share >= PREFILL, share, "share of matrix rate",
+                      f"{cuda['prefill_tokens_per_s']:.0f} tokens/s, {what}")
+        else:
+            self.say("prefill", "skip", "no matrix rate to hold it against",
+                     cuda["prefill_tokens_per_s"], "tokens/s")
+        for rows, times in bench["products"].items():
+            name = f"price of exact products, {rows} rows"
+            if "price" in times:
+                self.says(name, times["price"] <= PRICE, times["price"], "of cuBLASLt's time",
+                          f"{times['exact_us']:.1f} us a layer")
+            else:
+                self.say(name, "skip", "no cuBLASLt", times["exact_us"], "us a layer")
+
+    def sanitizer(self):
+        tool = shutil.which("compute-sanitizer")
+        program = next((p for p in self.tests if p.name == "cuda_backend_check"), None)
+        if tool is None or program is None:
+            self.say("sanitizer", "skip", "no compute-sanitizer in the PATH" if tool is None
+                     else "the build has no cuda_backend_check")
+            return
+        for kind in "memcheck", "racecheck", "initcheck":
+            code, words, errors = self.run([tool, "--tool", kind, "--error-exitcode", 9, program,
+                                            f"--gtest_filter={SANITIZED}"], 45)
+            self.says(f"compute-sanitizer {kind}", code == 0, code, "exit code",
+                      "" if code == 0 else last_line(words + errors))
+
+
+# -- small things -------------------------------------------------------------------
+
+
+def last_line(text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def cublaslt_folders():
+    """Where the maker's library may be: the yardstick of products, no part of the program."""
+    places = ["/usr/local/cuda*/lib64"]
+    for root in sys.path + glob.glob("/opt/*/.venv/lib/python3*/site-packages"):
+        places += [f"{root}/nvidia/cu1*/lib", f"{root}/nvidia/cublas/lib"]
+    found = [f for place in places for f in sorted(glob.glob(place))
+             if glob.glob(f"{f}/libcublasLt.so.1[23]")]
+    return found[:1]
+
+
+def write_prompts(path):
+    draw = random.Random(5)
+    with open(path, "w") as out:
+        for i in range(12):
+            ids = [draw.randrange(1000, 100000) for _ in range(1 + (i * 61) % 700)]
+            out.write(json.dumps({"prompt_token_ids": ids}) + "\n")
+    return path
+
+
+def open_build(given, scratch):
+    """The folder with the program in it."""
+    if given.is_file() and tarfile.is_tarfile(given):
+        with tarfile.open(given) as archive:
+            archive.extractall(scratch / "build")
+        given = scratch / "build" / "rollcast-gpu"
+    if not os.access(given / "rollcast", os.X_OK):
+        return None
+    return given
+
+
+def table(checks):
+    width = max(len(c["name"]) for c in checks)
+    print()
+    for c in checks:
+        figure = c["figure"]
+        shown = f"{figure:.4g}" if isinstance(figure, float) else "" if figure is None else figure
+        print(f"{c['name']:{width}}  {c['result']:4}  {str(shown)[:24]} {c['unit']}".rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/gpu/run.sh")
+    parser.add_argument("build", type=Path, help="build folder, or archive of bundle.sh")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="of summary.json")
+    parser.add_argument("--device", type=int, help="number of the GPU; without it the first")
+    parser.add_argument("--seconds", type=float, default=480, help="for all of it")
+    parser.add_argument("--shape", default="qwen3-8b", help="of the figures' model")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    # Memory if there is enough of it: a model of 16 GB is read several times.
+    roomy = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 40e9
+    with tempfile.TemporaryDirectory(prefix="rollcast-gpu-", dir="/dev/shm" if roomy else None) \
+            as folder:
+        build = open_build(arguments.build.absolute(), Path(folder))
+        if build is None:
+            print(f"tests/gpu/run.sh: {arguments.build} is neither a build folder with rollcast in "
+                  "it nor an archive of tests/gpu/bundle.sh", file=sys.stderr)
+            return 2
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        check = Check(arguments, build, Path(folder))
+        code = check.go()
+        table(check.checks)
+        summary = {"gpu": check.gpu, "seconds": round(time.monotonic() - began, 1),
+                   "exit_code": code, "checks": check.checks}
+        (arguments.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        counts = {r: sum(c["result"] == r for c in check.checks) for r in ("pass", "fail", "skip")}
+        print(f"\n{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped in "
+              f"{summary['seconds']} s; {arguments.out / 'summary.json'}")
+        if code == NO_GPU:
+            print(f"nothing was checked, there is no GPU: {check.checks[0]['detail']} (exit 77)")
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

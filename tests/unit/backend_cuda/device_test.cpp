@@ -1,0 +1,202 @@
+// Goal: what a GPU's device does besides a pass: weights are prepared beside those in use, whole or
+// over them, and exchanged without a trace of the others, with graphs too; KV images go out and in
+// unchanged, whatever the block size; what cannot be is refused in one line with the numbers.
+// Method: the emulated device, its passes driven by hand.
+
+#include "engine/backend/cuda_parts.hpp"
+#include "engine/base/prng.hpp"
+#include "tests/unit/backend_cuda/devices.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+
+namespace rollcast::test {
+namespace {
+
+/// Runs tokens of one sequence from `position` on, in one pass; returns the last row's logits.
+std::vector<float> pass(backend& device, std::span<const token_id> tokens,
+                        std::span<const std::uint32_t> blocks, std::uint32_t position) {
+  std::vector<kernels::row_place> places;
+  for (std::uint32_t i = 0; i < tokens.size(); ++i)
+    places.push_back({position + i, blocks[(position + i) / device.shape().block_tokens]});
+  const auto rows = static_cast<std::uint32_t>(tokens.size());
+  const kernels::attention_sequence sequence{blocks.data(), 0, rows, position};
+  const std::uint32_t last = rows - 1;
+  device.forward({tokens, places, {&sequence, 1}, {&last, 1}});
+  const auto logits = device.logits();
+  return {logits.begin(), logits.end()};
+}
+
+std::vector<token_id> some_tokens(std::size_t count, std::uint64_t seed = 9) {
+  prng random{seed};
+  std::vector<token_id> out;
+  for (std::size_t i = 0; i < count; ++i)
+    out.push_back(static_cast<token_id>(random.below(99)));
+  return out;
+}
+
+const std::vector<std::uint32_t> first_blocks{0, 1, 2, 3, 4, 5};
+
+TEST(cuda_weights, are_those_of_the_cpu_by_hash) {
+  for (const auto type : {kernels::dtype::bf16, kernels::dtype::f32, kernels::dtype::f16}) {
+    const small_model model{architecture::qwen2, 1, type};
+    EXPECT_EQ(model.cuda(small_options())->weights_hash(),
+              model.cpu("cpu-bf16-v1")->weights_hash());
+  }
+}
+
+TEST(cuda_weights, take_turns_and_leave_no_trace_in_passes_or_graphs) {
+  const small_model first{architecture::qwen3, 1};
+  const small_model second{architecture::qwen3, 2};
+  const auto tokens = some_tokens(3);
+  const auto of = [&](backend& device) { return pass(device, tokens, first_blocks, 0); };
+  const auto one = of(*first.cuda(small_options()));
+  const auto two = of(*second.cuda(small_options()));
+  ASSERT_NE(one, two);
+  const auto device = first.cuda(small_options());
+  const auto before = device->weights();
+  const auto after = device->prepare_weights(second.tensors(), nullptr, {.threads = 3});
+  ASSERT_TRUE(after) << after.error().detail;
+  for (int turn = 0; turn < 3; ++turn) { // the second pass of a shape is a graph
+    EXPECT_EQ(of(*device), one) << turn;
+    EXPECT_EQ(of(*device), one) << turn;
+    device->use_weights(*after);
+    EXPECT_EQ(device->weights_hash(), (*after)->hash());
+    EXPECT_EQ(of(*device), two) << turn;
+    EXPECT_EQ(of(*device), two) << turn;
+    device->use_weights(before);
+  }
+}
+
+TEST(cuda_weights, made_over_others_are_those_loaded_whole) {
+  const small_model first{architecture::qwen2, 1};
+  const small_model second{architecture::qwen2, 2};
+  const auto all = second.tensors();
+  const auto device = first.cuda(small_options());
+  tensor_set changes{"update"};
+  // A part of each fused piece of memory, and some that are whole.
+  for (const auto* name :
+       {"model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight",
+        "model.layers.0.self_attn.v_proj.bias", "model.layers.1.mlp.up_proj.weight",
+        "model.layers.0.mlp.gate_proj.weight", "model.layers.1.input_layernorm.weight"})
+    ASSERT_TRUE(changes.add(*all.tensor(name), nullptr));
+  const auto over = device->prepare_weights(changes, device->weights(), {});
+  ASSERT_TRUE(over) << over.error().detail;
+  tensor_set mixed{"whole"};
+  const auto base = first.tensors();
+  for (const auto name : base.names())
+    ASSERT_TRUE(
+      mixed.add(changes.contains(name) ? *all.tensor(name) : *base.tensor(name), nullptr));
+  const auto whole = device->prepare_weights(mixed, nullptr, {});
+  ASSERT_TRUE(whole) << whole.error().detail;
+  EXPECT_EQ((*over)->hash(), (*whole)->hash());
+  const auto tokens = some_tokens(5);
+  device->use_weights(*over);
+  const auto got = pass(*device, tokens, first_blocks, 0);
+  device->use_weights(*whole);
+  EXPECT_EQ(got, pass(*device, tokens, first_blocks, 0));
+}
+
+TEST(cuda_weights, that_are_wrong_are_refused_by_name) {
+  const small_model model{architecture::qwen3};
+  const auto device = model.cuda(small_options());
+  const auto all = model.tensors();
+  std::vector<float> values(64 * 64 * 2, 0.5f);
+  values[64 * 7 + 3] = std::numeric_limits<float>::infinity();
+  tensor_set bad{"update to epoch 7"};
+  ASSERT_TRUE(bad.add({"model.layers.0.self_attn.o_proj.weight",
+                       kernels::dtype::f32,
+                       {64, 128},
+                       std::as_bytes(std::span{values})},
+                      nullptr));
+  const auto mixed = device->prepare_weights(bad, device->weights(), {});
+  ASSERT_FALSE(mixed);
+  EXPECT_NE(mixed.error().detail.find("send every tensor to change dtypes"), std::string::npos);
+  tensor_set whole{"update to epoch 7"};
+  for (const auto name : all.names()) {
+    if (name == "model.layers.0.self_attn.o_proj.weight")
+      continue;
+    ASSERT_TRUE(whole.add(*all.tensor(name), nullptr));
+  }
+  const auto missing = device->prepare_weights(whole, nullptr, {});
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, errc::bad_checkpoint);
+  EXPECT_NE(missing.error().detail.find("o_proj"), std::string::npos);
+  ASSERT_TRUE(whole.add(*bad.tensor("model.layers.0.self_attn.o_proj.weight"), nullptr));
+  const auto infinite = device->prepare_weights(whole, nullptr, {});
+  ASSERT_FALSE(infinite);
+  EXPECT_NE(infinite.error().detail.find("o_proj.weight"), std::string::npos);
+  std::stop_source stop;
+  stop.request_stop();
+  const auto late = device->prepare_weights(all, nullptr, {.stop = stop.get_token()});
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, errc::cancelled);
+}
+
+TEST(cuda_kv, leaves_and_comes_back_between_block_sizes) {
+  const small_model model{architecture::llama};
+  const auto tokens = some_tokens(70);
+  const auto head = std::span{tokens}.first(48);
+  const auto tail = std::span{tokens}.subspan(48);
+  const auto alone = model.cuda(small_options(64, 16));
+  pass(*alone, head, first_blocks, 0);
+  const auto expected = pass(*alone, tail, first_blocks, 48);
+  const std::vector<std::uint32_t> scattered{5, 0, 3, 2, 1};
+  const auto from = model.cuda(small_options(6, 16));
+  pass(*from, head, scattered, 0);
+  std::vector<std::byte> image(3 * from->shape().kv_group_bytes);
+  ASSERT_GT(image.size(), small_options().kv_stage_bytes) << "one turn only";
+  from->export_kv(scattered, 3, image);
+  const auto to = model.cuda(small_options(4, 64));
+  const std::vector<std::uint32_t> there{3, 1};
+  to->import_kv(there, 3, image);
+  EXPECT_EQ(pass(*to, tail, there, 48), expected);
+  std::vector<std::byte> again(image.size());
+  to->export_kv(there, 3, again);
+  EXPECT_EQ(image, again);
+}
+
+TEST(cuda_device, is_sized_by_the_memory_that_is_free) {
+  const model_config config = small_config(architecture::qwen3);
+  device_shape shape;
+  shape.positions_max = 700;
+  shape.block_tokens = 16;
+  const std::uint64_t block = 2 * 16 * 2 * 64 * 2; // layers, tokens, K and V, head_dim, bytes
+  const auto blocks = [&](std::uint64_t free, std::uint64_t weights, std::uint32_t batch = 64) {
+    return cuda_kv_blocks(config, shape, batch, free, weights);
+  };
+  EXPECT_EQ(*blocks(1000 * block, 0), 900u);
+  EXPECT_EQ(*blocks(1000 * block, 100 * block), 800u);
+  EXPECT_EQ(*blocks(1'000'000 * block, 0, 8), 2 * 44 * 8u);
+  const auto none = blocks(48 * block, 0);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, errc::bad_config);
+  EXPECT_NE(none.error().detail.find("one context of 700 tokens"), std::string::npos);
+  EXPECT_FALSE(blocks(1000 * block, 1000 * block));
+}
+
+TEST(cuda_device, refuses_in_one_line_what_it_cannot_be) {
+  small_model model{architecture::qwen3};
+  const auto refused = [&](const cuda_backend_options& options, const std::string& words) {
+    const auto made = model.try_cuda(options);
+    ASSERT_FALSE(made) << words;
+    EXPECT_EQ(made.error().code, errc::bad_config);
+    EXPECT_NE(made.error().detail.find(words), std::string::npos) << made.error().detail;
+  };
+  auto options = small_options();
+  options.device = 1000;
+  refused(options, "there is no GPU 1000: the driver shows ");
+  options = small_options();
+  options.block_tokens = 24;
+  refused(options, "block-tokens is 24: it must be a multiple of 16");
+  options = small_options();
+  options.kv_blocks = 400'000'000; // 3 TB
+  refused(options, "take fewer --kv-blocks");
+  model.config.head_dim = 32;
+  refused(small_options(), "the model's head_dim is 32: a GPU computes 64 and 128");
+}
+
+} // namespace
+} // namespace rollcast::test
