@@ -3,6 +3,9 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
+# Of `make demo`.
+GROUP_SIZE ?= 8
+
 # Of `make chaos`.
 MINUTES ?= 10
 SEED ?= 1
@@ -26,7 +29,7 @@ demo: deps
 	@cmake --build $(BUILD) -j $(JOBS) --target rollcast
 	@ln -sfn $(PRESET)/rollcast build/rollcast
 	@build/rollcast run --model examples/collatz/model --prompts examples/collatz/prompts.jsonl \
-	  --workers 2 --group-size 8 --max-new-tokens 1536 --seed 1 --out build/demo
+	  --workers 2 --group-size $(GROUP_SIZE) --max-new-tokens 1536 --seed 1 --out build/demo
 	@python3 examples/collatz/check.py build/demo/responses.jsonl
 
 test: test-deps build

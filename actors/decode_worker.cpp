@@ -65,6 +65,15 @@ result<void> admit(self_ptr self, chunk_assignment a) {
   return admitted;
 }
 
+/// Hands a chunk to the engine, or says why not.
+void begin(self_ptr self, chunk_assignment a) {
+  const auto response = a.response;
+  const auto attempt = a.attempt;
+  if (auto admitted = admit(self, std::move(a)); !admitted)
+    self->send(self->state.scheduler, atom::failed_v, self->state.id, response, attempt,
+               admitted.error().detail);
+}
+
 void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignment& a) {
   h.waiting = a;
   h.pull_began = price_meter::clock::now();
@@ -126,31 +135,45 @@ void restore_kv(self_ptr self, response_id response) {
   st.parts.metrics->kv_restores.add();
 }
 
-caf::result<caf::ok_atom> take_chunk(self_ptr self, const chunk_assignment& a) {
-  auto& st = self->state;
+void forget_group(decode_worker_state& st, group_id group) {
+  if (st.parts.shared)
+    st.parts.shared->forget(group);
+  else if (st.parts.drafts)
+    st.parts.drafts->forget(group);
+}
+
+/// Why a chunk is not for this incarnation as it is now; empty if it is.
+std::string foreign(const decode_worker_state& st, const chunk_assignment& a) {
   if (a.worker != st.id)
-    return to_caf(errc::stale_epoch, "chunk for worker " + std::to_string(a.worker.value)
-                                       + ", this is worker " + std::to_string(st.id.value));
+    return "chunk for worker " + std::to_string(a.worker.value) + ", this is worker "
+           + std::to_string(st.id.value);
   if (a.epoch != st.epoch)
-    return to_caf(errc::stale_epoch, "chunk for epoch " + std::to_string(a.epoch) + ", epoch "
-                                       + std::to_string(st.epoch) + " is served here");
+    return "chunk for epoch " + std::to_string(a.epoch) + ", epoch " + std::to_string(st.epoch)
+           + " is served here";
+  return {};
+}
+
+void take_chunk(self_ptr self, const chunk_assignment& a) {
+  auto& st = self->state;
+  if (auto why = foreign(st, a); !why.empty()) {
+    if (st.scheduler)
+      self->send(st.scheduler, atom::failed_v, a.worker, std::move(why));
+    return;
+  }
   auto& h = st.responses[a.response];
   if (h.attempt >= a.attempt)
-    return caf::ok_atom_v; // a doubled dispatch is answered like the first
+    return; // a doubled dispatch
   h.attempt = a.attempt;
   h.position = static_cast<std::uint32_t>(a.tokens.size() / sizeof(token_id)) - a.prompt_tokens;
   note_idle(self);
   if (!a.pull_endpoint.empty() && !st.parts.device->parked(a.response)) {
-    start_pull(self, h, a);
-    return caf::ok_atom_v;
+    return start_pull(self, h, a);
   }
   if (st.parts.spilled->holds(a.response)) {
     restore_kv(self, a.response);
     st.parts.spilled->drop(a.response);
   }
-  if (auto admitted = admit(self, a); !admitted)
-    return to_caf(admitted.error());
-  return caf::ok_atom_v;
+  begin(self, a);
 }
 
 void end_pull(self_ptr self, const pull_outcome& outcome) {
@@ -172,9 +195,7 @@ void end_pull(self_ptr self, const pull_outcome& outcome) {
     spdlog::warn("response {}: KV not taken over from {}, computing it again: {}",
                  outcome.response.value, assignment.pull_endpoint, imported.error().detail);
   }
-  if (auto admitted = admit(self, std::move(assignment)); !admitted)
-    self->send(st.scheduler, atom::failed_v, st.id, outcome.response, outcome.attempt,
-               admitted.error().detail);
+  begin(self, std::move(assignment));
 }
 
 void report(self_ptr self, const chunk_report& r) {
@@ -439,7 +460,7 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
   });
   self->send(self, caf::tick_atom_v);
   return {
-    [self](atom::decode, const chunk_assignment& a) { return take_chunk(self, a); },
+    [self](atom::decode, const chunk_assignment& a) { take_chunk(self, a); },
     [self](atom::release, worker_id worker, response_id response, std::uint32_t attempt) {
       if (worker == self->state.id)
         drop(self, response, attempt);
@@ -453,6 +474,7 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
         if (h.pull != 0 && h.waiting.pull_from == holder)
           self->state.parts.exchange->cancel(h.pull);
     },
+    [self](atom::gone, group_id group) { forget_group(self->state, group); },
     [self](atom::join, const registry_actor& scheduler) { register_with(self, scheduler); },
     [self](atom::drain) { drain(self); },
     [self](atom::cut, worker_id worker) { cut_all(self, worker); },

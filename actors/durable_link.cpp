@@ -1,5 +1,7 @@
 #include "actors/durable_link.hpp"
 
+#include "actors/outbox.hpp"
+
 #include <utility>
 #include <variant>
 
@@ -18,16 +20,6 @@ bool waits_for_nothing(const wire::event_envelope& what) {
   if (const auto* refused = std::get_if<wire::request_failed>(&what.body))
     return what.request_id != 0 && !may_be_news(refused->code);
   return std::holds_alternative<wire::status_report>(what.body);
-}
-
-/// About what an event holds in memory.
-std::size_t bytes_of(const wire::event_envelope& what) {
-  const auto* ready = std::get_if<wire::response_ready>(&what.body);
-  return sizeof(wire::event_envelope)
-         + (ready == nullptr
-              ? 0
-              : ready->token_ids.size() * sizeof(token_id)
-                  + (ready->logprobs.size() + ready->kept_mass.size()) * sizeof(float));
 }
 
 } // namespace

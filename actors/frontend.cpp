@@ -8,21 +8,46 @@
 #include <spdlog/spdlog.h>
 #include <zmq.hpp>
 
-#include <algorithm>
 #include <atomic>
-#include <mutex>
 #include <set>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 namespace rollcast {
+namespace {
+
+/// The bytes of a message that ZeroMQ sends, and what they count for until it has.
+struct parcel {
+  std::string bytes;
+  outbox::burden weight;
+  std::atomic<bool> handed_over{false};
+};
+
+void end_parcel(void*, void* hint) {
+  const std::unique_ptr<parcel> over{static_cast<parcel*>(hint)};
+  (void)over->handed_over.load(std::memory_order_acquire);
+}
+
+/// ZeroMQ lets go on a thread of its own; `handed_over` says in our own terms, which a sanitizer
+/// sees, that this comes after.
+zmq::message_t parcel_of(std::string bytes, outbox::burden weight) {
+  auto made = std::make_unique<parcel>();
+  made->bytes = std::move(bytes);
+  made->weight = std::move(weight);
+  made->handed_over.store(true, std::memory_order_release);
+  zmq::message_t message{made->bytes.data(), made->bytes.size(), end_parcel, made.get()};
+  (void)made.release(); // now the message's
+  return message;
+}
+
+} // namespace
 
 class frontend::loop {
 public:
   loop(frontend_options options, std::shared_ptr<scheduler_metrics> metrics)
-    : options_(std::move(options)), metrics_(std::move(metrics)), listener_(options_.keys) {}
+    : options_(std::move(options)), metrics_(std::move(metrics)), out_(options_.out),
+      unanswered_(options_.in), listener_(options_.keys) {}
   ~loop() { stop(); }
   loop(const loop&) = delete;
   loop& operator=(const loop&) = delete;
@@ -37,33 +62,22 @@ public:
   const std::string& endpoint() const noexcept { return listener_.endpoint(); }
 
 private:
-  struct outgoing {
-    std::string peer;
-    wire::event_envelope what;
-  };
-
   void run();
   void hear();
   void hear(const std::string& peer, const visitor& who, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
-  void note_answered(const std::string& peer, std::size_t most);
+  void give_up(const std::string& peer, const std::string& why);
   void show_door();
-  void say(const std::string& peer, std::uint64_t request_id, const wire::event& what);
+  void say(const std::string& peer, std::uint64_t request_id, const wire::event& what,
+           outbox::burden weight = nullptr);
 
   frontend_options options_;
   std::shared_ptr<scheduler_metrics> metrics_;
   handlers to_;
   wake_fd wake_;
-  std::mutex mutex_;
-  std::vector<outgoing> waiting_; ///< Guarded by `mutex_`.
-  struct unanswered {
-    std::size_t requests = 0;
-    std::string client;
-  };
-  std::unordered_map<std::string, unanswered> unanswered_;     ///< By peer; the thread's own.
-  std::unordered_map<std::string, std::size_t> unanswered_of_; ///< By client.
-  std::size_t unanswered_all_ = 0;
+  outbox out_;
+  request_ledger unanswered_;  ///< The thread's own.
   std::set<std::string> deaf_; ///< Peers that the log was told of.
   std::atomic<bool> running_{true};
   zmq::context_t context_{1};
@@ -80,7 +94,7 @@ result<void> frontend::loop::bind() {
     router_.set(zmq::sockopt::router_mandatory, true);
     router_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(wire::limits.message_bytes));
     router_.set(zmq::sockopt::sndhwm, options_.messages_per_peer_max);
-    router_.set(zmq::sockopt::rcvhwm, 256);
+    router_.set(zmq::sockopt::rcvhwm, 4); // whole messages, of any size, before anybody looks
     // A controller that vanished without a word is noticed, and its queue freed.
     router_.set(zmq::sockopt::heartbeat_ivl, 5'000);
     router_.set(zmq::sockopt::heartbeat_timeout, 15'000);
@@ -107,10 +121,7 @@ void frontend::loop::stop() {
 }
 
 void frontend::loop::post(const std::string& peer, wire::event_envelope what) {
-  {
-    const std::scoped_lock lock{mutex_};
-    waiting_.push_back({peer, std::move(what)});
-  }
+  (void)out_.post(peer, std::move(what)); // what is dropped is seen by `say_waiting`
   wake_.ring();
 }
 
@@ -181,39 +192,20 @@ void frontend::loop::hear() {
 
 void frontend::loop::hear(const std::string& peer, const visitor& who, const zmq::message_t& body) {
   const std::span<const std::byte> bytes{body.data<std::byte>(), body.size()};
+  const auto limits = who.limits.value_or(options_.client);
+  // Looked at first: decoding costs what the message has.
+  if (const auto room = unanswered_.check(peer, who.client, body.size(), limits.requests); !room) {
+    metrics_->frames_rejected.over_limit.add();
+    return say(peer, wire::request_id_of(bytes),
+               wire::request_failed{errc::queue_full, room.error().detail, {}, {}});
+  }
   auto envelope = wire::decode_request(bytes);
   if (!envelope) {
     count_refused(envelope.error().code);
     return say(peer, wire::request_id_of(bytes),
                wire::request_failed{envelope.error().code, envelope.error().detail, {}, {}});
   }
-  const auto limits = who.limits.value_or(options_.client);
-  // Counted by peer and client, so that one who asks too much is the one who is refused.
-  const auto known = unanswered_.find(peer);
-  const auto waiting = known == unanswered_.end() ? std::size_t{0} : known->second.requests;
-  const auto of_client = unanswered_of_.find(who.client);
-  const auto waiting_of_client =
-    of_client == unanswered_of_.end() ? std::size_t{0} : of_client->second;
-  if (waiting >= options_.requests_waiting_max || waiting_of_client >= limits.requests
-      || unanswered_all_ >= options_.requests_waiting_all_max) {
-    metrics_->frames_rejected.over_limit.add();
-    return say(peer, envelope->request_id,
-               wire::request_failed{
-                 errc::queue_full,
-                 std::to_string(waiting) + " requests of yours wait for the scheduler, "
-                   + std::to_string(waiting_of_client) + " of client " + who.client + ", "
-                   + std::to_string(unanswered_all_) + " in all; allowed are "
-                   + std::to_string(options_.requests_waiting_max) + ", "
-                   + std::to_string(limits.requests) + " and "
-                   + std::to_string(options_.requests_waiting_all_max) + "; ask again later",
-                 {},
-                 {}});
-  }
-  auto& count = unanswered_[peer];
-  ++count.requests;
-  count.client = who.client;
-  ++unanswered_of_[who.client];
-  ++unanswered_all_;
+  unanswered_.take_on(peer, who.client, envelope->request_id, body.size());
   to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope)),
                who.client, limits, who.owner, who.operates});
 }
@@ -228,51 +220,42 @@ void frontend::loop::count_refused(errc code) {
 // -- out ----------------------------------------------------------------------
 
 void frontend::loop::say_waiting() {
-  std::vector<outgoing> todo;
-  {
-    const std::scoped_lock lock{mutex_};
-    todo.swap(waiting_);
+  auto turn = out_.take();
+  for (auto& letter : turn.letters) {
+    if (letter.what.request_id != 0)
+      unanswered_.answered(letter.peer, letter.what.request_id); // each exactly once
+    say(letter.peer, letter.what.request_id, letter.what.body, std::move(letter.weight));
   }
-  for (const auto& out : todo) {
-    if (out.what.request_id != 0)
-      note_answered(out.peer, 1); // every request is answered exactly once
-    say(out.peer, out.what.request_id, out.what.body);
+  for (const auto& [peer, requests] : turn.dropped) {
+    for (const auto request : requests)
+      unanswered_.answered(peer, request);
+    give_up(peer, std::to_string(out_.bytes_for(peer)) + " bytes");
   }
 }
 
-void frontend::loop::note_answered(const std::string& peer, std::size_t most) {
-  const auto it = unanswered_.find(peer);
-  if (it == unanswered_.end())
-    return;
-  const auto count = std::min(most, it->second.requests);
-  unanswered_all_ -= count;
-  if (const auto of = unanswered_of_.find(it->second.client);
-      of != unanswered_of_.end() && (of->second -= std::min(count, of->second)) == 0)
-    unanswered_of_.erase(of);
-  if ((it->second.requests -= count) == 0)
-    unanswered_.erase(it);
-}
-
-void frontend::loop::say(const std::string& peer, std::uint64_t request_id,
-                         const wire::event& what) {
-  const auto bytes = wire::encode(request_id, what);
-  try {
-    const auto flags = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
-    if (router_.send(zmq::buffer(peer), flags)) {
-      (void)router_.send(zmq::buffer(bytes), zmq::send_flags::dontwait);
-      if (!deaf_.empty())
-        deaf_.erase(peer);
-      return;
-    }
-    if (!deaf_.insert(peer).second)
-      return; // said before
-    spdlog::warn("a controller does not read: {} messages wait for it, what follows is dropped",
-                 options_.messages_per_peer_max);
-  } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
-  }
-  note_answered(peer, unanswered_all_); // what it asked may never be answered
+/// A peer that does not read what is there for it is pushed nothing more until it asks again.
+void frontend::loop::give_up(const std::string& peer, const std::string& why) {
+  if (deaf_.insert(peer).second)
+    spdlog::warn("a controller does not read: {} wait for it, what follows is dropped", why);
   if (to_.gone)
     to_.gone(peer);
+}
+
+void frontend::loop::say(const std::string& peer, std::uint64_t request_id, const wire::event& what,
+                         outbox::burden weight) {
+  auto text = parcel_of(wire::encode(request_id, what), std::move(weight));
+  try {
+    const auto flags = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
+    if (!router_.send(zmq::buffer(peer), flags))
+      return give_up(peer, std::to_string(options_.messages_per_peer_max) + " messages");
+    (void)router_.send(std::move(text), zmq::send_flags::dontwait);
+    if (!deaf_.empty())
+      deaf_.erase(peer);
+  } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
+    deaf_.erase(peer);
+    if (to_.gone)
+      to_.gone(peer);
+  }
 }
 
 // -- the public class ---------------------------------------------------------

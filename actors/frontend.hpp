@@ -1,7 +1,9 @@
 #pragma once
 
 #include "actors/controller_link.hpp"
+#include "actors/outbox.hpp"
 #include "actors/protocol.hpp"
+#include "actors/request_ledger.hpp"
 #include "cluster/security/curve_policy.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "engine/base/error.hpp"
@@ -16,10 +18,10 @@ namespace rollcast {
 struct frontend_options {
   std::string bind = "tcp://127.0.0.1:7450"; ///< ZeroMQ endpoint; port `*` or 0 takes any.
   int messages_per_peer_max = 4096;          ///< Queued for a peer that does not read; more drop.
-  std::size_t requests_waiting_max = 1024;   ///< Of one peer, given to the scheduler, not answered.
-  std::size_t requests_waiting_all_max = 65'536;
-  std::shared_ptr<curve_policy> keys; ///< Null: whoever reaches the port is a controller.
-  client_limits client;               ///< Of a client by its address, where there are no keys.
+  outbox_bounds out;                         ///< Bytes of what is queued.
+  request_bounds in;                         ///< Requests given to the scheduler, not answered.
+  std::shared_ptr<curve_policy> keys;        ///< Null: whoever reaches the port is a controller.
+  client_limits client; ///< Of a client by its address, where there are no keys.
   std::size_t connections_max = 8'192;
   std::size_t connections_per_address_max = 2'048;
 };

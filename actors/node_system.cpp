@@ -54,10 +54,10 @@ void node_system::look_at_tls_files() {
   // the caller of this where it dials. So neither may see files of which half are new.
   const auto done = std::make_shared<std::promise<void>>();
   system_.middleman().backend().post([this, done] {
-    if (const auto ok = tls_->refresh(); !ok)
-      spdlog::error("{}; the TLS files read before stay in use", ok.error().detail);
-    else
-      spdlog::info("renewed TLS files are in use");
+    if (const auto news = tls_->renew(); news.good)
+      spdlog::info("{}", news.line);
+    else if (!news.line.empty())
+      spdlog::error("{}", news.line);
     done->set_value();
   });
   done->get_future().wait();

@@ -268,8 +268,10 @@ using registry_actor = caf::typed_actor<
   caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t>,
   // KV that an attempt left here is gone (response, attempt).
   caf::reacts_to<atom::lost, worker_id, response_id, std::uint32_t>,
-  // A chunk that was accepted could not be started after all (response, attempt, why).
+  // A chunk could not be started (response, attempt, why).
   caf::reacts_to<atom::failed, worker_id, response_id, std::uint32_t, std::string>,
+  // A chunk came for an incarnation that is over, or for an epoch that it does not serve (why).
+  caf::reacts_to<atom::failed, worker_id, std::string>,
   // Sign of life. Fails with `peer_lost` if the incarnation is not registered: register anew.
   caf::replies_to<atom::beat, worker_beat>::with<caf::ok_atom>,
   // How it is getting on with a `weight_order` or a flip.
@@ -302,9 +304,9 @@ using scheduler_actor = registry_actor::extend<
 
 /// Runs chunks on one device.
 using decode_worker_actor = caf::typed_actor<
-  // Takes a chunk on; its end is told by `report`. Fails with `stale_epoch` (meant for another
-  // incarnation), `out_of_kv_blocks`, `bad_prompt` or `bad_sampling`.
-  caf::replies_to<atom::decode, chunk_assignment>::with<caf::ok_atom>,
+  // Takes a chunk on; its end is told by `report`, that it did not begin by `failed`. Not a
+  // request: CAF keeps the timer of each until it runs out, answered or not.
+  caf::reacts_to<atom::decode, chunk_assignment>,
   // Drops the response in any state, if the attempt held is not above the one named.
   caf::reacts_to<atom::release, worker_id, response_id, std::uint32_t>,
   // Moves parked KV of that attempt out of the blocks, into spill space; `lost` if that fails.
@@ -312,6 +314,8 @@ using decode_worker_actor = caf::typed_actor<
   // That worker is lost: what is being pulled from it is computed instead, without waiting for a
   // timeout.
   caf::reacts_to<atom::gone, worker_id>,
+  // All responses of that group are over: what they wrote drafts for nobody.
+  caf::reacts_to<atom::gone, group_id>,
   // Ends that chunk at an edge where it stands (response, attempt): it goes on elsewhere.
   caf::reacts_to<atom::cut, worker_id, response_id, std::uint32_t>,
   // A link to a scheduler is there: registers with it.

@@ -348,6 +348,9 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
            std::uint64_t bytes) { shell::take_moved(self, target, response, attempt, bytes); },
     [self](atom::failed, worker_id worker, response_id response, std::uint32_t attempt,
            const std::string& why) { shell::take_failed(self, worker, response, attempt, why); },
+    [self](atom::failed, worker_id worker, const std::string& why) {
+      shell::lose_worker(self, worker, "a chunk was not taken on: " + why);
+    },
     [self](atom::lost, worker_id worker, response_id response, std::uint32_t attempt) {
       if (self->state.policy->on(policy::kv_lost{response, worker, attempt})
           == policy::verdict::accepted)
@@ -363,8 +366,14 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       for (auto& [id, batch] : self->state.book->batches())
         if (batch.receiver == peer)
           batch.receiver.clear();
-      std::erase_if(self->state.scores,
-                    [&](const auto& job) { return job.second.from.peer == peer; });
+      std::erase_if(self->state.scores, [&](const auto& job) {
+        if (job.second.from.peer != peer)
+          return false;
+        // Whether anybody hears it or not, an answer counts the request off.
+        shell::answer(self, job.second.from,
+                      error{errc::cancelled, "the controller has gone or does not read", {}});
+        return true;
+      });
     },
     [self](atom::drain) { shell::begin_stop(self); },
     [self](atom::plan) { shell::place(self); },

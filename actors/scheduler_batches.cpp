@@ -28,12 +28,20 @@ wire::batch_accepted accepted(const scheduler_state& st, const batch_record& bat
           queued ? batch.spec.required_weight_version : std::optional{batch.weight_version}};
 }
 
+/// Every response of the group is over.
+void close_group(self_ptr self, group_id group) {
+  auto& st = self->state;
+  (void)st.policy->on(policy::group_closed{group});
+  for (const auto& [id, w] : st.workers)
+    self->send(w.handle, atom::gone_v, group);
+}
+
 void close_groups(self_ptr self, const batch_record& batch) {
   if (batch.phase == batch_phase::queued)
     return; // the policy never heard of it
   for (std::uint64_t g = 0; g < batch.group_unfinished.size(); ++g)
     if (batch.group_unfinished[g] > 0)
-      (void)self->state.policy->on(policy::group_closed{{batch.first_group + g}});
+      close_group(self, {batch.first_group + g});
 }
 
 void note_end(self_ptr self, const batch_record& batch) {
@@ -96,9 +104,15 @@ bool waits_for_larger(const scheduler_state& st, const batch_record& batch) {
 /// The batch of a key, for one who may ask about it.
 result<batch_record*> find_for(self_ptr self, const controller_request& from,
                                const std::string& key) {
-  auto batch = self->state.book->find(key);
-  if (!batch || from.operates || (*batch)->owner.empty() || (*batch)->owner == from.owner)
-    return batch;
+  auto& book = *self->state.book;
+  if (from.operates)
+    return book.find_any(key, from.owner);
+  auto own = book.find(key, from.owner);
+  if (own)
+    return own;
+  if (const auto others = book.find_any(key, from.owner);
+      !others && others.error().code == errc::unknown_batch)
+    return own;
   return fail(errc::not_permitted, "batch '" + key
                                      + "' is another client's; ask with a key of the client that "
                                        "submitted it, or with one that the allow list calls "
@@ -107,10 +121,8 @@ result<batch_record*> find_for(self_ptr self, const controller_request& from,
 
 void take(self_ptr self, const controller_request& from, const wire::submit_batch& spec) {
   auto& st = self->state;
-  const auto known = find_for(self, from, spec.batch_key);
-  if (!known && known.error().code != errc::unknown_batch)
-    return answer(self, from, known.error(), spec.batch_key);
-  if (!known) {
+  // Not `find_for`: nobody can keep a key from another client by having a batch with it.
+  if (!st.book->find(spec.batch_key, from.owner)) {
     auto ok = st.identity ? check_batch(spec, st.identity->model) : check_policy(spec.policy);
     if (ok)
       ok = takes_batches(st);
@@ -169,7 +181,13 @@ void take(self_ptr self, const controller_request& from, const wire::resume_resu
   if (!batch)
     return answer(self, from, batch.error(), r.batch_key);
   if (!st.book->attach(**batch, from.peer, r.after_sequence))
-    return answer(self, from, st.book->find(r.batch_key).error(), r.batch_key);
+    return answer(
+      self, from,
+      error{errc::unknown_batch, "batch '" + r.batch_key + "' had failed and is forgotten now", {}},
+      r.batch_key);
+  // A batch that comes from a journal counts for whoever collects it, if it was nobody's.
+  if ((*batch)->client.empty())
+    (*batch)->client = from.client;
   answer(self, from, accepted(st, **batch));
   deliver(self, **batch);
 }
@@ -337,7 +355,7 @@ void finish_response(self_ptr self, batch_book::place at, wire::finish_reason re
   const auto& m = *st.parts.metrics;
   (reason == wire::finish_reason::stop ? m.responses.stop : m.responses.length).add();
   if (batch.group_unfinished[at.response->group] == 0)
-    (void)st.policy->on(policy::group_closed{{batch.first_group + at.response->group}});
+    close_group(self, {batch.first_group + at.response->group});
   const bool over = batch.phase == batch_phase::ended;
   if (over)
     note_end(self, batch);

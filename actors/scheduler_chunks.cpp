@@ -60,13 +60,7 @@ void send_dispatch(self_ptr self, const policy::dispatch& d) {
   auto& st = self->state;
   const auto it = st.workers.find(d.worker);
   ROLLCAST_CHECK(it != st.workers.end()); // the policy hears of every loss before it plans
-  self->request(it->second.handle, st.options.request_timeout, atom::decode_v, assignment_of(st, d))
-    .then([](caf::ok_atom) {},
-          [self, d](const caf::error& why) {
-            if (answered_by_peer(why) && code_of(why) != errc::stale_epoch)
-              return take_failed(self, d.worker, d.response, d.attempt, detail_of(why));
-            lose_worker(self, d.worker, "a chunk was not taken on: " + detail_of(why));
-          });
+  self->send(it->second.handle, atom::decode_v, assignment_of(st, d));
 }
 
 /// The outcome's arrays, if they agree with each other.

@@ -39,7 +39,12 @@ void restore_identity(scheduler_state& st, const journal::image& found) {
 void go_on(self_ptr self, batch_record& batch) {
   const auto required = batch.spec.required_weight_version;
   result<void> ok;
-  if (required && *required != self->state.book->weight_version)
+  if (!self->state.identity)
+    ok =
+      fail(errc::bad_config, "batch '" + batch.spec.batch_key
+                               + "' had started, but the journal knows of no cluster that it ran "
+                                 "on; submit it again");
+  else if (required && *required != self->state.book->weight_version)
     ok = fail(errc::stale_epoch, "batch '" + batch.spec.batch_key + "' requires weight version "
                                    + std::to_string(*required) + ", the cluster went on to "
                                    + std::to_string(self->state.book->weight_version)

@@ -15,9 +15,9 @@ void cut_all(self_ptr self) {
 }
 
 /// Whether a request would begin something that the scheduler does not live to end.
-bool begins(scheduler_state& st, const wire::request& body) {
+bool begins(scheduler_state& st, const wire::request& body, const std::string& owner) {
   if (const auto* batch = std::get_if<wire::submit_batch>(&body))
-    return !st.book->find(batch->batch_key);
+    return !st.book->find(batch->batch_key, owner);
   return std::holds_alternative<wire::begin_weights>(body)
          || std::holds_alternative<wire::load_weights>(body)
          || std::holds_alternative<wire::rollback_weights>(body)
@@ -42,7 +42,7 @@ void note_stopped(self_ptr self) {
 
 bool refuse_while_stopping(self_ptr self, const controller_request& request) {
   auto& st = self->state;
-  if (!st.stopping || !begins(st, request.envelope->body))
+  if (!st.stopping || !begins(st, request.envelope->body, request.owner))
     return false;
   const auto* batch = std::get_if<wire::submit_batch>(&request.envelope->body);
   answer(self, request,

@@ -71,6 +71,8 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
   number("--client-kept-max", door.client.kept);
   number("--client-responses-max", door.client.responses);
   number("--client-requests-max", door.client.requests);
+  number("--client-tokens-max", door.client.tokens);
+  number("--client-connections-max", door.client.connections);
   add_file(arguments, "--curve-secret", door.secret);
   add_file(arguments, "--curve-clients", door.clients);
   add_keys(arguments, options.keys);

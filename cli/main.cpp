@@ -9,6 +9,7 @@
 #include "cluster/batch/admission.hpp"
 
 #include <CLI/CLI.hpp>
+#include <malloc.h>
 #include <spdlog/cfg/env.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -572,6 +573,9 @@ int parse_and_run(int argc, char** argv) {
 } // namespace rollcast::cli
 
 int main(int argc, char** argv) {
+  // glibc gives nearly every thread an arena, and each keeps the most that it ever held: a worker
+  // of 20 MB in use held 230 MB. The engine's threads allocate nothing in a step.
+  ::mallopt(M_ARENA_MAX, 2);
   rollcast::cli::install_last_words();
   spdlog::set_default_logger(spdlog::stderr_logger_mt("rollcast"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %P %v");

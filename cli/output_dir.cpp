@@ -35,6 +35,16 @@ int write_all(int fd, const std::string& text) {
   return 0;
 }
 
+/// Has the names in a directory on disk; their contents are another matter.
+result<void> sync_directory(const std::filesystem::path& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0)
+    return cannot("open", directory, errno);
+  const int reason = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno; // not every one can
+  ::close(fd);
+  return reason == 0 ? result<void>{} : cannot("write", directory, reason);
+}
+
 /// Writes a whole file under a temporary name and renames it, so that no reader sees half of it.
 result<void> replace_file(const std::filesystem::path& path, const std::string& text) {
   const std::filesystem::path temporary = path.string() + ".tmp";
@@ -49,7 +59,7 @@ result<void> replace_file(const std::filesystem::path& path, const std::string& 
   if (reason == 0 && ::rename(temporary.c_str(), path.c_str()) != 0)
     reason = errno;
   if (reason == 0)
-    return {};
+    return sync_directory(path.parent_path());
   ::unlink(temporary.c_str());
   return cannot("write", path, reason);
 }
@@ -75,7 +85,7 @@ result<void> output_dir::open_partial() {
   if (::flock(partial_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     return fail(errc::io_failed,
                 partial_file().string() + " is being written by another run: give another --out");
-  return {};
+  return sync_directory(directory_);
 }
 
 output_dir::output_dir(output_dir&& other) noexcept
@@ -136,6 +146,13 @@ result<std::vector<response_record>> output_dir::take_up(std::uint64_t count) {
 result<void> output_dir::keep(const response_record& record) {
   if (const int reason = write_all(partial_, to_line(record) + "\n"); reason != 0)
     return cannot("write", partial_file(), reason);
+  return {};
+}
+
+result<void> output_dir::sync() {
+  if (::fdatasync(partial_) != 0 && errno != EINVAL
+      && errno != EROFS) // a pipe or device has no disk
+    return cannot("write", partial_file(), errno);
   return {};
 }
 

@@ -9,9 +9,10 @@
 
 namespace rollcast::cli {
 
-/// Where `run` leaves its files. Each response is on disk before it is acknowledged: first, in
-/// order of arrival, in `responses.partial.jsonl`, and at the end, in order of (group, index), in
-/// `responses.jsonl`. So a full disk or a crash loses nothing that the scheduler has forgotten.
+/// Where `run` leaves its files. Each response is on disk (`sync`) before it is acknowledged:
+/// first, in order of arrival, in `responses.partial.jsonl`, and at the end, in order of (group,
+/// index), in `responses.jsonl`. So a full disk or a crash loses nothing that the scheduler has
+/// forgotten.
 class output_dir {
 public:
   /// Makes the directory and opens the partial file, in which an earlier run may have left
@@ -31,6 +32,8 @@ public:
 
   /// Appends one response to the partial file. Fails with `io_failed`.
   result<void> keep(const response_record& record);
+  /// Everything that was kept outlives the machine's power from now on. Fails with `io_failed`.
+  result<void> sync();
 
   /// Writes `responses.jsonl` and `summary.json`, each as a whole or not at all, and removes the
   /// partial file. Fails with `io_failed`; then the partial file stays.

@@ -143,6 +143,8 @@ json json_of(const plan& p) {
           {"at_once_full", s.at_once_full},
           {"fit_expected", or_null(s.fit_expected)},
           {"at_once_expected", or_null(s.at_once_expected)},
+          {"groups_at_once", s.groups_at_once},
+          {"workers_for_group", s.workers_for_group},
           {"responses", s.responses},
           {"workers_full", s.workers_full},
           {"workers_expected", or_null(s.workers_expected)},
@@ -192,6 +194,20 @@ void print_worker(const plan& p) {
   std::printf("  start it with --kv-blocks %" PRIu64 "\n", s.kv_blocks);
 }
 
+/// What can be said of workers without a number of prompts.
+void print_groups(const plan& p) {
+  const auto& s = p.found;
+  const auto size = p.asked.group_size;
+  if (size == 1)
+    return;
+  const auto length = s.at_once_expected ? "as expected" : "full context";
+  std::printf("groups of %u, %s\n", size, length);
+  line("groups at once on one worker", std::to_string(s.groups_at_once));
+  line("workers for one group at once", std::to_string(s.workers_for_group));
+  if (s.responses == 0)
+    std::printf("  with --prompts N it says how many workers a batch takes\n");
+}
+
 void print_batch(const plan& p) {
   const auto& s = p.found;
   if (s.responses == 0)
@@ -230,6 +246,7 @@ int run_plan(const plan_options& options) {
     return exit_done;
   }
   print_worker(*made);
+  print_groups(*made);
   print_batch(*made);
   print_ports();
   return exit_done;

@@ -30,6 +30,11 @@ namespace {
 using namespace std::chrono_literals;
 using clock = std::chrono::steady_clock;
 
+/// Results that are on disk at a time, and how long the first of them waits for the others. Both
+/// are well within what a scheduler pushes without an acknowledgement.
+constexpr std::uint64_t results_per_sync = 64;
+constexpr auto sync_every = 100ms;
+
 /// The tokenizer of the model, if there is one to be had; text prompts and `text` need it.
 result<std::optional<tokenizer>> find_tokenizer(const run_options& options) {
   std::filesystem::path file = options.tokenizer;
@@ -89,6 +94,8 @@ private:
   result<void> ask_again();
   result<void> look_around();
   result<void> keep_up();
+  result<void> acknowledge();
+  result<void> sync();
   response_record record_of(const wire::response_ready& ready) const;
 
   wire::controller_client& client_;
@@ -106,6 +113,8 @@ private:
   bool submit_again_ = false;              ///< The scheduler has forgotten the batch.
   std::uint64_t responses_ = 0;
   std::uint64_t last_sequence_ = 0;
+  std::uint64_t acknowledged_ = 0;
+  clock::time_point synced_{};
   std::uint64_t completed_ = 0;   ///< Results that came and were not cancelled.
   std::uint64_t tokens_held_ = 0; ///< Theirs.
   std::uint64_t tokens_ = 0;      ///< Generated, as far as known.
@@ -155,7 +164,25 @@ result<void> collection::take(const wire::response_ready& ready) {
   completed_ += ready.reason != wire::finish_reason::cancelled ? 1 : 0;
   tokens_held_ += ready.token_ids.size();
   tokens_ = std::max(tokens_, tokens_held_);
-  return client_.ack(batch_.batch_key, ready.sequence);
+  return last_sequence_ - acknowledged_ < results_per_sync ? result<void>{} : acknowledge();
+}
+
+/// Has on disk what was kept, and says so: what is acknowledged the scheduler forgets. Syncing each
+/// result would cost a disk's turn each, so they are taken together.
+result<void> collection::acknowledge() {
+  if (acknowledged_ == last_sequence_)
+    return {};
+  if (auto ok = sync(); !ok)
+    return ok;
+  acknowledged_ = last_sequence_;
+  return client_.ack(batch_.batch_key, acknowledged_);
+}
+
+result<void> collection::sync() {
+  if (auto ok = out_.sync(); !ok)
+    return fail(ok.error().code, ok.error().detail + kept());
+  synced_ = clock::now();
+  return {};
 }
 
 result<void> collection::take(const wire::event& event) {
@@ -168,6 +195,7 @@ result<void> collection::take(const wire::event& event) {
       return ask_again();
     summary = over->summary;
     done_ = true; // acknowledged only when the files are written
+    return acknowledge();
   }
   return {};
 }
@@ -180,6 +208,8 @@ result<void> collection::take(const wire::request_failed& failed) {
   if (failed.batch_key == batch_.batch_key) {
     if (last_sequence_ < responses_)
       return ask_again(); // it stands in the place of BatchDone: results before it were lost
+    if (auto ok = acknowledge(); !ok)
+      return ok;
     (void)client_.ack(batch_.batch_key, responses_ + 1); // told; the key may be used again
   }
   return fail(failed.code, failed.message + kept());
@@ -194,10 +224,12 @@ std::string collection::kept() const {
   return where + ", run again with --batch-key " + batch_.batch_key + " to go on";
 }
 
-/// A push was lost: has everything after the last result that we hold pushed again. What we hold is
-/// on disk, so the scheduler may forget it.
+/// A push was lost: has everything after the last result that we hold pushed again. That lets the
+/// scheduler forget what we hold, so it must be on disk.
 result<void> collection::ask_again() {
   ask_soon_ = false;
+  if (auto ok = sync(); !ok)
+    return ok;
   if (submit_again_)
     return submit();
   const auto resumed = client_.resume(batch_.batch_key, last_sequence_);
@@ -206,12 +238,13 @@ result<void> collection::ask_again() {
     // another order. What came before is set aside, and so are its numbers.
     spdlog::warn("the scheduler has forgotten batch {}, it is submitted again", batch_.batch_key);
     records.clear();
-    last_sequence_ = completed_ = tokens_held_ = tokens_ = 0;
+    last_sequence_ = acknowledged_ = completed_ = tokens_held_ = tokens_ = 0;
     submit_again_ = true;
     return submit();
   }
   if (!resumed)
     return wait_for_scheduler(resumed.error());
+  acknowledged_ = last_sequence_; // by the request
   if (resumed->first_sequence > last_sequence_ + 1)
     return fail(errc::frame_malformed,
                 "the scheduler goes on with result " + std::to_string(resumed->first_sequence)
@@ -232,7 +265,7 @@ result<void> collection::take_up(std::uint64_t count) {
                                      + "batch than " + batch_.batch_key
                                      + ": give the --out of the run that began it");
   records = std::move(*kept);
-  last_sequence_ = count;
+  last_sequence_ = acknowledged_ = count;
   return {};
 }
 
@@ -295,6 +328,9 @@ result<void> collection::submit() {
 /// What there is to do beside taking results in.
 result<void> collection::keep_up() {
   const auto now = clock::now();
+  if (now - synced_ >= sync_every)
+    if (auto ok = acknowledge(); !ok)
+      return ok;
   bool behind = client_.reconnected(); // what is pushed goes to the old connection
   if (now - looked_ > 500ms) {
     looked_ = now;
@@ -313,7 +349,7 @@ result<void> collection::run() {
     return ok;
   progress_.emplace(responses_);
   while (!done_) {
-    auto event = client_.next_event(200ms);
+    auto event = client_.next_event(acknowledged_ == last_sequence_ ? 200ms : sync_every);
     if (event) {
       heard_ = alive_ = clock::now();
       if (auto ok = take(*event); !ok)

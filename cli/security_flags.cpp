@@ -28,7 +28,7 @@ void add_door(CLI::App& app, door_flags& door) {
                      "secret key file of the scheduler; with it only known keys are controllers");
   auto* clients = add(app, "--curve-clients", door.clients,
                       "allow list: lines `name public-key [batches=N] [groups=N] [kept=N] "
-                      "[responses=N] [requests=N]`");
+                      "[responses=N] [requests=N] [tokens=N] [connections=N]`");
   clients->needs(secret);
   add(app, "--curve-grace-s", door.grace_s, "a key that was replaced is good for so long");
   add(app, "--connections-max", door.connections_max, "of controllers")->check(at_least_1);
@@ -43,6 +43,12 @@ void add_door(CLI::App& app, door_flags& door) {
       "batches of one controller whose end it has not acknowledged")
     ->check(at_least_1);
   add(app, "--client-responses-max", door.client.responses, "responses of those batches")
+    ->check(at_least_1);
+  add(app, "--client-tokens-max", door.client.tokens,
+      "tokens of one controller's prompts and of results that it has not acknowledged")
+    ->check(at_least_1);
+  add(app, "--client-connections-max", door.client.connections,
+      "of one controller, known by its key")
     ->check(at_least_1);
   add(app, "--client-requests-max", door.client.requests, "unanswered requests of one controller")
     ->check(at_least_1);

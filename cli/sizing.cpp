@@ -117,6 +117,9 @@ result<sizing> size_up(const sizing_question& q, const model_config& config,
       s.kv_blocks / ceil_of(std::uint64_t{q.prompt_tokens} + q.response_tokens, q.block_tokens);
     s.at_once_expected = std::min<std::uint64_t>(*s.fit_expected, q.max_batch);
   }
+  const auto at_once = s.at_once_expected.value_or(s.at_once_full);
+  s.groups_at_once = at_once / q.group_size;
+  s.workers_for_group = ceil_of(q.group_size, at_once);
   add_batch(q, s);
   return s;
 }

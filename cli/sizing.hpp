@@ -54,6 +54,8 @@ struct sizing {
   std::uint64_t at_once_full = 0;       ///< Of those, what one step takes: `max_batch` at most.
   std::optional<std::uint64_t> fit_expected; ///< So for prompt and response as expected.
   std::optional<std::uint64_t> at_once_expected;
+  std::uint64_t groups_at_once = 0;              ///< Whole ones on one worker, by `at_once_*`.
+  std::uint64_t workers_for_group = 0;           ///< That one takes to run at once; 1 or more.
   std::uint64_t responses = 0;                   ///< Of the batch; 0: not said.
   std::uint64_t workers_full = 0;                ///< That run all of them at once, at full context.
   std::optional<std::uint64_t> workers_expected; ///< As expected.

@@ -29,6 +29,7 @@ function(rollcast_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   rollcast_flags(${name})
+  target_compile_options(${name} PRIVATE ${ROLLCAST_TEST_OPTIONS})
   target_compile_definitions(${name} PRIVATE ROLLCAST_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              ROLLCAST_BINARY_DIR="${PROJECT_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest_main)

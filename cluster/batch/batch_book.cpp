@@ -16,6 +16,15 @@ void drop(std::vector<T>& all) {
   std::vector<T>{}.swap(all);
 }
 
+/// Tokens that a result carries.
+std::uint64_t tokens_of(const batch_record& batch, std::uint64_t sequence) {
+  if (sequence > batch.size)
+    return 0;
+  const auto& r = batch.responses[batch.finished[sequence - 1]];
+  return r.tokens.size()
+         + (batch.spec.echo_prompts ? batch.group_of(r).prompt_token_ids.size() : 0);
+}
+
 /// What was appended behind `position`.
 journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
                             std::uint64_t weight_version) {
@@ -35,6 +44,14 @@ journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
 
 } // namespace
 
+std::uint64_t prompt_tokens_of(const wire::submit_batch& batch) {
+  std::uint64_t tokens = 0;
+  for (const auto& group : batch.groups)
+    tokens += group.prompt_token_ids.size() + group.id.size() / sizeof(token_id)
+              + (group.sampling ? group.sampling->stop_token_ids.size() : 0);
+  return tokens;
+}
+
 batch_book::batch_book(batch_limits limits, journal::sink* journal)
   : limits_(limits), journal_(journal) {}
 
@@ -48,18 +65,17 @@ void batch_book::write(journal::record what) {
 result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t now_ns,
                                          const std::string& owner) {
   const auto hash = hash_of(spec);
-  if (const auto known = by_key_.find(spec.batch_key); known != by_key_.end()) {
-    auto& batch = batches_.at(known->second);
-    if (batch.spec_hash != hash)
-      return fail(errc::batch_conflict,
-                  "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
-                    + std::to_string(batch.size) + " responses); use a new key");
-    return &batch;
-  }
+  const auto known = find(spec.batch_key, owner);
+  if (known && (*known)->spec_hash != hash)
+    return fail(errc::batch_conflict,
+                "batch key '" + spec.batch_key + "' is taken by a batch with other content ("
+                  + std::to_string((*known)->size) + " responses); use a new key");
+  if (known || known.error().code != errc::unknown_batch)
+    return known;
   std::uint64_t responses = 0;
   for (const auto& group : spec.groups)
     responses += group.group_size;
-  if (auto room = make_room(responses); !room)
+  if (auto room = make_room(responses, prompt_tokens_of(spec)); !room)
     return fail(room);
   const batch_id id{next_batch_++};
   auto& batch = batches_[id];
@@ -69,16 +85,16 @@ result<batch_record*> batch_book::submit(wire::submit_batch spec, std::uint64_t 
   batch.submitted_ns = now_ns;
   batch.owner = owner;
   add_responses(batch);
-  by_key_.emplace(batch.spec.batch_key, id);
+  by_key_.emplace(std::pair{batch.spec.batch_key, owner}, id);
   by_first_response_.emplace(batch.first_response, id);
-  responses_held_ += batch.size;
+  note_held(batch);
   if (journal_ != nullptr)
     write(journal::batch_submitted{id, std::make_shared<const wire::submit_batch>(batch.spec),
                                    batch.first_response, batch.first_group, owner});
   return &batch;
 }
 
-result<void> batch_book::make_room(std::uint64_t responses) {
+result<void> batch_book::make_room(std::uint64_t responses, std::uint64_t prompt_tokens) {
   std::size_t live = 0;
   for (const auto& [id, batch] : batches_)
     live += batch.phase != batch_phase::ended ? 1 : 0;
@@ -91,9 +107,11 @@ result<void> batch_book::make_room(std::uint64_t responses) {
                   + std::to_string(responses_held_) + " are kept already, limit "
                   + std::to_string(limits_.responses)
                   + "; acknowledge results of finished batches or submit a smaller batch");
-  if (tokens_held_ > limits_.tokens)
-    return fail(errc::queue_full, std::to_string(tokens_held_)
-                                    + " tokens of unacknowledged results are kept, limit "
+  if (prompt_tokens + prompt_tokens_held_ + tokens_held_ > limits_.tokens)
+    return fail(errc::queue_full, "the batch has " + std::to_string(prompt_tokens)
+                                    + " tokens of prompts, " + std::to_string(prompt_tokens_held_)
+                                    + " of prompts and " + std::to_string(tokens_held_)
+                                    + " of unacknowledged results are kept already, limit "
                                     + std::to_string(limits_.tokens) + "; " + oldest_left());
   if (batches_.size() < limits_.kept_batches)
     return {};
@@ -106,6 +124,16 @@ result<void> batch_book::make_room(std::uint64_t responses) {
                                   + " batches are kept for controllers that have not "
                                     "acknowledged them; "
                                   + oldest_left());
+}
+
+void batch_book::note_held(const batch_record& batch) {
+  responses_held_ += batch.size;
+  prompt_tokens_held_ += batch.prompt_tokens;
+}
+
+void batch_book::note_let_go(const batch_record& batch) {
+  responses_held_ -= batch.size;
+  prompt_tokens_held_ -= batch.prompt_tokens;
 }
 
 /// What to do about batches that nobody collects.
@@ -139,14 +167,32 @@ void batch_book::make_responses(batch_record& batch) {
     batch.group_unfinished.push_back(group.group_size);
   }
   batch.live_groups = batch.group_unfinished.size();
+  batch.prompt_tokens = prompt_tokens_of(batch.spec);
 }
 
-result<batch_record*> batch_book::find(const std::string& key) {
-  const auto it = by_key_.find(key);
-  if (it == by_key_.end())
+result<batch_record*> batch_book::find(const std::string& key, const std::string& owner) {
+  if (owner.empty())
+    return find_any(key, owner);
+  for (const auto& whose : {owner, std::string{}})
+    if (const auto it = by_key_.find({key, whose}); it != by_key_.end())
+      return &batches_.at(it->second);
+  return fail(errc::unknown_batch, "no batch of client " + owner + " has the key '" + key + "' ("
+                                     + std::to_string(batches_.size()) + " are kept)");
+}
+
+result<batch_record*> batch_book::find_any(const std::string& key, const std::string& owner) {
+  for (const auto& whose : {owner, std::string{}})
+    if (const auto it = by_key_.find({key, whose}); it != by_key_.end())
+      return &batches_.at(it->second);
+  const auto first = by_key_.lower_bound({key, {}});
+  if (first == by_key_.end() || first->first.first != key)
     return fail(errc::unknown_batch, "no batch has the key '" + key + "' ("
                                        + std::to_string(batches_.size()) + " are kept)");
-  return &batches_.at(it->second);
+  if (const auto next = std::next(first); next != by_key_.end() && next->first.first == key)
+    return fail(errc::batch_conflict, "several clients have a batch with the key '" + key + "', "
+                                        + first->first.second + " and " + next->first.second
+                                        + " among them; ask with a key of the one that is meant");
+  return &batches_.at(first->second);
 }
 
 void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
@@ -180,8 +226,8 @@ std::vector<response_id> batch_book::give_up(batch_record& batch, error why, std
 void batch_book::forget(batch_record& batch) {
   write(journal::batch_forgotten{batch.id});
   if (!batch.acknowledged_fully())
-    responses_held_ -= batch.size;
-  by_key_.erase(batch.spec.batch_key);
+    note_let_go(batch);
+  by_key_.erase({batch.spec.batch_key, batch.owner});
   by_first_response_.erase(batch.first_response);
   batches_.erase(batch_id{batch.id});
 }
@@ -211,6 +257,7 @@ bool batch_book::append(place at, std::uint32_t position, std::span<const token_
   r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
   at.batch->generated_tokens += tokens.size();
+  at.batch->tokens_held += tokens.size();
   tokens_held_ += tokens.size();
   if (journal_ != nullptr)
     write(edge_of(at, position, weight_version));
@@ -248,6 +295,7 @@ bool batch_book::attach(batch_record& batch, std::string receiver, std::uint64_t
   if (!acknowledge(batch, after_sequence))
     return false;
   batch.sent = batch.acknowledged;
+  batch.tokens_sent = 0;
   return true;
 }
 
@@ -258,7 +306,10 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
     write(journal::results_acknowledged{batch.id, until});
   for (; batch.acknowledged < until; ++batch.acknowledged)
     if (batch.acknowledged < batch.finished.size()) {
+      if (batch.acknowledged < batch.sent)
+        batch.tokens_sent -= tokens_of(batch, batch.acknowledged + 1);
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
+      batch.tokens_held -= r.tokens.size();
       tokens_held_ -= r.tokens.size();
       drop(r.tokens);
       drop(r.logprobs);
@@ -267,7 +318,8 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
   batch.sent = std::max(batch.sent, batch.acknowledged);
   if (was_full || !batch.acknowledged_fully())
     return true;
-  responses_held_ -= batch.size;
+  note_let_go(batch);
+  batch.prompt_tokens = 0;
   drop(batch.spec.groups);
   drop(batch.responses);
   drop(batch.group_unfinished);
@@ -284,9 +336,8 @@ std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
     return out;
   const auto ready =
     batch.phase == batch_phase::ended ? batch.last_sequence() : batch.finished_count;
-  const auto until = std::min(ready, batch.acknowledged + limits_.results_in_flight);
-  while (batch.sent < until) {
-    ++batch.sent;
+  while (batch.sent < ready && may_push(batch, batch.sent + 1)) {
+    batch.tokens_sent += tokens_of(batch, ++batch.sent);
     if (batch.sent <= batch.size)
       out.emplace_back(result_of(batch, batch.sent));
     else if (batch.failure)
@@ -297,6 +348,13 @@ std::vector<wire::event> batch_book::deliveries(batch_record& batch) {
   }
   batch.sent_max = std::max(batch.sent_max, batch.sent);
   return out;
+}
+
+/// Whether the window has room for the next result.
+bool batch_book::may_push(const batch_record& batch, std::uint64_t sequence) const {
+  return sequence <= batch.acknowledged + limits_.results_in_flight
+         && (batch.tokens_sent == 0
+             || batch.tokens_sent + tokens_of(batch, sequence) <= limits_.tokens_in_flight);
 }
 
 wire::response_ready batch_book::result_of(const batch_record& batch,

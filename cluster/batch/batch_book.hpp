@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rollcast {
@@ -23,8 +24,12 @@ struct batch_limits {
   std::size_t live_batches = 256;      ///< Batches that are not finished.
   std::size_t kept_batches = 1'024;    ///< All, with finished and acknowledged ones.
   std::uint64_t responses = 2'000'000; ///< Of all kept batches whose end was not acknowledged.
-  std::uint64_t tokens = std::uint64_t{1} << 30; ///< Of those responses, 12 bytes each, at submits.
-  std::uint64_t results_in_flight = 256;         ///< Per batch, pushed and not acknowledged.
+  /// Of those batches, when one is submitted: prompts, 4 bytes each, and what was generated and not
+  /// acknowledged, 12 bytes each.
+  std::uint64_t tokens = std::uint64_t{1} << 30;
+  std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
+  /// Of those results, 12 bytes each; one result may have more.
+  std::uint64_t tokens_in_flight = std::uint64_t{1} << 22;
 };
 
 /// Where a batch stands.
@@ -72,6 +77,8 @@ struct batch_record {
   std::string numerics_profile; ///< Of the cluster when it started; "" while queued.
   std::uint64_t weight_version = 0;
   std::uint64_t generated_tokens = 0;
+  std::uint64_t tokens_held = 0;   ///< Of those, what was not acknowledged.
+  std::uint64_t prompt_tokens = 0; ///< As `prompt_tokens_of`; 0 once the end is acknowledged.
   /// Why it could not go on. Its unfinished responses are cancelled, and this is told in place of
   /// BatchDone; once that is acknowledged the book forgets the batch and its key.
   std::optional<error> failure;
@@ -82,6 +89,7 @@ struct batch_record {
   std::string client;             ///< Whose share it counts for; "" is nobody.
   std::string receiver;           ///< Who is sent results; "" is nobody.
   std::uint64_t sent = 0;         ///< Last sequence pushed to the receiver.
+  std::uint64_t tokens_sent = 0;  ///< Of results pushed to it that are not acknowledged.
   std::uint64_t sent_max = 0;     ///< Last sequence pushed to anybody.
   std::uint64_t acknowledged = 0; ///< Last sequence acknowledged.
 
@@ -113,6 +121,9 @@ struct model_ends {
 std::optional<wire::finish_reason> end_of(const batch_record& batch, const response_record& r,
                                           const model_ends& model);
 
+/// What the groups of a batch take in memory, in tokens: prompts, stop lists and names.
+std::uint64_t prompt_tokens_of(const wire::submit_batch& batch);
+
 /// Every batch that the scheduler answers for: tokens so far, results numbered once and kept until
 /// acknowledged, and who gets them. Pure: no clock, I/O or threads; times are nanoseconds of one
 /// monotonic clock, handed in.
@@ -134,12 +145,16 @@ public:
 
   // -- batches ------------------------------------------------------------------
 
-  /// Takes a validated batch on, or finds the one that has its key. Fails with `batch_conflict`
-  /// (same key, other content) or `queue_full`.
+  /// Takes a validated batch on, or finds the one that has its key (`find`). Fails with
+  /// `batch_conflict` (same key, other content) or `queue_full`.
   result<batch_record*> submit(wire::submit_batch spec, std::uint64_t now_ns,
                                const std::string& owner = {});
-  /// Fails with `unknown_batch`.
-  result<batch_record*> find(const std::string& key);
+  /// The batch that somebody means by a key: its own, or one that is nobody's. Each owner has keys
+  /// of its own; who is nobody (`owner` is "") means anybody's. Fails with `unknown_batch`, and
+  /// with `batch_conflict` if it could be several.
+  result<batch_record*> find(const std::string& key, const std::string& owner = {});
+  /// As above, and then anybody's, for one who may ask about all.
+  result<batch_record*> find_any(const std::string& key, const std::string& owner);
   /// The batch may be placed from now on. @pre it is queued
   void start(batch_record& batch, std::uint64_t now_ns);
   /// Finishes what is unfinished as cancelled.
@@ -192,7 +207,9 @@ public:
   std::string default_policy = "context";
 
 private:
-  result<void> make_room(std::uint64_t responses);
+  result<void> make_room(std::uint64_t responses, std::uint64_t prompt_tokens);
+  void note_held(const batch_record& batch);
+  void note_let_go(const batch_record& batch);
   std::string oldest_left() const;
   /// Drops a batch, so that its key is free again. `batch` dies here.
   void forget(batch_record& batch);
@@ -206,18 +223,20 @@ private:
   void end(batch_record& batch, std::uint64_t now_ns);
   void write(journal::record what);
   wire::batch_summary measure(const batch_record& batch) const;
+  bool may_push(const batch_record& batch, std::uint64_t sequence) const;
   wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
 
   batch_limits limits_;
   journal::sink* journal_;
   std::map<batch_id, batch_record> batches_;
-  std::map<std::string, batch_id> by_key_;
+  std::map<std::pair<std::string, std::string>, batch_id> by_key_; ///< And owner.
   std::map<std::uint64_t, batch_id> by_first_response_;
   std::uint64_t next_batch_ = 1;
   std::uint64_t next_group_ = 1;
   std::uint64_t next_response_ = 1;
   std::uint64_t responses_held_ = 0; ///< Of batches whose end was not acknowledged.
   std::uint64_t tokens_held_ = 0;    ///< Generated, their results not acknowledged.
+  std::uint64_t prompt_tokens_held_ = 0;
 };
 
 /// The engine's form of a response's sampling parameters.

@@ -83,9 +83,9 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
     batch.sent_max = batch.last_sequence();
   } else {
     restore_responses(from, batch);
-    responses_held_ += batch.size;
+    note_held(batch);
   }
-  by_key_.emplace(batch.spec.batch_key, batch.id);
+  by_key_.emplace(std::pair{batch.spec.batch_key, batch.owner}, batch.id);
   by_first_response_.emplace(batch.first_response, batch.id);
   if (batch.phase != batch_phase::ended && batch.finished_count > 0
       && (batch.size - batch.finished_count) * 10 <= batch.size)
@@ -106,6 +106,7 @@ void batch_book::restore_responses(const journal::batch_image& from, batch_recor
       to.versions.push_back({v.version, v.start});
     to.sequence = r.sequence;
     to.reason = r.reason;
+    batch.tokens_held += to.tokens.size();
     tokens_held_ += to.tokens.size();
     batch.generated_tokens += to.tokens.size();
     if (to.sequence == 0)

@@ -8,11 +8,13 @@ result<void> check_share(const batch_book& book, const std::string& client,
   std::uint64_t groups = 0;
   std::uint64_t kept = 0;
   std::uint64_t responses = 0;
+  std::uint64_t tokens = 0;
   for (const auto& [id, batch] : book.batches()) {
     if (batch.client != client || batch.acknowledged_fully())
       continue;
     ++kept;
     responses += batch.size;
+    tokens += batch.prompt_tokens + batch.tokens_held;
     if (batch.phase == batch_phase::ended)
       continue;
     ++batches;
@@ -32,7 +34,9 @@ result<void> check_share(const batch_book& book, const std::string& client,
         share{"unfinished groups", groups, more.groups.size(), limits.groups},
         share{"batches whose end it has not acknowledged", kept, 1, limits.kept},
         share{"responses in batches whose end it has not acknowledged", responses, wanted,
-              limits.responses}})
+              limits.responses},
+        share{"tokens of prompts and of results that it has not acknowledged", tokens,
+              prompt_tokens_of(more), limits.tokens}})
     if (has + asks > limit)
       return fail(errc::queue_full,
                   "client " + client + " has " + std::to_string(has) + " " + what + " and asks for "

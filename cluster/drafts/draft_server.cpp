@@ -155,6 +155,8 @@ bool draft_server::loop::take_next() {
     zmq::message_t rest;
     more = router_.recv(rest, zmq::recv_flags::dontwait).has_value() && rest.more();
   }
+  if (door_ && !door_->who_sent(body))
+    return true; // its key was taken from the list
   const auto frame = decode_draft_frame({static_cast<std::byte*>(body.data()), body.size()});
   if (!whole || !frame) {
     ++counts.dropped_malformed;

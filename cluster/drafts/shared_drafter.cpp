@@ -1,5 +1,6 @@
 #include "cluster/drafts/shared_drafter.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -8,6 +9,10 @@ namespace {
 
 /// Most tokens of siblings that one step takes in: some tenths of a millisecond. More wait.
 constexpr std::size_t heard_tokens_max = 2'048;
+
+/// Of so many groups that are over, what still comes is dropped. Of others it would be kept, until
+/// the speculator needs the memory.
+constexpr std::size_t over_max = 256;
 
 } // namespace
 
@@ -29,12 +34,20 @@ void shared_drafter::leave(response_id response) {
   }
 }
 
+void shared_drafter::forget(group_id group) {
+  drafts_->forget(group);
+  over_.push_back(group);
+  if (over_.size() > over_max)
+    over_.pop_front();
+}
+
 void shared_drafter::hear() {
   link_->collect(heard_tokens_max, heard_);
   const auto now = std::chrono::steady_clock::now();
   for (const auto& h : heard_) {
-    if (running_.contains(h.response))
-      continue; // what it writes here is what counts
+    if (running_.contains(h.response) // what it writes here is what counts
+        || std::find(over_.begin(), over_.end(), h.group) != over_.end())
+      continue;
     const auto end = drafts_->hear(h.group, h.response, h.position, h.tokens);
     if (end < h.position)
       link_->lost(h.name, h.response, end); // its group was forgotten for want of memory

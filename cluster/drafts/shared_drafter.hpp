@@ -3,6 +3,7 @@
 #include "cluster/drafts/draft_link.hpp"
 #include "engine/draft/speculator.hpp"
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -29,6 +30,8 @@ public:
               std::span<const token_id> tokens);
   /// It does not run here any more.
   void leave(response_id response);
+  /// All its responses are over: forgotten, also what of it is still on its way.
+  void forget(group_id group);
 
   bool wants_hidden() const noexcept override { return drafts_->wants_hidden(); }
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
@@ -50,6 +53,7 @@ private:
   stale_function stale_;
   std::unordered_map<response_id, here> running_;
   std::vector<heard_tokens> heard_;
+  std::deque<group_id> over_; ///< Some, the latest last.
 };
 
 } // namespace rollcast

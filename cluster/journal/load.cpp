@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,6 +68,7 @@ private:
 
   database* db_;
   image found_;
+  std::set<std::pair<std::string, std::string>> keys_; ///< And owners, of all batches.
 };
 
 template <class T>
@@ -164,6 +166,8 @@ result<void> loader::load_batch(statement& row) {
     if (batch.first_response < before.first_response + before.size)
       return damaged(name(batch) + " has responses of another");
   }
+  if (!keys_.emplace(batch.spec.batch_key, batch.owner).second)
+    return damaged(name(batch) + " has the key of another");
   if (!row.null(10))
     batch.started = batch_started{batch.id, row.text(10), row.number(11)};
   if (auto ok = load_ending(row, batch); !ok)

@@ -41,12 +41,14 @@ std::string take_word(std::string_view word, client_entry& entry) {
   auto& limits = entry.limits;
   const auto equals = word.find('=');
   const auto key = word.substr(0, equals);
-  std::uint32_t* target = key == "batches"     ? &limits.batches
-                          : key == "groups"    ? &limits.groups
-                          : key == "kept"      ? &limits.kept
-                          : key == "responses" ? &limits.responses
-                          : key == "requests"  ? &limits.requests
-                                               : nullptr;
+  std::uint32_t* target = key == "batches"       ? &limits.batches
+                          : key == "groups"      ? &limits.groups
+                          : key == "kept"        ? &limits.kept
+                          : key == "responses"   ? &limits.responses
+                          : key == "requests"    ? &limits.requests
+                          : key == "tokens"      ? &limits.tokens
+                          : key == "connections" ? &limits.connections
+                                                 : nullptr;
   if (target == nullptr || equals == std::string_view::npos)
     return "'" + std::string{word.substr(0, 32)} + "' is neither 'operator' nor a limit";
   const auto value = word.substr(equals + 1);
@@ -68,10 +70,10 @@ result<allow_list> allow_list::parse(std::string_view text, const std::string& w
     if (words.empty() || words[0].front() == '#')
       continue;
     const auto refuse = [&](const std::string& why) {
-      return fail(errc::bad_config, "allow list " + where + ", line " + std::to_string(number)
-                                      + ": " + why
-                                      + "; a line is: name public-key, then any of operator "
-                                        "batches=N groups=N kept=N responses=N requests=N");
+      return fail(errc::bad_config,
+                  "allow list " + where + ", line " + std::to_string(number) + ": " + why
+                    + "; a line is: name public-key, then any of operator "
+                      "batches=N groups=N kept=N responses=N requests=N tokens=N connections=N");
     };
     if (!is_name(words[0]))
       return refuse("the name is not 1 to 64 letters, digits, '-', '_' or '.'");

@@ -44,7 +44,7 @@ result<void> curve_policy::read_list() {
   if (options_.clients.empty())
     return {};
   clients_stamp_ = stamp_of(options_.clients);
-  const auto text = read_text(options_.clients, "allow list");
+  const auto text = read_trusted(options_.clients, "allow list");
   if (!text)
     return fail(text);
   auto list = allow_list::parse(*text, options_.clients.string(), options_.limits);
@@ -55,16 +55,28 @@ result<void> curve_policy::read_list() {
   return {};
 }
 
+/// Reads a file that has changed. What is wrong is said once; what may pass by itself, such as too
+/// many open files, is tried again the next time.
+void curve_policy::take_again(result<void> (curve_policy::*read)(),
+                              std::optional<file_stamp>& stamp, std::string& wrong,
+                              const char* stays) {
+  const auto ok = (this->*read)();
+  if (!ok && ok.error().code == errc::io_failed)
+    stamp.reset();
+  auto now = ok ? std::string{} : ok.error().detail;
+  if (!now.empty() && now != wrong)
+    complaint_ = now + "; the " + stays + " read before stays in use";
+  wrong = std::move(now);
+}
+
 void curve_policy::refresh(clock::time_point now) {
   const auto secret = stamp_of(options_.secret);
   const auto clients = options_.clients.empty() ? file_stamp{} : stamp_of(options_.clients);
   const std::scoped_lock lock{mutex_};
   if (secret != secret_stamp_)
-    if (const auto ok = read_keys(); !ok)
-      complaint_ = ok.error().detail + "; the key read before stays in use";
+    take_again(&curve_policy::read_keys, secret_stamp_, secret_wrong_, "key");
   if (clients != clients_stamp_)
-    if (const auto ok = read_list(); !ok)
-      complaint_ = ok.error().detail + "; the list read before stays in use";
+    take_again(&curve_policy::read_list, clients_stamp_, clients_wrong_, "list");
   if (std::erase_if(replaced_, [now](const replaced& old) { return old.until <= now; }) > 0) {
     ++keys_version_;
     ++list_version_;
@@ -99,7 +111,10 @@ std::optional<client_entry> curve_policy::admit(std::string_view public_key) con
   const auto is_ours = [public_key](const key_pair& keys) { return keys.public_key == public_key; };
   if (is_ours(current_)
       || std::ranges::any_of(replaced_, [&](const replaced& old) { return is_ours(old.keys); }))
-    return client_entry{"cluster", {unlimited, unlimited, unlimited, unlimited, unlimited}, true};
+    return client_entry{
+      "cluster",
+      {unlimited, unlimited, unlimited, unlimited, unlimited, unlimited, unlimited},
+      true};
   const auto* found = list_.find(public_key);
   return found == nullptr ? std::nullopt : std::optional{*found};
 }

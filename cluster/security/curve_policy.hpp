@@ -23,7 +23,8 @@ struct curve_policy_options {
 
 /// The keys of one end and who may talk to it, as files say now: `refresh` looks at them again, so
 /// keys and lists change without a restart. A file that is wrong changes nothing and is said once
-/// in `complaint`; what was read last stays. Every member may be called from any thread.
+/// in `complaint`; what was read last stays. One that cannot be read now is tried again. Every
+/// member may be called from any thread.
 class curve_policy {
 public:
   using clock = std::chrono::steady_clock;
@@ -53,11 +54,14 @@ private:
   explicit curve_policy(curve_policy_options options) : options_(std::move(options)) {}
   result<void> read_keys();
   result<void> read_list();
+  void take_again(result<void> (curve_policy::*read)(), std::optional<file_stamp>& stamp,
+                  std::string& wrong, const char* stays);
 
   const curve_policy_options options_;
   mutable std::mutex mutex_; ///< Guards everything below.
-  file_stamp secret_stamp_;
-  file_stamp clients_stamp_;
+  /// None: to be read again, whatever it looks like.
+  std::optional<file_stamp> secret_stamp_;
+  std::optional<file_stamp> clients_stamp_;
   key_pair current_;
   struct replaced {
     key_pair keys;
@@ -67,6 +71,8 @@ private:
   allow_list list_;
   std::uint64_t keys_version_ = 1;
   std::uint64_t list_version_ = 1;
+  std::string secret_wrong_; ///< What is wrong with the file since it was read well; "": nothing.
+  std::string clients_wrong_;
   std::string complaint_;
 };
 

@@ -18,6 +18,9 @@ namespace {
 /// or stranger, waits a second for the kernel's next try. The kernel cuts it to its somaxconn.
 constexpr int backlog = 4096;
 
+/// ZMQ_ZAP_ENFORCE_DOMAIN, which zmq.h names only for builds with its drafts.
+constexpr int zap_enforce_domain = 93;
+
 struct place {
   std::string host;
   std::string port;
@@ -73,8 +76,10 @@ std::string port_of(int descriptor) {
 void serve_with(zmq::socket_t& socket, const key_pair& keys) {
   socket.set(zmq::sockopt::curve_server, true);
   socket.set(zmq::sockopt::curve_secretkey, keys.secret_key);
-  // Without a doorkeeper ZeroMQ would let anybody in who knows the public key.
+  // Without a doorkeeper ZeroMQ would let anybody in who knows the public key; enforced, nobody.
   socket.set(zmq::sockopt::zap_domain, "rollcast");
+  const int on = 1;
+  (void)::zmq_setsockopt(socket.handle(), zap_enforce_domain, &on, sizeof on);
 }
 
 /// Hands a listening descriptor to ZeroMQ, which closes it when it is unbound. Throws as `bind`

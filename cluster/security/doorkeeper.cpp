@@ -74,6 +74,8 @@ private:
     std::uint64_t number = 0; ///< Ascends from one to the next.
     bool spoke = false;       ///< A whole message has come by it.
     std::string key;          ///< Once it has spoken.
+    std::string client;       ///< Whose key it is.
+    bool refused = false;     ///< The client has too many; nothing of it counts.
   };
   /// The connections of one address.
   struct neighbours {
@@ -86,6 +88,10 @@ private:
   void accepted(int descriptor);
   void ended(int descriptor);
   void make_room(neighbours& of, int descriptor);
+  void warn_of_too_many(const std::string& what);
+  void spoke(int descriptor, connection& which, const std::string& key,
+             const std::optional<client_entry>& who);
+  void forget_client(connection& which);
   void hear_zap();
   void look_at_files();
   void show_out_removed();
@@ -99,9 +105,11 @@ private:
   std::chrono::steady_clock::time_point warned_{};
   std::uint64_t list_version_ = 0;
   std::uint64_t last_number_ = 0;
-  std::mutex mutex_; ///< Guards the two below.
+  std::mutex mutex_; ///< Guards the three below.
   std::unordered_map<std::string, neighbours> by_address_;
   std::unordered_map<int, connection> connections_; ///< By descriptor.
+  /// Connections that have spoken with a key of the client.
+  std::unordered_map<std::string, std::size_t> by_client_;
   std::thread thread_;
 };
 
@@ -185,7 +193,9 @@ void doorkeeper::loop::accepted(int descriptor) {
     return; // it has gone already
   const std::scoped_lock lock{mutex_};
   const auto number = ++last_number_;
-  connections_[descriptor] = {address, number, false, {}};
+  auto& fresh = connections_[descriptor] = {};
+  fresh.address = address;
+  fresh.number = number;
   counts.connections = connections_.size();
   auto& here = by_address_[address];
   ++here.count;
@@ -208,18 +218,23 @@ void doorkeeper::loop::make_room(neighbours& of, int descriptor) {
   }
   ++counts.refused_too_many;
   const auto& address = connections_.at(descriptor).address;
-  const auto now = std::chrono::steady_clock::now();
-  if (now - warned_ > std::chrono::seconds{10}) {
-    warned_ = now;
-    spdlog::warn("too many connections, so one of {} is ended: {} are open, {} of that address; "
-                 "at most {} and {} are allowed",
-                 address, connections_.size(), of.count, options_.connections_max,
-                 options_.connections_per_address_max);
-  }
+  warn_of_too_many("too many connections, so one of " + address
+                   + " is ended: " + std::to_string(connections_.size()) + " are open, "
+                   + std::to_string(of.count) + " of that address; at most "
+                   + std::to_string(options_.connections_max) + " and "
+                   + std::to_string(options_.connections_per_address_max) + " are allowed");
   // ZeroMQ owns the descriptor and closes it when it sees the end. Should it be another's by now,
   // that one dials again.
   if (address_of(descriptor) == address)
     ::shutdown(descriptor, SHUT_RDWR);
+}
+
+void doorkeeper::loop::warn_of_too_many(const std::string& what) {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - warned_ <= std::chrono::seconds{10})
+    return;
+  warned_ = now;
+  spdlog::warn("{}", what);
 }
 
 void doorkeeper::loop::ended(int descriptor) {
@@ -231,6 +246,7 @@ void doorkeeper::loop::ended(int descriptor) {
   here->second.silent.erase(it->second.number);
   if (--here->second.count == 0)
     by_address_.erase(here);
+  forget_client(it->second);
   connections_.erase(it);
   counts.connections = connections_.size();
 }
@@ -300,29 +316,63 @@ void doorkeeper::loop::show_out_removed() {
     }
 }
 
+void doorkeeper::loop::forget_client(connection& which) {
+  if (which.client.empty())
+    return;
+  const auto it = by_client_.find(which.client);
+  if (--it->second == 0)
+    by_client_.erase(it);
+  which.client.clear();
+}
+
+/// Ends the connection if its client, by whatever key, has more than it may have.
+void doorkeeper::loop::spoke(int descriptor, connection& which, const std::string& key,
+                             const std::optional<client_entry>& who) {
+  if (which.spoke && which.key == key)
+    return;
+  forget_client(which);
+  which.spoke = true;
+  which.refused = false;
+  which.key = key;
+  by_address_.at(which.address).silent.erase(which.number);
+  if (!who)
+    return;
+  which.client = who->name;
+  const auto count = ++by_client_[who->name];
+  if (count <= who->limits.connections)
+    return;
+  which.refused = true;
+  ++counts.refused_too_many;
+  warn_of_too_many("client " + who->name + " has " + std::to_string(count)
+                   + " connections, allowed are " + std::to_string(who->limits.connections)
+                   + ", so the last to speak is ended");
+  if (address_of(descriptor) == which.address)
+    ::shutdown(descriptor, SHUT_RDWR);
+}
+
 std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
   const auto* key = property_of(body, key_property);
   if (options_.keys && key == nullptr)
     return std::nullopt;
+  const auto known = options_.keys ? options_.keys->admit(key) : std::nullopt;
+  if (options_.keys && !known)
+    return std::nullopt;
   {
     const std::scoped_lock lock{mutex_};
-    const auto it = connections_.find(::zmq_msg_get(body.handle(), ZMQ_SRCFD));
+    const int descriptor = ::zmq_msg_get(body.handle(), ZMQ_SRCFD);
+    const auto it = connections_.find(descriptor);
     // A message of a connection that has ended may still come after its descriptor was given to
     // another, whose own messages then set this right.
-    const std::string_view said = key == nullptr ? "" : key;
-    if (it != connections_.end() && (!it->second.spoke || it->second.key != said)) {
-      it->second.spoke = true;
-      it->second.key = said;
-      by_address_.at(it->second.address).silent.erase(it->second.number);
+    if (it != connections_.end()) {
+      spoke(descriptor, it->second, known ? key : "", known);
+      if (it->second.refused)
+        return std::nullopt;
     }
   }
   if (!options_.keys) {
     const auto* address = property_of(body, "Peer-Address");
     return visitor{address == nullptr ? "?" : address, std::nullopt, {}, true};
   }
-  auto known = options_.keys->admit(key);
-  if (!known)
-    return std::nullopt;
   return visitor{known->name, known->limits, known->name, known->operates};
 }
 

@@ -52,12 +52,19 @@ bool is_lent_by_root(const struct stat& found, unsigned mode) {
   return found.st_uid == 0 && ::geteuid() != 0 && (mode & 077u) == 040u && is_mine(found.st_gid);
 }
 
+/// What a file holds, so who else may do what with it.
+enum class kind { text, trusted, secret };
+
 result<void> check_owner_and_mode(const struct stat& found, const std::string& name,
-                                  const std::string& what) {
+                                  const std::string& what, kind is) {
   const unsigned mode = found.st_mode & 07777u;
-  if ((mode & 077u) != 0 && !is_lent_by_root(found, mode))
+  if (is == kind::secret && (mode & 077u) != 0 && !is_lent_by_root(found, mode))
     return fail(errc::bad_config, what + " " + name + " has mode " + octal(mode)
                                     + ", so others may use it; wanted is 0600: chmod 600 " + name);
+  if (is == kind::trusted && (mode & 022u) != 0)
+    return fail(errc::bad_config, what + " " + name + " has mode " + octal(mode)
+                                    + ", so others may write it; wanted is 0644: chmod go-w "
+                                    + name);
   if (found.st_uid != ::geteuid() && found.st_uid != 0)
     return fail(errc::bad_config, what + " " + name + " belongs to user "
                                     + std::to_string(found.st_uid) + ", wanted is "
@@ -67,7 +74,7 @@ result<void> check_owner_and_mode(const struct stat& found, const std::string& n
 }
 
 result<std::string> read_whole(const std::filesystem::path& path, const std::string& what,
-                               bool secret) {
+                               kind is) {
   const auto name = path.string();
   // Without waiting: a pipe under the name of a key must not hang us.
   const open_file file{::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
@@ -76,8 +83,8 @@ result<std::string> read_whole(const std::filesystem::path& path, const std::str
     return fail(errc::io_failed, what + " " + name + ": " + std::strerror(errno));
   if (!S_ISREG(found.st_mode))
     return fail(errc::bad_config, what + " " + name + " is no file");
-  if (secret)
-    if (const auto ok = check_owner_and_mode(found, name, what); !ok)
+  if (is != kind::text)
+    if (const auto ok = check_owner_and_mode(found, name, what, is); !ok)
       return fail(ok);
   std::string text;
   std::array<char, 4096> piece{};
@@ -107,11 +114,15 @@ file_stamp stamp_of(const std::filesystem::path& path) {
 }
 
 result<std::string> read_text(const std::filesystem::path& path, const std::string& what) {
-  return read_whole(path, what, false);
+  return read_whole(path, what, kind::text);
+}
+
+result<std::string> read_trusted(const std::filesystem::path& path, const std::string& what) {
+  return read_whole(path, what, kind::trusted);
 }
 
 result<std::string> read_secret(const std::filesystem::path& path, const std::string& what) {
-  return read_whole(path, what, true);
+  return read_whole(path, what, kind::secret);
 }
 
 result<void> write_new(const std::filesystem::path& path, const std::string& text, unsigned mode) {

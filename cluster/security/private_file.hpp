@@ -25,6 +25,10 @@ inline constexpr std::size_t security_file_bytes_max = std::size_t{4} << 20;
 /// list". Fails with `io_failed` or `bad_config` (too large).
 result<std::string> read_text(const std::filesystem::path& path, const std::string& what);
 
+/// As `read_text`, of a file that says whom to trust. Fails with `bad_config` unless it belongs to
+/// this user or to root and nobody else may write it, whoever may read it.
+result<std::string> read_trusted(const std::filesystem::path& path, const std::string& what);
+
 /// As `read_text`, of a file with a secret. Fails with `bad_config` unless it belongs to this user
 /// or to root and nobody else may read or write it; the line names both modes and the command. Only
 /// a process that is not root's may read what root lends to a group of its own (0440, as Kubernetes

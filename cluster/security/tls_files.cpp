@@ -79,6 +79,39 @@ result<void> check(const tls_options& names, const std::array<std::string, 3>& t
                 + ": " + X509_verify_cert_error_string(X509_STORE_CTX_get_error(context.get())));
 }
 
+/// Closes at its end.
+class descriptor {
+public:
+  descriptor() = default;
+  explicit descriptor(int fd) noexcept : fd_(fd) {}
+  ~descriptor() {
+    if (fd_ >= 0)
+      ::close(fd_);
+  }
+  descriptor(descriptor&& other) noexcept : fd_(other.release()) {}
+  descriptor& operator=(descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  int get() const noexcept { return fd_; }
+  int release() noexcept { return std::exchange(fd_, -1); }
+
+private:
+  int fd_ = -1;
+};
+
+/// Other contents under the same name. Both are open, so nothing but a race in the kernel can be in
+/// the way. @returns 0 or an errno.
+int exchange(int from, int to) noexcept {
+  for (int turn = 0; turn < 100; ++turn) {
+    if (::dup3(from, to, O_CLOEXEC) >= 0)
+      return 0;
+    if (errno != EINTR && errno != EBUSY)
+      break;
+  }
+  return errno;
+}
+
 result<int> in_memory(const std::string& text) {
   const int made = ::memfd_create("rollcast-tls", MFD_CLOEXEC);
   if (made >= 0 && ::write(made, text.data(), text.size()) == static_cast<ssize_t>(text.size()))
@@ -118,13 +151,30 @@ bool tls_files::changed() const {
 
 result<void> tls_files::refresh() {
   stamps_ = stamps(); // before they are read: what comes later is seen later
-  auto certificate = read_text(options_.certificate, "TLS certificate");
+  const auto ok = take_over();
+  if (!ok && ok.error().code == errc::io_failed)
+    stamps_.reset(); // it may pass by itself
+  return ok;
+}
+
+tls_files::news tls_files::renew() {
+  const auto ok = refresh();
+  auto now = ok ? std::string{} : ok.error().detail;
+  const bool again = now == wrong_;
+  wrong_ = std::move(now);
+  if (ok)
+    return {true, "renewed TLS files are in use"};
+  return {false, again ? "" : wrong_ + "; the TLS files read before stay in use"};
+}
+
+result<void> tls_files::take_over() {
+  auto certificate = read_trusted(options_.certificate, "TLS certificate");
   if (!certificate)
     return fail(certificate);
   auto key = read_secret(options_.key, "TLS key");
   if (!key)
     return fail(key);
-  auto ca = read_text(options_.ca, "TLS CA");
+  auto ca = read_trusted(options_.ca, "TLS CA");
   if (!ca)
     return fail(ca);
   const std::array<std::string, 3> texts{std::move(*certificate), std::move(*key), std::move(*ca)};
@@ -132,21 +182,19 @@ result<void> tls_files::refresh() {
   ERR_clear_error(); // the end of each file is in it, and the next user would take it for its own
   if (!checked)
     return checked;
-  std::array<int, 3> fresh{};
+  std::array<descriptor, 3> fresh;
   for (std::size_t at = 0; at < fresh.size(); ++at) {
     const auto made = in_memory(texts[at]);
     if (!made)
       return fail(made);
-    fresh[at] = *made;
+    fresh[at] = descriptor{*made};
   }
-  for (std::size_t at = 0; at < fresh.size(); ++at) {
-    if (descriptors_[at] < 0) {
-      descriptors_[at] = fresh[at];
-      continue;
-    }
-    ::dup3(fresh[at], descriptors_[at], O_CLOEXEC); // the same name, other contents
-    ::close(fresh[at]);
-  }
+  for (std::size_t at = 0; at < fresh.size(); ++at)
+    if (descriptors_[at] < 0)
+      descriptors_[at] = fresh[at].release();
+    else if (const int failed = exchange(fresh[at].get(), descriptors_[at]); failed != 0)
+      return fail(errc::io_failed,
+                  std::string{"cannot exchange TLS files in memory: "} + std::strerror(failed));
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace rollcast {
@@ -36,18 +37,27 @@ public:
   const std::string& key() const noexcept { return names_[1]; }
   const std::string& ca() const noexcept { return names_[2]; }
 
-  /// True if a file is another than was read last.
+  /// True if a file is another than was read last, or could not be read.
   bool changed() const;
   /// Takes the files over as they are now. Call it where no handshake begins meanwhile. Fails as
   /// `open` does; then those read before stay.
   result<void> refresh();
+  /// As `refresh`. @returns what to say: that they are in use, or what is wrong, once; "" for
+  /// nothing new.
+  struct news {
+    bool good = false;
+    std::string line;
+  };
+  news renew();
 
 private:
   explicit tls_files(tls_options options) : options_(std::move(options)) {}
   std::array<file_stamp, 3> stamps() const;
+  result<void> take_over();
 
   const tls_options options_;
-  std::array<file_stamp, 3> stamps_;
+  std::optional<std::array<file_stamp, 3>> stamps_; ///< None: to be read again.
+  std::string wrong_;                               ///< Since they were read well.
   std::array<int, 3> descriptors_{-1, -1, -1};
   std::array<std::string, 3> names_;
 };

@@ -20,6 +20,8 @@ void kv_exchange::loop::hear_pullers() {
     } catch (const zmq::error_t&) {
       return;
     }
+    if (door_ && !door_->who_sent(body))
+      continue; // its key was taken from the list
     hear_puller(name.to_string(), body);
   }
 }

@@ -92,6 +92,8 @@ void weight_exchange::loop::hear_pullers() {
     } catch (const zmq::error_t&) {
       return;
     }
+    if (door_ && !door_->who_sent(body))
+      continue; // its key was taken from the list
     if (odd)
       ++counts.frames_rejected;
     else

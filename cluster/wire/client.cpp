@@ -40,10 +40,19 @@ public:
   socket(const socket&) = delete;
   socket& operator=(const socket&) = delete;
 
-  /// Connects, with the keys that the files hold now. ZeroMQ's exceptions pass through.
+  /// Connects, with the keys that the files hold now. What may pass by itself is tried again by
+  /// `look_at_keys`. ZeroMQ's exceptions pass through.
   result<void> open() {
-    stamps_ = stamps();
+    const auto seen = stamps(); // before they are read: what comes later is seen later
+    stamps_.reset();
     looked_ = clock::now();
+    const auto ok = open_with_files();
+    if (ok || ok.error().code != errc::io_failed)
+      stamps_ = seen;
+    return ok;
+  }
+
+  result<void> open_with_files() {
     key_pair own;
     std::string server;
     if (keys_.any()) {
@@ -182,7 +191,8 @@ private:
   }
 
   /// Connects anew with changed keys. Files that are wrong, or half written, are tried again when
-  /// they change the next time; until then the connection stays.
+  /// they change the next time, files that cannot be read a second later; until then the connection
+  /// stays.
   void look_at_keys() {
     if (!keys_.any() || clock::now() - looked_ < std::chrono::seconds{1})
       return;
@@ -198,7 +208,7 @@ private:
   std::string endpoint_;
   milliseconds timeout_;
   controller_keys keys_;
-  key_stamps stamps_;
+  std::optional<key_stamps> stamps_; ///< None: to be read again.
   clock::time_point looked_{};
   std::uint64_t last_request_id_ = 0;
   zmq::context_t context_;

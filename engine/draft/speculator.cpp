@@ -66,13 +66,24 @@ void speculator::write(group_record& g, std::uint32_t stream, std::span<const to
 
 void speculator::expire() {
   // The one used last stays, however large it is.
-  while (figures_.bytes > options_.bytes_max && uses_.size() > 1) {
-    const auto it = groups_.find(uses_.front());
-    figures_.bytes -= it->second.bytes;
-    for (const auto& [response, stream] : it->second.streams)
-      followed_.erase(response);
-    groups_.erase(it);
-    uses_.pop_front();
+  while (figures_.bytes > options_.bytes_max && uses_.size() > 1)
+    erase(groups_.find(uses_.front()));
+  figures_.groups = groups_.size();
+}
+
+void speculator::erase(std::unordered_map<group_id, group_record>::iterator it) {
+  figures_.bytes -= it->second.bytes;
+  for (const auto& [response, stream] : it->second.streams)
+    followed_.erase(response);
+  uses_.erase(it->second.use);
+  groups_.erase(it);
+}
+
+void speculator::forget(group_id group) {
+  for (auto it = groups_.begin(); it != groups_.end();) {
+    const auto here = it++;
+    if (here->second.of == group)
+      erase(here);
   }
   figures_.groups = groups_.size();
 }
@@ -82,6 +93,7 @@ void speculator::follow(response_id response, group_id group, bool probe,
   // A response that drafts from itself alone is a group of its own.
   const group_id home = options_.how == speculation::self ? group_id{response.value} : group;
   auto& g = touch(home);
+  g.of = group;
   auto [stream, fresh] = g.streams.try_emplace(response, 0);
   if (fresh)
     stream->second = g.index.open();
@@ -102,6 +114,7 @@ void speculator::forget_all() {
 std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_t position,
                                std::span<const token_id> tokens) {
   auto& g = touch(group);
+  g.of = group;
   auto [stream, fresh] = g.streams.try_emplace(sibling, 0);
   if (fresh)
     stream->second = g.index.open();

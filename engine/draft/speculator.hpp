@@ -63,6 +63,9 @@ public:
   std::uint32_t hear(group_id group, response_id sibling, std::uint32_t position,
                      std::span<const token_id> tokens);
 
+  /// Forgets a group, because all its responses are over.
+  void forget(group_id group);
+
   /// Forgets every group, because numbers will mean others: the scheduler was started again.
   void forget_all();
 
@@ -79,6 +82,7 @@ private:
     std::map<response_id, std::uint32_t> streams;
     std::uint64_t bytes = 0; ///< As last counted.
     std::list<group_id>::iterator use;
+    group_id of; ///< The group itself, also where each response is a group of its own.
   };
   struct followed {
     group_id group;
@@ -98,6 +102,7 @@ private:
   group_record& touch(group_id group);
   void write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
   void expire();
+  void erase(std::unordered_map<group_id, group_record>::iterator it);
   void look_up(std::span<const draft_seat> seats);
   void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
   std::size_t budget(const step_load& load, std::size_t seats);

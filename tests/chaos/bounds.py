@@ -11,7 +11,8 @@ ROUNDS_MIN = 9
 class Bounds(NamedTuple):
     """What may change between the end of the warm-up, the first third, and the end."""
 
-    growth_percent: float = 2.0  # of resident memory: less than
+    growth_percent: float = 2.0  # of resident memory: less than,
+    growth_bytes: int = 4 << 20  # or less than this: of 25 MB 2 % are less than one weight update
     descriptors: int = 2  # more, at most
     throughput: float = 0.9  # of the responses a second, at least
     span_s: float = 240.0  # a process that lived shorter is not judged
@@ -50,10 +51,12 @@ def judge(samples, rates, bounds):
                "rss_growth_percent": 100 * (memory[1] / memory[0] - 1),
                "descriptors_first": files[0], "descriptors_last": files[1]}
         said.rows.append(row)
-        if row["rss_growth_percent"] >= bounds.growth_percent:
+        if (row["rss_growth_percent"] >= bounds.growth_percent
+                and memory[1] - memory[0] >= bounds.growth_bytes):
             said.broken.append(
                 f"{role} {pid}: resident memory grew by {row['rss_growth_percent']:.2f} % in "
-                f"{seconds:.0f} s, less than {bounds.growth_percent:g} % is allowed")
+                f"{seconds:.0f} s, less than {bounds.growth_percent:g} % or "
+                f"{bounds.growth_bytes / 2**20:g} MiB is allowed")
         if files[1] > files[0] + bounds.descriptors:
             said.broken.append(
                 f"{role} {pid}: {files[0]:g} descriptors became {files[1]:g} in {seconds:.0f} s, "

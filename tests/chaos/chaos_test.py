@@ -177,11 +177,14 @@ class Soaked(unittest.TestCase):
         self.assertEqual(self.broken(warming, [80.0] * 10 + [50.0] * 20), [])
 
     def test_finds_memory_that_grows(self):
-        self.assert_broken(self.broken(self.series(lambda share: 100 + 5 * share)), "s 7",
+        self.assert_broken(self.broken(self.series(lambda share: 300 + 15 * share)), "s 7",
                            "memory grew", "less than 2 %")
-        small = self.series(lambda share: 100 + 2 * share)  # 1.2 % of it after the warm-up
+        small = self.series(lambda share: 500 + 10 * share)  # 1.2 % of it after the warm-up
         self.assertEqual(self.broken(small), [])
         self.assert_broken(self.broken(small, bounds=Bounds(growth_percent=1.0)), "less than 1 %")
+        tiny = self.series(lambda share: 20 + 3 * share)
+        self.assertEqual(self.broken(tiny), [], "4 MiB are free")
+        self.assert_broken(self.broken(tiny, bounds=Bounds(growth_bytes=MIB)), "memory grew")
 
     def test_finds_descriptors_that_are_left_open(self):
         self.assertEqual(self.broken(self.series(files=lambda share: 40 + 2 * (share > 0.9))), [])

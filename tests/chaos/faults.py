@@ -1,5 +1,6 @@
 # The kinds of faults: what is drawn for each before a run, what begins, and what ends it. All
-# randomness is in `draw`, so that a seed makes the same schedule again; only time is real.
+# randomness is in `draw`, so that a seed makes the same schedule again; only time is real. What
+# begins returns False when nothing could happen, for instance because its process was down already.
 
 from places import BOTH, CONTROL, DATA, DOWN, UP
 
@@ -19,9 +20,11 @@ def some_worker(rng, setup):
 
 
 def for_a_while(run, begin, end, name, seconds):
-    """Begins now, and ends later even if the batch is over by then."""
-    begin(name)
+    """Begins now, and ends later even if the batch is over by then. False if it did not begin."""
+    if begin(name) is False:
+        return False
     run.later(seconds, lambda: end(name))
+    return True
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -31,7 +34,7 @@ def draw_kill(rng, setup):
 
 
 def begin_kill(run, worker, restart_after):
-    run.fleet.kill(worker, restart_after)
+    return run.fleet.kill(worker, restart_after)
 
 
 def draw_freeze(shortest, longest):
@@ -42,7 +45,7 @@ def draw_freeze(shortest, longest):
 
 
 def begin_freeze(run, worker, seconds):
-    for_a_while(run, run.fleet.freeze, run.fleet.thaw, worker, seconds)
+    return for_a_while(run, run.fleet.freeze, run.fleet.thaw, worker, seconds)
 
 
 def draw_slow(rng, setup):
@@ -52,6 +55,8 @@ def draw_slow(rng, setup):
 
 def begin_slow(run, worker, seconds, share):
     """Runs only for a share of each 50 ms."""
+    if not run.fleet.is_up(worker):
+        return False
     period, until = 0.05, run.now() + seconds
 
     def stop():
@@ -64,6 +69,7 @@ def begin_slow(run, worker, seconds, share):
         run.later(period * (1 - share), stop)
 
     stop()
+    return True
 
 
 def draw_starve(rng, setup):
@@ -72,34 +78,32 @@ def draw_starve(rng, setup):
 
 
 def begin_starve(run, worker, spare_bytes, seconds):
-    run.fleet.starve(worker, spare_bytes)
+    if not run.fleet.starve(worker, spare_bytes):
+        return False
     run.later(seconds, lambda: run.fleet.feed(worker))
+    return True
 
 
 def begin_kill_scheduler(run, restart_after):
-    run.fleet.kill("s", restart_after)
+    return run.fleet.kill("s", restart_after)
 
 
 def begin_freeze_scheduler(run, seconds):
-    for_a_while(run, run.fleet.freeze, run.fleet.thaw, "s", seconds)
+    return for_a_while(run, run.fleet.freeze, run.fleet.thaw, "s", seconds)
 
 
 def begin_kill_controller(run, which, restart_after):
     if not run.fleet.is_up(which) or run.fleet.has_all(which):
         return False
-    run.fleet.kill(which, restart_after)
-    return True
+    return run.fleet.kill(which, restart_after)
 
 
 def begin_freeze_controller(run, which, seconds):
-    if not run.fleet.is_up(which):
-        return False
-    for_a_while(run, run.fleet.freeze, run.fleet.thaw, which, seconds)
-    return True
+    return for_a_while(run, run.fleet.freeze, run.fleet.thaw, which, seconds)
 
 
 def begin_kill_drafts(run, restart_after):
-    run.fleet.kill("d", restart_after)
+    return run.fleet.kill("d", restart_after)
 
 
 def begin_disk_full(run, seconds):
@@ -218,17 +222,22 @@ def begin_weights(run, content, flip, how, worker, after_s):
     """An update begins; a moment later, which may be any step of it, somebody is lost."""
     if flip == "chunk":
         content = "old"  # with other tensors a response of two versions has no oracle
+    done = run.mark_later()
     run.publish(content, flip)
 
     def hurt():
         if how == "kill_worker":
-            run.fleet.kill(worker)
+            acted = run.fleet.kill(worker)
         elif how == "freeze_worker":
-            begin_freeze(run, worker, 1.5 * run.setup["lost_after_ms"] / 1000)
-        elif how == "kill_command" and run.fleet.is_up("weights"):
-            run.fleet.processes["weights"].kill()
-        elif how == "kill_scheduler" and run.setup["journal"]:
-            run.fleet.kill("s")
+            acted = begin_freeze(run, worker, 1.5 * run.setup["lost_after_ms"] / 1000)
+        elif how == "kill_command":
+            acted = run.fleet.is_up("weights")
+            if acted:
+                run.fleet.processes["weights"].kill()
+        else:
+            acted = how == "kill_scheduler" and run.setup["journal"] and run.fleet.kill("s")
+        if acted:
+            done()
 
     run.later(after_s, hurt)
 
@@ -295,7 +304,7 @@ KINDS = {
         ["loopback"]),
     "cut_migration": Kind(draw_cut, begin_cut_migration, ["loopback", "migration"], weight=2,
                           waits=True),
-    "weights": Kind(draw_weights, begin_weights, ["weights"], weight=2),
+    "weights": Kind(draw_weights, begin_weights, ["weights"], weight=2, waits=True),
     "cut_weights": Kind(draw_cut_weights, begin_cut_weights, ["loopback", "weights"], weight=2,
                         waits=True),
 }

@@ -130,10 +130,12 @@ class Fleet:
         return process is not None and process.poll() is None
 
     def kill(self, name, restart_after=GRACE_S):
-        """SIGKILL; a role starts again after so many seconds."""
-        if self.is_up(name):
-            self.processes[name].kill()
-            self.expect_end(name, restart_after)
+        """SIGKILL; a role starts again after so many seconds. False if it was down."""
+        if not self.is_up(name):
+            return False
+        self.processes[name].kill()
+        self.expect_end(name, restart_after)
+        return True
 
     def has_all(self, which):
         """Whether a controller has only to end. `run` that is started again then is told that its
@@ -144,9 +146,12 @@ class Fleet:
         self.back_at[name] = time.monotonic() + restart_after
 
     def freeze(self, name):
-        if self.is_up(name):
-            self.frozen.add(name)
-            os.kill(self.pid(name), signal.SIGSTOP)
+        """SIGSTOP. False if it was down."""
+        if not self.is_up(name):
+            return False
+        self.frozen.add(name)
+        os.kill(self.pid(name), signal.SIGSTOP)
+        return True
 
     def thaw(self, name):
         self.frozen.discard(name)
@@ -154,13 +159,14 @@ class Fleet:
             os.kill(self.pid(name), signal.SIGCONT)
 
     def starve(self, name, spare_bytes):
-        """No more memory than it has, and a little."""
+        """No more memory than it has, and a little. False if it was down."""
         if not self.is_up(name):
-            return
+            return False
         held = int(Path(f"/proc/{self.pid(name)}/statm").read_text().split()[0])
         bound = held * resource.getpagesize() + spare_bytes
         resource.prlimit(self.pid(name), resource.RLIMIT_AS, (bound, resource.RLIM_INFINITY))
         self.doomed[name] = float("inf")
+        return True
 
     def feed(self, name):
         if self.is_up(name):

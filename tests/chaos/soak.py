@@ -146,7 +146,7 @@ def parse(arguments):
     limits = Bounds()
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
     parser.add_argument("--rss-growth-max", type=float, default=limits.growth_percent,
-                        help="percent of resident memory, less than")
+                        help="percent of resident memory, less than; 4 MiB are free")
     parser.add_argument("--descriptors-more-max", type=int, default=limits.descriptors,
                         help="file descriptors more at the end, at most")
     parser.add_argument("--throughput-min", type=float, default=limits.throughput,
@@ -157,8 +157,9 @@ def parse(arguments):
     options = parsed(["--places", "loopback", *rest])
     options.every = own.every
     options.minutes = options.minutes or 30.0
-    options.bounds = Bounds(own.rss_growth_max, own.descriptors_more_max, own.throughput_min,
-                            own.span_min)
+    options.bounds = limits._replace(
+        growth_percent=own.rss_growth_max, descriptors=own.descriptors_more_max,
+        throughput=own.throughput_min, span_s=own.span_min)
     return options
 
 

@@ -2,10 +2,13 @@
 # that they are about.
 # Method: a scheduler with a journal, two workers that draft and a draft server; a batch whose
 # chunks move, a worker that is killed and started again meanwhile, new weights, scores. A real
-# Prometheus scrapes all of it, and every query of every panel must give numbers for that time. At
-# the end the scheduler and a worker are killed, and their alerts must be on their way.
+# Prometheus scrapes all of it, and every query of every panel must give numbers for that time; a
+# query that says 0 where there is nothing (`or vector(0)`) without that too, once there is something:
+# an alert that fires, a worker off the epoch. At the end the scheduler and a worker are killed, and
+# their alerts must be on their way.
 
 import json
+import re
 import unittest
 
 from cluster import (COLLATZ, ClusterTest, Node, call, first_prompts, ready_workers, status,
@@ -21,6 +24,7 @@ BATCH = {"group_size": 8, "max_new_tokens": 600, "seed": 3, "chunk_tokens": 64,
 WORKER = {"speculate": "auto", "max_batch": 6, "lost_after_ms": 1500, "kv_blocks": 128,
           "kv_spill_memory_mib": 64}
 VARIABLES = {"$__rate_interval": f"{4 * SCRAPE_S}s", "$window": "1h", "$namespace": ".*"}
+OR_0 = re.compile(r" or (on \(\) )?vector\(0\)$")
 # What must have happened, or a 0 in a panel says nothing about its query.
 HAPPENED = ["rollcast_worker_lost_total", "rollcast_migrations_total",
             "rollcast_migrated_bytes_total", "rollcast_recomputed_tokens_total",
@@ -107,19 +111,40 @@ class Live(ClusterTest):
             with self.subTest(query):
                 prometheus.now(query)  # an answer, which may be nothing
         self.no_rule_fails(prometheus)
+        self.what_is_0_for_want_of_data(prometheus, processes["rollcast-worker"])
         processes["rollcast-scheduler"][0].kill()
         processes["rollcast-worker"][0].kill()
         for alert in ("RollcastSchedulerDown", "RollcastTargetDown"):
             wait_until(lambda: prometheus.now(f'ALERTS{{alertname="{alert}"}}') == [1.0],
                        f"{alert} is pending", 30.0, 0.2)
 
+    def what_is_0_for_want_of_data(self, prometheus, workers):
+        """A worker that knows of no scheduler takes the place of one: it has the epoch that it
+        began with, and the cluster another."""
+        port = workers[0].ports["metrics_port"]
+        workers[0].kill()
+        nowhere = Node(self.log, "worker", "--model", COLLATZ, "--threads", 1, "--scheduler-port",
+                       9, "--metrics-port", port)  # nobody listens on the port of `discard`
+        self.addCleanup(nowhere.kill)
+        workers[0] = nowhere
+        bare = [(where, query, OR_0.sub("", query)) for where, query in queries()]
+        bare = [(where, query) for where, whole, query in bare if query != whole]
+        self.assertEqual(len(bare), len([q for _, q in queries() if "vector(0)" in q]))
+        self.assertGreaterEqual(len(bare), 2)
+        for where, query in bare:
+            with self.subTest(where):
+                wait_until(lambda: max(prometheus.now(substituted(query)), default=0) > 0,
+                           f"{where}: {query}", 30.0, 0.2)
+
     def fast_rules(self):
-        """The rules, evaluated as often as all is scraped."""
+        """The rules, evaluated as often as all is scraped, and an alert that fires."""
+        (self.work / "fires.yml").write_text(json.dumps({"groups": [
+            {"name": "fires", "rules": [{"alert": "RollcastTest", "expr": "vector(1)"}]}]}))
         for name in ("rules.yml", "alerts.yml"):
             text = (DASHBOARDS / name).read_text()
             self.assertEqual(text.count("interval: 15s"), 1)
             (self.work / name).write_text(text.replace("interval: 15s", f"interval: {SCRAPE_S}s"))
-        return [self.work / "rules.yml", self.work / "alerts.yml"]
+        return [self.work / name for name in ("rules.yml", "alerts.yml", "fires.yml")]
 
     def no_rule_fails(self, prometheus):
         def evaluated():
@@ -127,7 +152,7 @@ class Live(ClusterTest):
             return found if all(r["health"] != "unknown" for r in found) else None
 
         found = wait_until(evaluated, "every rule is evaluated", 40.0, 0.2)
-        self.assertEqual(len(found), len(rules("rules.yml")) + len(rules("alerts.yml")))
+        self.assertEqual(len(found), len(rules("rules.yml")) + len(rules("alerts.yml")) + 1)
         for rule in found:
             self.assertEqual(rule["health"], "ok", rule)
             # A worker was killed, and the machine may be slow; but the cluster works.

@@ -15,8 +15,10 @@ from sources import (DASHBOARDS, MATCHER, SELECTOR, dashboards, expressions, met
 LOOKED_AT_BY_NOBODY = {}
 UNITS = {"short", "none", "s", "bytes", "Bps", "percentunit"}
 # Labels that a scrape adds, or an aggregation of Prometheus itself.
-ADDED = {"job", "instance", "namespace", "pod", "le", "alertname", "alertstate"}
-THEIRS = {"up", "scrape_duration_seconds", "ALERTS"}
+ADDED = {"job", "instance", "namespace", "pod", "le", "alertname", "alertstate", "statefulset"}
+THEIRS = {"up", "scrape_duration_seconds", "ALERTS",
+          # kube-state-metrics
+          "kube_statefulset_replicas", "kube_statefulset_status_replicas_ready"}
 
 
 class Dashboards(unittest.TestCase):

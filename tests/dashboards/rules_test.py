@@ -3,7 +3,9 @@
 # Method: promtool on the files and on the scenarios of alerts.test.yml; then who has a scenario and
 # a section, and who does not.
 
+import json
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -94,6 +96,19 @@ class Readme(unittest.TestCase):
             "rollcast-" + name: yaml.safe_load((DASHBOARDS / f"{name}.yml").read_text())
             for name in ("rules", "alerts")})
 
+    def test_makes_a_configmap_of_the_dashboards_that_may_be_made_again(self):
+        """By the README's own command, up to where it would be sent."""
+        if not shutil.which("kubectl"):
+            self.skipTest("kubectl is not installed")
+        text = (DASHBOARDS / "README.md").read_text().replace("\\\n", " ")
+        line = re.search(r"^kubectl -n monitoring create configmap .*", text, re.M)[0]
+        make, _, send = line.partition(" | ")
+        self.assertEqual(send, "kubectl apply --server-side -f -")
+        said = subprocess.run(["bash", "-ec", make], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(said.returncode, 0, said.stderr)
+        self.assertEqual({name: json.loads(file) for name, file
+                          in yaml.safe_load(said.stdout)["data"].items()}, dashboards())
+
 
 class Kubernetes(unittest.TestCase):
     def test_compacts_the_journal_that_the_scheduler_has(self):
@@ -112,6 +127,8 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(container["securityContext"], scheduler["securityContext"])
         self.assertIn(container["volumeMounts"][0], scheduler["volumeMounts"])
         self.assertIn("--target=" + scheduler["name"], text)
+        version = (ROOT / "VERSION").read_text().strip()
+        self.assertEqual(container["image"], f"rollcast:{version}")
         config = (ROOT / "deploy/k8s/base/kustomization.yaml").read_text()
         self.assertIn("ROLLCAST_JOURNAL=" + container["args"][-1], config)
         self.assertIn("--journal " + container["args"][-1], text)
@@ -147,9 +164,33 @@ class Alerts(unittest.TestCase):
         for path in (DASHBOARDS / "runbook.md", *DASHBOARDS.glob("*.json")):
             # Of a line for kubectl what it runs in a pod.
             text = re.sub(r"(?m)^kubectl ((?! -- ).)*", "", path.read_text())
-            named = {flag for code in re.findall(r"`(?!kubectl)([^`]+)`", text)
+            named = {flag for code in re.findall(r"`([^`]+)`", text)
+                     if not code.startswith("kubectl")
                      for flag in re.findall(r"--[a-z][a-z-]+[a-z](?![*a-z-])", code)}
             self.assertLessEqual(named, known, path.name)
+
+    def test_give_a_worker_the_time_to_load_that_its_probe_gives_it(self):
+        """It does not answer before, and is not ready."""
+        worker = yaml.safe_load((ROOT / "deploy/k8s/base/worker.yaml").read_text())
+        probe = worker["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        patience = probe["periodSeconds"] * probe["failureThreshold"]
+        waits = {r["alert"]: r.get("for", "0m") for r in rules("alerts.yml")}
+        self.assertGreater(60 * int(waits["RollcastTargetDown"].removesuffix("m")), patience)
+        self.assertGreaterEqual(60 * int(waits["RollcastFleetTooSmall"].removesuffix("m")), patience)
+        self.assertIn(f'statefulset="{worker["metadata"]["name"]}"',
+                      (DASHBOARDS / "alerts.yml").read_text())
+
+    def test_say_how_long_workers_wait_for_a_scheduler(self):
+        """What they do by default, and what they are told on Kubernetes."""
+        code = (ROOT / "cli" / "commands.hpp").read_text()
+        default = re.search(r"give_up_s = (\d+);", code)[1]
+        config = (ROOT / "deploy/k8s/base/kustomization.yaml").read_text()
+        self.assertIn("ROLLCAST_GIVE_UP_S=3600\n", config, "an hour")
+        said = next(r for r in rules("alerts.yml") if r["alert"] == "RollcastSchedulerDown")
+        self.assertIn(f"--give-up-s ({default} s, on Kubernetes an hour)",
+                      said["annotations"]["description"])
+        section = " ".join(sections()["RollcastSchedulerDown"].split())
+        self.assertIn(f"{default} s unless you have set it, an hour on Kubernetes", section)
 
     def test_that_panels_name_exist(self):
         alerts = {rule["alert"] for rule in rules("alerts.yml")}

@@ -18,6 +18,13 @@ OVERLAYS = sorted(p.name for p in (K8S / "overlays").iterdir())
 RENDERED = ["base", "monitoring", "scaling", *(f"overlays/{name}" for name in OVERLAYS)]
 CLUSTERS = ["base", *(f"overlays/{name}" for name in OVERLAYS)]  # those that have pods
 
+# Who dials which port of whom, as deploy/SECURITY.md has it.
+MAY_REACH = {
+    ("scheduler", "controllers"): "controller", ("scheduler", "control"): "worker",
+    ("scheduler", "weights"): "worker", ("worker", "data"): "worker",
+    ("worker", "weights"): "worker", ("draft-server", "drafts"): "worker",
+}
+
 
 def why_no_kubectl():
     return "" if shutil.which("kubectl") else "kubectl is not installed"

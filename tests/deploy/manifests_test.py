@@ -14,17 +14,13 @@ from pathlib import Path
 import yaml
 
 import manifests
-from manifests import (CLUSTERS, RENDERED, ROOT, component, container_of, environment_of, named,
-                       of_kind, ports_of, render, workloads)
+from manifests import (CLUSTERS, MAY_REACH, RENDERED, ROOT, component, container_of,
+                       environment_of, named, of_kind, ports_of, render, workloads)
 
 BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
 FIELDS = {"status.podIP": "10.0.0.1", "metadata.name": "rollcast-worker-0"}
-# Who dials which port of whom, as deploy/SECURITY.md has it.
-MAY_REACH = {
-    ("scheduler", "controllers"): "controller", ("scheduler", "control"): "worker",
-    ("scheduler", "weights"): "worker", ("worker", "data"): "worker",
-    ("worker", "weights"): "worker", ("draft-server", "drafts"): "worker",
-}
+# A scheduler is ready when a worker is, and a worker when it is registered (README.md, "Probes").
+READY_BY_OTHERS = {"scheduler", "worker"}
 
 
 def options_of(role):
@@ -198,6 +194,14 @@ class Manifests(unittest.TestCase):
             start = container["startupProbe"]
             self.assertGreaterEqual(start["periodSeconds"] * start["failureThreshold"], 30)
 
+    def test_a_pod_whose_readiness_needs_others_is_replaced_when_it_is_not_ready(self):
+        """OrderedReady waits for a pod that is not ready before it replaces it, for ever if that
+        one waits for the update of others."""
+        for _, workload in self.each_workload():
+            if component(workload) in READY_BY_OTHERS:
+                self.assertEqual(workload["kind"], "StatefulSet")
+                self.assertEqual(workload["spec"].get("podManagementPolicy"), "Parallel")
+
     def test_the_grace_is_longer_than_the_drain(self):
         for objects, workload in self.each_workload():
             given = self.environment(workload, objects)
@@ -305,6 +309,9 @@ class Manifests(unittest.TestCase):
             used = set(re.findall(r"rollcast_\w+", trigger["metadata"]["query"]))
             self.assertIn("rollcast_requests_waiting", used)
             self.assertEqual(used - known, set())
+            given = self.environment(worker, objects)
+            self.assertEqual(trigger["metadata"]["threshold"], given["ROLLCAST_MAX_BATCH"],
+                             "waiting responses of a worker: what one takes at once")
             self.assertIn(trigger["metadata"]["threshold"] + " * (max(kube_statefulset_replicas",
                           trigger["metadata"]["query"], "what holds the workers")
             held, = re.findall(r'kube_statefulset_replicas{namespace="(.*?)",statefulset="(.*?)"}',

@@ -18,6 +18,7 @@ sys.path[:0] = [str(HERE.parent / "chaos"), str(HERE.parent / "e2e")]
 
 import image_root
 import manifests
+import policies
 from cluster import BINARY, COLLATZ, _die_with_parent, children_of, wait_until
 from manifests import container_of, environment_of, named, of_kind, ports_of, render
 from places import Hosts
@@ -36,6 +37,22 @@ for line in sys.stdin:
     except (OSError, http.client.HTTPException):
         pass
     print(json.dumps([code, text]), flush=True)
+"""
+
+# Dials addresses at the same time, and says which of them answered. Refused packets are dropped, so
+# it waits; a second is long on a bridge.
+DIALLER = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def dial(door):
+    try:
+        socket.create_connection(door, timeout=2).close()
+        return True
+    except OSError:
+        return False
+doors = [tuple(d) for d in json.load(sys.stdin)]
+with ThreadPoolExecutor(len(doors)) as pool:
+    print(json.dumps(list(pool.map(dial, doors))))
 """
 
 
@@ -192,8 +209,34 @@ class Node:
                     where.touch()
                 else:
                     where.mkdir(parents=True, exist_ok=True)
+        self._apply_policies()
         self._prober = self.at_controller([sys.executable, "-B", "-c", PROBER],
                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _apply_policies(self):
+        """In every pod's network. The controllers' host is a trainer of the same namespace, and
+        Prometheus, and the node's kubelet, which plug-ins let through to what it probes."""
+        here = policies.labels_of_namespace(self.objects)
+        client = self.place.address("c")
+        others = [(p.address, p.workload["spec"]["template"]["metadata"]["labels"], here)
+                  for p in self.pods]
+        others += [(client, policies.TRAINER, here), (client, {}, policies.MONITORING)]
+        for pod in self.pods:
+            self._run_on(pod.host, ["nft", "-f", "-"],
+                         policies.rules_for(pod.workload, self.objects, others))
+
+    def _run_on(self, host, command, said):
+        """Runs a program on a host; returns its output."""
+        return subprocess.run(command, input=said, stdout=subprocess.PIPE, text=True, check=True,
+                              preexec_fn=lambda: self.place.enter(host), timeout=120).stdout
+
+    def reached_from(self, host):
+        """What opens a connection when that host dials every port of every pod: (pod, port)."""
+        doors = [(pod.name, name, pod.address, port) for pod in self.pods if pod.host != host
+                 for name, port in ports_of(pod.workload).items()]
+        said = self._run_on(host, [sys.executable, "-B", "-c", DIALLER],
+                            json.dumps([[address, port] for _, _, address, port in doors]))
+        return {door[:2] for door, answered in zip(doors, json.loads(said)) if answered}
 
     def secret(self, said):
         """A directory as a kubelet makes it of a secret; an optional one may be empty."""

@@ -1,6 +1,7 @@
 # Goal: what deploy/README.md tells a reader to type is true.
 # Method: its commands are read as words. Files, folders, objects, containers, secrets and options
-# that they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes.
+# that they name must exist; its overlay is rendered. Nothing is sent to a Kubernetes; tests/docs runs
+# the commands in a shell.
 
 import os
 import re
@@ -21,9 +22,9 @@ TEXT = (ROOT / "deploy" / "README.md").read_text()
 
 
 def commands():
-    """Lines of the blocks without a language, joined where they go on, as words."""
+    """Lines of the blocks of commands, joined where they go on, as words."""
     blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
-    text = "".join(block for language, block in blocks if not language)
+    text = "".join(block for language, block in blocks if language == "sh")
     lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line.removesuffix("&")) for line in lines if line]
 
@@ -42,7 +43,7 @@ class Readme(unittest.TestCase):
 
     def test_its_commands_are_found(self):
         self.assertGreater(len(commands()), 15)
-        self.assertTrue({"docker", "kind", "kubectl", "build/rollcast", "echo"}
+        self.assertTrue({"docker", "kind", "kubectl", "build/rollcast", "echo", "mkdir"}
                         >= {words[0] for words in commands()})
 
     def test_what_kubectl_is_told_exists(self):
@@ -72,7 +73,7 @@ class Readme(unittest.TestCase):
         for words in of("kubectl"):
             if "secret" in words:
                 made[words[words.index("generic") + 1]] = {
-                    w.split("=", 1)[1] for w in words if w.startswith("--from-file=")}
+                    Path(w.split("=", 1)[1]).name for w in words if w.startswith("--from-file=")}
         used = {}
         for workload in workloads(self.objects):
             spec = workload["spec"]["template"]["spec"]
@@ -85,6 +86,31 @@ class Readme(unittest.TestCase):
                         Path(v).name for v in given.values()
                         if str(Path(v).parent) == mount["mountPath"])
         self.assertEqual(made, used)
+
+    def test_an_upgrade_replaces_every_pod_whatever_its_readiness(self):
+        """In the upgrade and on the way back."""
+        _, section = TEXT.split("### Upgrade without losing a batch")
+        section, _ = section.split("\n### ", 1)
+        for changed in re.findall(r"set image statefulset/([\w-]+)", section):
+            role = changed.removeprefix("rollcast-")
+            self.assertRegex(section, rf"delete pod (-l \S+/component={role}\b|{changed}-0\b)")
+        back = re.search(r"(?m)^- \*\*Back\*\*.*", section)[0]
+        self.assertRegex(back, "pods of both deleted again")
+
+    def test_it_says_how_long_a_worker_waits_for_a_scheduler(self):
+        """As the ConfigMap has it."""
+        worker = self.pods["statefulset/rollcast-worker"]
+        given = manifests.environment_of(worker, self.objects, {"status.podIP": "",
+                                                                "metadata.name": ""})
+        said = {"a minute": 60, "an hour": 3600}
+        prose = " ".join(TEXT.split())
+        times = re.findall(r"(?:no scheduler for|`ROLLCAST_GIVE_UP_S`,) (an? \w+)", prose)
+        self.assertEqual(len(times), 2, times)
+        for time in times:
+            self.assertEqual(said[time], int(given["ROLLCAST_GIVE_UP_S"]))
+        for file in (K8S / "base").glob("*.yaml"):
+            comments = " ".join(re.findall(r"#(.*)", file.read_text()))
+            self.assertNotRegex(comments, r"minute without a scheduler", file.name)
 
     def test_its_own_commands_have_these_options(self):
         inner = [words[words.index("--") + 2:] for words in of("kubectl") if "--" in words]
@@ -104,13 +130,19 @@ class Readme(unittest.TestCase):
         for variable in variables:
             self.assertIn(f"(Env:{variable})", known)
 
-    def test_its_image_is_the_one_of_the_manifests(self):
-        built, = [w for w in of("docker")]
-        self.assertTrue((ROOT / built[built.index("-f") + 1]).exists())
-        manifests.stage(built[built.index("--target") + 1])
-        tag = built[built.index("-t") + 1]
-        self.assertEqual({container_of(w)["image"] for w in workloads(render("overlays/cpu-dev"))},
-                         {tag})
+    def test_its_images_are_those_of_the_manifests(self):
+        """Whoever applies an overlay has been told how its image is built."""
+        tags = {}
+        for built in of("docker"):
+            self.assertTrue((ROOT / built[built.index("-f") + 1]).exists())
+            target = built[built.index("--target") + 1]
+            manifests.stage(target)
+            tags[built[built.index("-t") + 1]] = target
+        used = {container_of(w)["image"] for name in manifests.CLUSTERS
+                for w in workloads(render(name))}
+        self.assertEqual(set(tags), used)
+        for tag, target in tags.items():
+            self.assertEqual(tag.endswith("-cuda"), target == "cuda")
 
     def test_its_overlay_renders_over_ours(self):
         mine, = re.findall(r"(?ms)^```yaml\n(.*?)^```", TEXT)

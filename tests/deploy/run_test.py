@@ -13,7 +13,7 @@ import unittest
 from pathlib import Path
 
 import manifests
-from manifests import ports_of, render, workloads
+from manifests import MAY_REACH, ports_of, render, workloads
 from pods import PodTest
 
 from cluster import BINARY, COLLATZ, call, first_prompts, flags_of, wait_until
@@ -120,6 +120,7 @@ class Run(PodTest):
             health = json.loads(
                 manifests.words_of(manifests.stage("cpu"), "HEALTHCHECK")[0].split("CMD ")[1])
             self.assertEqual(pod.run_in(health), 0, pod.name)
+        self.check_who_reaches_whom(node)
         lines, oracle = self.oracle(4)
         mine = {"curve_server": keys / "scheduler.public", "curve_key": keys / "alice.secret"}
         said = self.status(node, *flags_of(mine))
@@ -132,6 +133,16 @@ class Run(PodTest):
         wait_until(lambda: self.status(node, "--timeout", 2, *flags_of(mine)) is None,
                    "alice is out, because the secret says so", timeout=30)
         self.end_all(node)
+
+    def check_who_reaches_whom(self, node):
+        """By connections, with the network policies of the manifests."""
+        roles = {"c": "controller", **{p.host: manifests.component(p.workload) for p in node.pods}}
+        for host, role in roles.items():
+            wanted = {(pod.name, port) for pod in node.pods if pod.host != host
+                      for port in ports_of(pod.workload)
+                      if MAY_REACH.get((manifests.component(pod.workload), port),
+                                       "controller") == role}  # which is Prometheus here too
+            self.assertEqual(node.reached_from(host), wanted, f"from {host}, a {role}")
 
     def generated(self, node, pods):
         """Tokens that were sampled on pods."""

@@ -2,10 +2,13 @@
 # Method: the fenced blocks of the documents in `RUN` are put together in order and run by one shell
 # in a copy of the tree, in a network of its own, so that a block may start a cluster on the usual
 # ports for those behind it. Blocks marked `sh` are commands, those marked `python` programs;
-# `make` lines are run with -n. Not run: `text`; nor `sh example` and `python fragment`, of
-# which flags and syntax are checked. Every flag of a rollcast command in any document must exist.
+# `make` lines are run with -n. `text output` is what the block before it must print, line by line.
+# docker, kind and kubectl are stand-ins (TOOLS): what they are told is noted, and a cluster on this
+# machine is what is applied. Not run: `text`; nor `sh example` and `python fragment`, of which flags
+# and syntax are checked. Every flag of a rollcast command in any document must exist, and every link.
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -18,16 +21,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
-UP = "build/rollcast up --model examples/collatz/model --workers 2 &\n"
+UP = "build/rollcast up --model examples/collatz/model --workers 2 &\nready\n"
+# What cert-manager would have written, of a CA of this cluster alone.
+CERTIFICATES = """openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca \\
+  -keyout ca.key -out ca.crt 2>/dev/null
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=node -keyout tls.key -out tls.crt \\
+  -CA ca.crt -CAkey ca.key 2>/dev/null
+mkdir() { command mkdir "$@" && mv tls.crt tls.key ca.crt keys/; }  # where a reader has put them
+"""
 # What stands before the first block: a document about the client takes a cluster for granted.
 RUN = {
     "README.md": "",
     "clients/python/README.md": UP,
+    "dashboards/README.md": "",
+    "deploy/README.md": CERTIFICATES,
+    "deploy/SECURITY.md": "",
     "deploy/SIZING.md": "",
     "examples/collatz/README.md": "",
     "examples/quickstart/README.md": "",
 }
-MARKS = {"sh", "sh example", "python", "python fragment", "text", "json", "toml", "yaml"}
+MARKS = {"sh", "sh example", "python", "python fragment", "text", "text output", "json", "toml",
+         "yaml"}
 LIMIT_S = 500
 COMMAND = re.compile(
     r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?rollcast ((?:[a-z][a-z-]*(?: |$))*)(.*)")
@@ -37,6 +51,56 @@ PYTHON = """#!/bin/sh
 [ "$1 $2" = "-m venv" ] && shift 2 && exec /usr/bin/python3 -m venv --system-site-packages "$@"
 exec /usr/bin/python3 "$@"
 """
+# What stands for programs that need an engine or a Kubernetes. `create secret` keeps the files,
+# which must be there; `apply -k` starts a cluster with those keys in the place of the last one; `exec`
+# runs what it is given.
+NOTED = '#!/bin/sh\necho "${0##*/} $*" >> "$HOME/noted"\n'
+KUBECTL = """#!/bin/bash
+set -eu
+echo "kubectl $*" >> "$HOME/noted"
+pods="$HOME/pods" secrets="$HOME/secrets"
+case " $* " in
+  *" create secret generic "*)
+    said="$*"; said=${said#* generic }; name=${said%% *}
+    mkdir -p "$secrets/$name"
+    for word in "$@"; do
+      case $word in --from-file=*) cp "${word#*=}" "$secrets/$name/" ;; esac
+    done ;;
+  *" apply -k "*)
+    if [ -f "$pods" ]; then
+      kill "$(cat "$pods")"
+      while kill -0 "$(cat "$pods")" 2>/dev/null; do sleep 0.2; done
+    fi
+    keys=()
+    if [ -d "$secrets/rollcast-scheduler-key" ]; then
+      keys=(--curve-secret "$secrets/rollcast-scheduler-key/scheduler.secret"
+            --curve-clients "$secrets/rollcast-scheduler-key/clients"
+            --data-key "$secrets/rollcast-data-key/data.secret"
+            --tls-cert "$secrets/rollcast-tls/tls.crt" --tls-key "$secrets/rollcast-tls/tls.key"
+            --tls-ca "$secrets/rollcast-tls/ca.crt")
+    fi
+    build/rollcast up --model examples/collatz/model --workers 2 "${keys[@]}" >>"$HOME/log" 2>&1 &
+    echo $! > "$pods"
+    disown
+    is_ready ;;
+  *" exec "*) while [ "$1" != -- ]; do shift; done; shift; exec "$@" ;;
+  *" -f - "*) cat >> "$HOME/applied" ;;
+esac
+"""
+IS_READY = """#!/bin/bash
+# Waits until the scheduler of this network's usual ports has a worker that is ready.
+for _ in $(seq 300); do
+  if exec 3<>/dev/tcp/127.0.0.1/7452; then
+    printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3
+    IFS=' ' read -r -t 4 _ code _ <&3 && [ "$code" = 200 ] && exit 0
+  fi 2>/dev/null
+  sleep 0.2
+done
+echo "no cluster after a minute" >&2
+exit 1
+"""
+TOOLS = {"python3": PYTHON, "kubectl": KUBECTL, "is_ready": IS_READY, "docker": NOTED,
+         "kind": NOTED}
 # A network and process ids of its own: the usual ports are free and no cluster of the machine is
 # reached, and what a script started in the background dies with it, however it ends.
 ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -45,10 +109,7 @@ PIP = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0",
 START = """set -eu
 ip link set lo up
 trap 'for job in $(jobs -p); do kill -- $job 2>/dev/null || true; done; wait' EXIT
-ready() {{  # a cluster that was started in the background answers
-  for _ in $(seq 100); do build/rollcast status >/dev/null 2>&1 && return; sleep 0.2; done
-  echo "no cluster after 20 s" >&2; exit 1
-}}
+ready() { is_ready || exit 1; }  # what was started in the background answers
 """
 
 
@@ -76,7 +137,7 @@ def blocks_of(text, document):
 
 def script_of(blocks, before):
     """One shell script of all blocks that are run."""
-    out = [START.format(), before, "ready\n" if before else ""]
+    out = [START, before]
     for block in blocks:
         out.append(f"echo '### {block.where}'\n")
         if block.mark == "sh":
@@ -106,15 +167,16 @@ def run_in_a_copy(script, limit_s=LIMIT_S):
     try:
         tree = folder / "tree"
         ignore = shutil.ignore_patterns("build", ".git", "__pycache__", "*.egg-info")
-        for name in ("clients", "deploy", "examples"):
+        for name in ("clients", "dashboards", "deploy", "examples"):
             shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
         shutil.copy(ROOT / "VERSION", tree)
         (tree / "build").mkdir()
         (tree / "build" / "rollcast").symlink_to(BINARY)
         tools = folder / "tools"
         tools.mkdir()
-        (tools / "python3").write_text(PYTHON)
-        (tools / "python3").chmod(0o755)
+        for name, text in TOOLS.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
         (tools / "rollcast").symlink_to(BINARY)
         environment = {k: v for k, v in os.environ.items()
                        if not k.startswith(("ROLLCAST_", "PYTHON"))}
@@ -143,6 +205,13 @@ def documents():
     for path in sorted(ROOT.rglob("*.md")):
         if not skipped & set(path.relative_to(ROOT).parts):
             yield str(path.relative_to(ROOT)), path.read_text()
+
+
+def anchors_of(text):
+    """Of the headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
+            for title in re.findall(r"(?m)^#+ (.*)", prose)}
 
 
 _help = {}
@@ -191,9 +260,49 @@ class Docs(unittest.TestCase):
             self.assertIn(block.mark, MARKS, f"{block.where}: say what this block is")
         code, said = run_in_a_copy(script_of(blocks, RUN[name]))
         self.assertEqual(code, 0, f"the last block named failed\n{said[-4000:]}")
-        for block in blocks:
+        printed = dict(re.findall(r"(?ms)^### (\S+)\n(.*?)(?=^### |\Z)", said))
+        for before, block in zip([None, *blocks], blocks):
             if block.mark in ("sh", "python"):
-                self.assertIn(f"### {block.where}", said)
+                self.assertIn(block.where, printed)
+            if block.mark == "text output":
+                there = [line.rstrip() for line in printed[before.where].splitlines()]
+                for line in block.text.splitlines():
+                    self.assertIn(line.rstrip(), there, block.where)
+
+    def test_run_make_demo(self):
+        """What its recipe does after the build, with one response a prompt."""
+        recipe = subprocess.run(["make", "-n", "--no-print-directory", "demo", "GROUP_SIZE=1"],
+                                cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        lines = recipe.replace("\\\n", " ").splitlines()
+        lines = [line for line in lines
+                 if not re.match(r"(deploy/install_deps\.sh|cmake|ln)\b", line)]
+        self.assertEqual([line.split()[0] for line in lines], ["build/rollcast", "python3"], recipe)
+        code, said = run_in_a_copy(START + "\n".join(lines))
+        self.assertEqual(code, 0, said[-4000:])
+        self.assertIn("200 responses", said)
+
+    def test_the_table_of_sizes_is_what_plan_says(self):
+        """Responses of full context on a device, by context, device and profile."""
+        text = (ROOT / "deploy" / "SIZING.md").read_text()
+        head, rows = re.search(r"(?m)^\| context \| (.*) \|\n\|[-|]+\|\n((?:\|.*\n)+)",
+                               text).groups()
+        devices, seen = head.split(" | "), 0
+
+        def fit(device, context, profile):
+            said = subprocess.run(
+                [BINARY, "plan", "--model", ROOT / "deploy" / "sizing" / "qwen3-8b", "--gpu", device,
+                 "--context", context, "--numerics", profile, "--json"],
+                capture_output=True, text=True, timeout=60)
+            return str(json.loads(said.stdout)["fit_full"]) if said.returncode == 0 else "none"
+
+        for row in rows.splitlines():
+            context, *cells = row.strip("| ").split(" | ")
+            for device, cell in zip(devices, cells):
+                both = [fit(device, context, p) for p in ("cpu-bf16-v1", "cpu-f32-v1")]
+                wanted = both[0] if both == ["none", "none"] else "{} ({})".format(*both)
+                self.assertEqual(cell, wanted, f"{device}, {context}")
+                seen += 1
+        self.assertEqual(seen, 9)
 
     def test_fragments_are_python(self):
         for name, text in documents():
@@ -203,6 +312,28 @@ class Docs(unittest.TestCase):
                         ast.parse(block.text)
                     except SyntaxError as error:
                         self.fail(f"{block.where}: {error}")
+
+    def test_commands_stand_in_blocks(self):
+        """Where their flags are looked at: not in lines that are only indented."""
+        for name, text in documents():
+            prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+            for line in re.findall(r"(?m)^(?: {4,}|\t).*", prose):
+                self.assertFalse(list(commands_in(line)), f"{name}: fence this: {line}")
+
+    def test_every_link_leads_somewhere(self):
+        seen = 0
+        for name, text in documents():
+            prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.M | re.S)
+            for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+                if re.match(r"[a-z]+:", link):
+                    continue
+                path, _, anchor = link.partition("#")
+                target = (ROOT / name).parent / path if path else ROOT / name
+                self.assertTrue(target.exists(), f"{name}: {link}")
+                if anchor:
+                    self.assertIn(anchor, anchors_of(target.read_text()), f"{name}: {link}")
+                seen += 1
+        self.assertGreater(seen, 40)
 
     def test_every_flag_exists(self):
         seen = 0

@@ -38,6 +38,18 @@ class Plan(cluster.ClusterTest):
         for word in ("KV of a token", "KV blocks that fit", "workers for all at once", "7450"):
             self.assertIn(word, said.out)
 
+    def test_tells_a_number_of_workers_without_prompts(self):
+        """The least that one can ask."""
+        asked = ("--gpu", "h200", "--context", 32768, "--group-size", 64)
+        model = cluster.ROOT / "deploy" / "sizing" / "qwen3-8b"
+        said = cluster.call("plan", "--model", model, *asked)
+        self.assertEqual(said.code, 0, said)
+        self.assertRegex(said.out, r"(?m)^groups at once on one worker +0 *$")
+        self.assertRegex(said.out, r"(?m)^workers for one group at once +8 *$")
+        told = json.loads(cluster.call("plan", "--model", model, *asked, "--json").out)
+        self.assertEqual((told["groups_at_once"], told["workers_for_group"]), (0, 8))
+        self.assertEqual(told["at_once_full"], 9)  # 64 of them take 8 workers
+
     def test_refuses_in_one_line(self):
         for arguments, what in (
             (("--gpu", "abacus"), "known are h200"),

@@ -259,6 +259,10 @@ def write_journals():
     write("journal", "texts", bytes([2, 10, 0, 3]) + b"new" + bytes([21, 0, 5]) + b"a\nb\0c")
     write("journal", "bytes", bytes([0]) + bytes([18, 0, 0, 2, 9, 9])
           + bytes([0, 16, 0, 3, 1, 2, 3]))
+    # + 64: hashes of prompts put right; a blob with 128: bytes of it changed
+    write("journal", "prompts", bytes([0x42, 25, 0, 0x80, 6, 0, 3, 25, 1, 0x81, 9, 0, 1, 20, 0, 2]))
+    write("journal", "finished", bytes([4, 33, 0, 1, 2, 34, 1, 1, 1, 35, 2, 1, 0, 32, 0, 0xff]))
+    write("journal", "times", bytes([3, 38, 0, 8]) + b"\xff" * 8 + bytes([39, 1, 1, 5, 37, 2, 0]))
     write("journal", "short", bytes([0, 100, 40, 0, 0]))
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import unittest
 import urllib.request
 from html.parser import HTMLParser
@@ -29,11 +30,19 @@ class Rendered(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.data, self.ids, self.text, self._open = [], {}, [], []
+        self.chunks, self.responses = {}, {}  # what runs on each worker; all; tokens of each
+        self._worker = None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.data += [(k, v) for k, v in attributes.items() if k.startswith("data-")]
+        if "data-worker" in attributes:
+            self._worker = self.chunks.setdefault(attributes["data-worker"], {})
+        if "data-chunk" in attributes:
+            self._worker[attributes["data-chunk"]] = int(attributes["data-tokens"])
+        if "data-response" in attributes:
+            self.responses[attributes["data-response"]] = int(attributes["data-tokens"])
         if tag not in ("meta", "link", "br", "img", "path"):
             self._open.append((tag, attributes.get("id")))
 
@@ -73,8 +82,8 @@ def browse(url, folder, *flags):
 
 
 class Page(cluster.ClusterTest):
-    def cluster_at_work(self, workers=2):
-        up = self.up(workers=workers, max_batch=24, chunk_tokens=64)
+    def cluster_at_work(self, workers=2, **settings):
+        up = self.up(workers=workers, max_batch=24, chunk_tokens=64, **settings)
         prompts = cluster.first_prompts(self.work / "prompts.jsonl", 200)
         self.submit(up.endpoint, prompts, group_size=24, max_new_tokens=1536, batch_key=SECRET,
                     tokenizer=cluster.COLLATZ / "tokenizer.json")
@@ -93,16 +102,40 @@ class Page(cluster.ClusterTest):
             g["expected"] > 0 and any(m["tokens"] for m in g["members"])
             for g in seen["groups"]) >= 6 and seen["responses"] > 200
 
+    def hold(self, up):
+        """Stops the workers, in the middle of what they do, so that the view stays as it is.
+        Returns it."""
+        for worker in cluster.ready_workers(up.endpoint).values():
+            self.addCleanup(os.kill, worker["pid"], signal.SIGCONT)
+            os.kill(worker["pid"], signal.SIGSTOP)
+        seen = []
+
+        def still():  # what was on its way has arrived, and been shown
+            view = self.view(up)
+            seen.append((view["workers"], view["groups"]))
+            time.sleep(0.5)
+            return len(seen) > 2 and seen[-1] == seen[-3] and view
+
+        return wait_until(still, "the view stays as it is")
+
+    def picture(self, up, file):
+        """Of the moment at which of the first groups two have finished members and a line that is
+        not at the limit. By another process: --dump-dom and --screenshot exclude each other."""
+        def tells():
+            first = self.view(up)["groups"][:5]
+            return sum(g["finished"] >= 5 and 0 < g["expected"] < 1400 for g in first) >= 2
+
+        wait_until(tells, "something to look at", timeout=400)
+        subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu",
+                        "--hide-scrollbars", "--virtual-time-budget=2500",
+                        "--window-size=1100,860", f"--screenshot={file}", up.metrics],
+                       check=True, timeout=240, stderr=subprocess.DEVNULL)
+
     def test_shows_the_live_cluster(self):
-        up = self.cluster_at_work(workers=3)
-        before = self.view(up)
-        shot = os.environ.get("ROLLCAST_PAGE_SHOT")
-        if shot:  # another process, because --dump-dom and --screenshot exclude each other
-            wait_until(lambda: self.view(up)["responses"] > 1500, "something to look at")
-            subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu",
-                            "--hide-scrollbars", "--virtual-time-budget=2500",
-                            "--window-size=1100,860", f"--screenshot={shot}", up.metrics],
-                           check=True, timeout=240, stderr=subprocess.DEVNULL)
+        up = self.cluster_at_work(workers=3, lost_after_ms=600_000)
+        if os.environ.get("ROLLCAST_PAGE_SHOT"):
+            self.picture(up, os.environ["ROLLCAST_PAGE_SHOT"])
+        before = self.hold(up)
         dom, console, asked = browse(up.metrics + "/", self.work)
         page = Rendered(dom)
         self.assertEqual(page.all("data-worker"), {str(w["id"]) for w in before["workers"]}, dom)
@@ -111,9 +144,17 @@ class Page(cluster.ClusterTest):
         self.assertEqual(page.all("data-epoch"), {str(before["epoch"])})
         self.assertGreaterEqual(len(page.all("data-group")), 6)
         self.assertTrue(any(int(n) > 0 for n in page.all("data-expected")))
-        lengths = [m["tokens"] for g in before["groups"] for m in g["members"] if m["at"] == "done"]
-        self.assertTrue(lengths)
-        self.assertGreater(min(lengths), 0)
+        self.assertEqual(page.chunks, {
+            str(w["id"]): {f"{c['group']}/{c['index']}": c["tokens"] for c in w["chunks"]}
+            for w in before["workers"]}, "the chunks on each worker")
+        self.assertTrue(any(page.chunks.values()), "none runs")
+        begun = {f"{g['id']}/{m['index']}": m["tokens"] for g in before["groups"]
+                 for m in g["members"] if m["tokens"] or m["at"] != "waiting"}
+        self.assertEqual(page.responses, begun, "the actual lengths")
+        self.assertGreater(max(page.responses.values()), 0)
+        done = [m["tokens"] for g in before["groups"] for m in g["members"] if m["at"] == "done"]
+        self.assertTrue(done)
+        self.assertGreater(min(done), 0)
         self.assertRegex(page.ids["batches"], r"of 4800 responses")
         self.assertIn("cpu-f32-v1", page.ids["about"])
         self.assertEqual(page.ids.get("alerts", "").strip(), "")

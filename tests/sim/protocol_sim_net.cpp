@@ -35,22 +35,15 @@ connection::~connection() {
 }
 
 void connection::send(side to, caf::message_id mid, caf::message what) {
-  look(to, mid, what);
+  look(to, what);
   if (!cut_)
     at(to).arriving.push_back({mid, std::move(what)});
 }
 
-void connection::look(side to, caf::message_id mid, const caf::message& what) {
-  if (to == side::worker) {
-    if (what.match_elements<atom::decode, chunk_assignment>())
-      chunks_.insert(mid.response_id().integer_value());
-    return;
-  }
-  if (what.match_elements<atom::failed, worker_id, response_id, std::uint32_t, std::string>())
+void connection::look(side to, const caf::message& what) {
+  if (to == side::scheduler
+      && what.match_elements<atom::failed, worker_id, response_id, std::uint32_t, std::string>())
     overfilled_ = what.get_as<std::string>(4);
-  if (chunks_.erase(mid.integer_value()) > 0 && what.match_elements<caf::error>()
-      && code_of(what.get_as<caf::error>(0)) != errc::stale_epoch)
-    overfilled_ = detail_of(what.get_as<caf::error>(0));
 }
 
 void connection::cut(prng& rng, sim_time scheduler_told, sim_time worker_told) {

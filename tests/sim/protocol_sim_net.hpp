@@ -89,14 +89,13 @@ private:
   end& at(side which) { return which == side::scheduler ? scheduler_ : worker_; }
   const end& at(side which) const { return which == side::scheduler ? scheduler_ : worker_; }
   void send(side to, caf::message_id mid, caf::message what);
-  void look(side to, caf::message_id mid, const caf::message& what);
+  void look(side to, const caf::message& what);
   void close(end& told, end& other);
 
   std::uint32_t life_;
   end scheduler_;
   end worker_;
   bool cut_ = false;
-  std::set<std::uint64_t> chunks_; ///< Requests that carried a chunk.
   std::optional<std::string> overfilled_;
 };
 

@@ -492,6 +492,7 @@ class Client:
                 batch._take_done(envelope.batch_done)
         elif kind == "error":
             batch = self._batches.get(envelope.error.batch_key)
-            if batch is None:
+            if batch is not None:
+                batch._take_failure(error_of(envelope.error))
+            elif not envelope.error.batch_key:  # else the end of a batch that nobody holds any more
                 raise error_of(envelope.error)
-            batch._take_failure(error_of(envelope.error))

@@ -87,7 +87,7 @@ class Keys:
             raise RollcastError("bad_config", "curve_server and curve_key must be given together")
         self._server = server
         self._key = key
-        self._stamps = self._look()
+        self._stamps: Optional[List[Tuple[int, ...]]] = self._look()
 
     def _look(self) -> List[Tuple[int, ...]]:
         stamps: List[Tuple[int, ...]] = []
@@ -100,7 +100,7 @@ class Keys:
         return stamps
 
     def changed(self) -> bool:
-        """True if a file is another than was applied last."""
+        """True if a file is another than was applied last, or could not be read."""
         return self._look() != self._stamps
 
     def apply(self, socket: "zmq.Socket[bytes]") -> None:
@@ -108,8 +108,13 @@ class Keys:
         self._stamps = self._look()
         if self._server is None or self._key is None:
             return
-        server = load_public_key(self._server)
-        secret = load_secret_key(self._key).encode()
+        try:
+            server = load_public_key(self._server)
+            secret = load_secret_key(self._key).encode()
+        except RollcastError as error:
+            if error.code == "io_failed":
+                self._stamps = None  # it may pass by itself
+            raise
         socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
         socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(secret))
         socket.setsockopt(zmq.CURVE_SECRETKEY, secret)

@@ -29,6 +29,7 @@ registry_actor::behavior_type counting_scheduler(registry_actor::pointer, heard*
     [](atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t) {},
     [](atom::lost, worker_id, response_id, std::uint32_t) {},
     [](atom::failed, worker_id, response_id, std::uint32_t, const std::string&) {},
+    [](atom::failed, worker_id, const std::string&) {},
     [](atom::beat, const worker_beat&) { return caf::ok_atom_v; },
     [what](atom::weights, const weight_news& news) {
       what->update = news.update;
@@ -82,12 +83,11 @@ TEST(herald, speaks_while_a_step_lasts_and_no_longer_than_one_may) {
 decode_worker_actor::behavior_type mute_worker(decode_worker_actor::pointer self,
                                                std::uint64_t epoch, worker_id* id) {
   return {
-    [](atom::decode, const chunk_assignment&) -> caf::result<caf::ok_atom> {
-      return caf::ok_atom_v;
-    },
+    [](atom::decode, const chunk_assignment&) {},
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, epoch, id](atom::join, const registry_actor& scheduler) {
       worker_hello hello;
       hello.name = "mute";

@@ -43,8 +43,6 @@ TEST_F(scheduler_test, tells_nobody_else_of_a_clients_batch) {
     const auto all = link->of<wire::request_failed>();
     return all.size() == before + 1 && all.back().code == errc::not_permitted;
   };
-  EXPECT_TRUE(refused(one_group("k")));
-  EXPECT_TRUE(refused(one_group("k", 2)));
   EXPECT_TRUE(refused(wire::resume_results{"k", 0}));
   EXPECT_TRUE(refused(wire::ack_results{"k", 2}));
   EXPECT_TRUE(refused(wire::cancel_batch{"k"}));
@@ -57,9 +55,53 @@ TEST_F(scheduler_test, tells_nobody_else_of_a_clients_batch) {
   EXPECT_FALSE(refused(one_group("bobs own")));
 }
 
+TEST_F(scheduler_test, lets_nobody_keep_a_key_from_another_client) {
+  worker_log w;
+  add_worker(w);
+  const auto client = [](const std::string& name, bool operates = false) {
+    return controller_request{.peer = name.substr(0, 1),
+                              .envelope = {},
+                              .client = name,
+                              .owner = name,
+                              .operates = operates};
+  };
+  ask(client("bob"), one_group("k", 2));
+  ask(client("alice"), one_group("k"));
+  ask(client("root", true), one_group("k", 3));
+  const auto taken = link->of<wire::batch_accepted>();
+  ASSERT_EQ(taken.size(), 3u) << "three batches";
+  EXPECT_EQ(taken[1].responses, 1u);
+  EXPECT_EQ(taken[2].responses, 3u);
+  ask(client("alice"), wire::cancel_batch{"k"});
+  ask(client("alice"), wire::ack_results{"k", 2});
+  ask(client("carol"), wire::resume_results{"k", 0});
+  ask(client("other", true), wire::resume_results{"k", 0});
+  const auto failed = link->of<wire::request_failed>();
+  ASSERT_EQ(failed.size(), 2u);
+  EXPECT_EQ(failed[0].code, errc::not_permitted);
+  EXPECT_EQ(failed[1].code, errc::batch_conflict) << "an operator with none of its own";
+  EXPECT_EQ(link->of<wire::batch_done>().size(), 1u) << "alice's is cancelled, nobody else's";
+}
+
+TEST_F(scheduler_test, counts_a_batch_of_a_journal_for_who_collects_it) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("k")); // nobody's, as one that was restored without keys
+  const controller_request here{
+    .peer = "a", .envelope = {}, .client = "10.0.0.1", .limits = {.batches = 1}};
+  ask(here, one_group("more"));
+  EXPECT_EQ(link->of<wire::request_failed>().size(), 0u);
+  ask(here, wire::cancel_batch{"more"});
+  ask(here, wire::resume_results{"k", 0});
+  ask(here, one_group("again"));
+  const auto failed = link->of<wire::request_failed>();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].code, errc::queue_full);
+}
+
 TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {
   worker_log w;
-  w.answer = errc::out_of_kv_blocks;
+  w.full = true;
   add_worker(w);
   ask(one_group("b"));
   EXPECT_EQ(w.chunks.size(), 1u);
@@ -75,7 +117,7 @@ TEST_F(scheduler_test, gives_up_a_batch_that_no_worker_can_start) {
   ask(one_group("b"));
   EXPECT_EQ(link->of<wire::request_failed>().size(), 2u) << "told again until it is acknowledged";
   ask(wire::ack_results{"b", 2});
-  w.answer = errc::ok;
+  w.full = false;
   ask(one_group("b"));
   EXPECT_EQ(w.chunks.size(), 4u) << "its key is free again";
 }

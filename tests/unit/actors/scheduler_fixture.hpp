@@ -18,13 +18,14 @@ struct worker_log {
   std::vector<weight_order> orders;
   std::vector<std::uint64_t> flips;
   worker_id id;
+  registry_actor scheduler;
   errc refused = errc::ok;
-  errc answer = errc::ok; ///< To chunks.
-  bool silent = false;    ///< Never answers chunks.
+  bool full = false; ///< Begins no chunk.
   std::vector<chunk_assignment> chunks;
   std::vector<response_id> releases;
   std::vector<response_id> spills;
   std::vector<worker_id> lost;
+  std::vector<group_id> over;
   int cuts = 0; ///< Of all that run.
   std::vector<response_id> cut;
 };
@@ -47,13 +48,11 @@ inline worker_hello plain_hello() {
 inline decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer self,
                                                    worker_log* log, worker_hello hello) {
   return {
-    [log, self](atom::decode, const chunk_assignment& a) -> caf::result<caf::ok_atom> {
+    [log](atom::decode, const chunk_assignment& a) {
       log->chunks.push_back(a);
-      if (log->silent)
-        return self->make_response_promise<caf::ok_atom>();
-      if (log->answer != errc::ok)
-        return to_caf(log->answer, "as told by the test");
-      return caf::ok_atom_v;
+      if (log->full)
+        caf::anon_send(log->scheduler, atom::failed_v, a.worker, a.response, a.attempt,
+                       std::string{"as told by the test"});
     },
     [log](atom::release, worker_id, response_id response, std::uint32_t) {
       log->releases.push_back(response);
@@ -62,7 +61,9 @@ inline decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer 
       log->spills.push_back(response);
     },
     [log](atom::gone, worker_id lost) { log->lost.push_back(lost); },
+    [log](atom::gone, group_id group) { log->over.push_back(group); },
     [self, log, hello](atom::join, const registry_actor& scheduler) {
+      log->scheduler = scheduler;
       self->request(scheduler, 5s, atom::hello_v, hello)
         .then([log](worker_id id) { log->id = id; },
               [log](const caf::error& why) { log->refused = code_of(why); });

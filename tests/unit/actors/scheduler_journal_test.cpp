@@ -98,18 +98,19 @@ decode_worker_actor::behavior_type reckoner(reckoner_pointer self, worker_log* l
                                             worker_hello hello) {
   self->state.hello = std::move(hello);
   return {
-    [log, self](atom::decode, const chunk_assignment& a) -> caf::result<caf::ok_atom> {
+    [log, self](atom::decode, const chunk_assignment& a) {
       if (a.worker != log->id)
-        return to_caf(errc::stale_epoch, "another incarnation");
+        return self->send(self->state.scheduler, atom::failed_v, a.worker,
+                          std::string{"another incarnation"});
       ++log->chunks;
       if (!log->mute)
         self->send(self->state.scheduler, atom::report_v,
                    reckon(a, self->state.hello.weight_epoch));
-      return caf::ok_atom_v;
     },
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, log](atom::join, const registry_actor& scheduler) {
       self->state.scheduler = scheduler;
       log->admitted = false;

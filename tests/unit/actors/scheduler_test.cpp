@@ -123,29 +123,6 @@ TEST_F(scheduler_test, counts_what_runs_and_what_waits) {
   EXPECT_EQ(status().finished, 1u);
 }
 
-TEST_F(scheduler_test, loses_a_worker_that_does_not_answer) {
-  worker_log w1;
-  worker_log w2;
-  w1.silent = true;
-  add_worker(w1);
-  ask(one_group("b"));
-  add_worker(w2);
-  ASSERT_EQ(w1.chunks.size(), 1u);
-  EXPECT_TRUE(w2.chunks.empty());
-  pass(300s);
-  worker_beat beat;
-  beat.worker = w2.id;
-  self->send(sut, atom::beat_v, beat);
-  pass(301s);
-  EXPECT_EQ(w2.chunks.size(), 1u);
-  beat.worker = w1.id;
-  auto answer = self->request(sut, 5s, atom::beat_v, beat);
-  settle();
-  errc said = errc::ok;
-  answer.receive([](caf::ok_atom) {}, [&](const caf::error& why) { said = code_of(why); });
-  EXPECT_EQ(said, errc::peer_lost) << "so that it registers anew";
-}
-
 TEST_F(scheduler_test, loses_a_worker_whose_engine_does_not_return) {
   worker_log stuck;
   worker_log well;
@@ -161,6 +138,38 @@ TEST_F(scheduler_test, loses_a_worker_whose_engine_does_not_return) {
   EXPECT_EQ(metrics->worker_lost.value(), 1u);
   EXPECT_EQ(well.lost, std::vector{stuck.id});
   EXPECT_EQ(well.chunks.size(), 1u) << "whoever had it first";
+  worker_beat beat;
+  beat.worker = stuck.id;
+  auto answer = self->request(sut, 5s, atom::beat_v, beat);
+  settle();
+  errc said = errc::ok;
+  answer.receive([](caf::ok_atom) {}, [&](const caf::error& why) { said = code_of(why); });
+  EXPECT_EQ(said, errc::peer_lost) << "so that it registers anew";
+}
+
+TEST_F(scheduler_test, loses_a_worker_to_which_a_chunk_came_too_late) {
+  worker_log gone;
+  worker_log well;
+  add_worker(gone);
+  ask(one_group("b"));
+  add_worker(well);
+  self->send(sut, atom::failed_v, gone.id, std::string{"this is worker 9"});
+  settle();
+  EXPECT_EQ(well.lost, std::vector{gone.id});
+  EXPECT_EQ(well.chunks.size(), 1u);
+}
+
+TEST_F(scheduler_test, tells_workers_when_a_group_is_over) {
+  worker_log w;
+  add_worker(w);
+  ask(one_group("b", 2));
+  report(outcome_of(w.chunks.at(0), ten, chunk_end::stop));
+  EXPECT_TRUE(w.over.empty()) << "a sibling is left";
+  report(outcome_of(w.chunks.at(1), ten, chunk_end::stop));
+  EXPECT_EQ(w.over, std::vector{group_id{1}});
+  ask(one_group("c"));
+  ask(wire::cancel_batch{"c"});
+  EXPECT_EQ(w.over.size(), 2u);
 }
 
 TEST_F(scheduler_test, gives_a_worker_that_registers_anew_a_new_incarnation) {

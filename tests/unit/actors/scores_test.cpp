@@ -52,12 +52,11 @@ std::string scores_of(const score_order& order) {
 decode_worker_actor::behavior_type scoring_worker(decode_worker_actor::pointer self,
                                                   scorer_log* log) {
   return {
-    [](atom::decode, const chunk_assignment&) -> caf::result<caf::ok_atom> {
-      return caf::ok_atom_v;
-    },
+    [](atom::decode, const chunk_assignment&) {},
     [](atom::release, worker_id, response_id, std::uint32_t) {},
     [](atom::spill, worker_id, response_id, std::uint32_t) {},
     [](atom::gone, worker_id) {},
+    [](atom::gone, group_id) {},
     [self, log](atom::join, const registry_actor& scheduler) {
       worker_hello hello;
       hello.name = "scorer";

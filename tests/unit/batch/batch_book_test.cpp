@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 
 namespace rollcast {
@@ -156,6 +157,60 @@ TEST_F(book_test, delivers_a_window_and_goes_on_when_acknowledged) {
   EXPECT_FALSE(batch.acknowledged_fully());
   book.acknowledge(batch, 9);
   EXPECT_TRUE(batch.acknowledged_fully());
+}
+
+TEST_F(book_test, has_keys_for_each_owner) {
+  batch_book all{{}};
+  auto& alices = **all.submit(spec_of("k", 1, 1), 0, "alice");
+  auto& bobs = **all.submit(spec_of("k", 1, 2), 0, "bob");
+  EXPECT_NE(&alices, &bobs);
+  EXPECT_EQ(&alices, all.submit(spec_of("k", 1, 1), 0, "alice").value());
+  EXPECT_EQ(all.submit(spec_of("k", 1, 2), 0, "alice").error().code, errc::batch_conflict);
+  EXPECT_EQ(all.find("k", "bob").value(), &bobs);
+  EXPECT_EQ(all.find("k", "carol").error().code, errc::unknown_batch);
+  EXPECT_EQ(all.find_any("k", "alice").value(), &alices);
+  EXPECT_EQ(all.find_any("k", "carol").error().code, errc::batch_conflict);
+  EXPECT_EQ(all.find("k").error().code, errc::batch_conflict);
+  (void)all.cancel(alices, 1);
+  (void)all.give_up(bobs, {errc::bad_config, "why", {}}, 1);
+  all.attach(bobs, "peer", 0);
+  (void)all.deliveries(bobs);
+  ASSERT_FALSE(all.acknowledge(bobs, 3)) << "it had failed, so it is forgotten";
+  EXPECT_EQ(all.find("k", "bob").error().code, errc::unknown_batch);
+  EXPECT_EQ(all.find("k").value(), &alices) << "the only one, whoever asks without a name";
+}
+
+TEST_F(book_test, finds_what_is_nobodys_for_everybody) {
+  batch_book all{{}};
+  auto& nobodys = **all.submit(spec_of("k", 1, 1), 0);
+  EXPECT_EQ(all.submit(spec_of("k", 1, 1), 0, "alice").value(), &nobodys);
+  EXPECT_EQ(all.find("k", "bob").value(), &nobodys);
+  EXPECT_EQ(all.find_any("k", "root").value(), &nobodys);
+}
+
+TEST_F(book_test, delivers_a_window_of_tokens_too_and_always_one_result) {
+  book = batch_book{{.tokens_in_flight = 100}};
+  auto spec = spec_of("k", 1, 6);
+  spec.echo_prompts = true; // two tokens more a result
+  auto& batch = started(spec);
+  const std::array<std::size_t, 6> sizes{200, 48, 48, 1, 30, 30};
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    append(batch, i, 0, sizes[i]);
+    finish(batch, i);
+  }
+  EXPECT_EQ(book.deliveries(batch).size(), 1u) << "larger than the window";
+  EXPECT_TRUE(book.deliveries(batch).empty());
+  book.acknowledge(batch, 1);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "50 + 50";
+  book.acknowledge(batch, 2);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "50 + 3 + 32, and 32 are too many";
+  book.attach(batch, "other", 2);
+  EXPECT_EQ(book.deliveries(batch).size(), 3u) << "the same window for whoever resumes";
+  book.acknowledge(batch, 5);
+  EXPECT_EQ(book.deliveries(batch).size(), 2u) << "the last one, and the end";
+  EXPECT_EQ(batch.tokens_sent, 32u);
+  book.acknowledge(batch, 7);
+  EXPECT_EQ(batch.tokens_sent, 0u);
 }
 
 TEST_F(book_test, keeps_contents_until_acknowledged_and_no_longer) {

@@ -141,6 +141,20 @@ TEST(sizing, tells_nothing_that_was_not_said) {
   EXPECT_EQ(s->responses, 0u);
 }
 
+TEST(sizing, tells_how_many_groups_a_worker_runs_without_a_number_of_prompts) {
+  auto q = question();
+  q.group_size = 8;
+  EXPECT_EQ(answer(q)->groups_at_once, 2u); // 19 responses of the full context
+  EXPECT_EQ(answer(q)->workers_for_group, 1u);
+  q.group_size = 20;
+  EXPECT_EQ(answer(q)->groups_at_once, 0u);
+  EXPECT_EQ(answer(q)->workers_for_group, 2u);
+  q.prompt_tokens = 1024;
+  q.response_tokens = 7168; // 64 at once
+  EXPECT_EQ(answer(q)->groups_at_once, 3u);
+  EXPECT_EQ(answer(q)->workers_for_group, 1u);
+}
+
 void expect_refused(const sizing_question& q, const std::string& what) {
   const auto s = answer(q);
   ASSERT_FALSE(s);

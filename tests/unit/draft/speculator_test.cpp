@@ -171,6 +171,23 @@ TEST(speculator, forgets_the_group_that_was_used_longest_ago) {
   EXPECT_EQ(drafted(by, 21, start).size(), 4u) << "the latest is there";
 }
 
+TEST(speculator, forgets_a_group_whose_responses_are_over) {
+  for (const auto how : {speculation::group, speculation::self}) {
+    speculator by{options_of(how)};
+    by.follow({1}, {7}, true, text);
+    by.follow({2}, {7}, false, text);
+    by.follow({7}, {8}, true, text); // in `self` its number is that of the other group
+    const auto before = by.figures().bytes;
+    by.forget({7});
+    EXPECT_EQ(by.figures().groups, 1u);
+    EXPECT_LT(by.figures().bytes, before);
+    EXPECT_TRUE(drafted(by, 1, {11, 12, 13}).empty());
+    by.forget({8});
+    EXPECT_EQ(by.figures().bytes, 0u);
+    by.forget({8});
+  }
+}
+
 TEST(speculator, auto_drafts_nothing_where_it_does_not_pay_and_looks_ever_more_rarely) {
   auto options = options_of(speculation::auto_);
   for (const bool dear : {true, false}) {

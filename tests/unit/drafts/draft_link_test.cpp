@@ -378,6 +378,25 @@ TEST(shared_drafter, drafts_what_a_sibling_wrote_on_another_worker) {
   EXPECT_LT(b.ages.back(), 30);
 }
 
+TEST(shared_drafter, what_comes_late_of_a_group_that_is_over_is_not_kept) {
+  const auto server = serve();
+  drafting a{server->endpoint()};
+  drafting b{server->endpoint()};
+  const tokens start{11, 12};
+  a.follow(1, start);
+  b.follow(2, start);
+  EXPECT_TRUE(comes_true([&] { return server->counts().followers == 2; }));
+  b.it->leave({2});
+  b.it->forget(group);
+  a.learn(1, {13, 14, 15});
+  EXPECT_TRUE(comes_true([&] { return server->counts().relayed_tokens >= 3; }));
+  for (int i = 0; i < 50; ++i) {
+    (void)b.drafted(2, start);
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_EQ(b.drafts->figures().bytes, 0u);
+}
+
 TEST(shared_drafter, a_response_that_runs_here_is_what_it_writes_here) {
   const auto server = serve();
   drafting a{server->endpoint()};

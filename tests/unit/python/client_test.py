@@ -192,6 +192,14 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(caught.exception.code, "queue_full")
         self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 4)
 
+    def test_the_end_of_a_batch_that_nobody_holds_does_not_end_another(self):
+        client = self.client()
+        self.scheduler.failing = True
+        client.submit([[1]], 2, SAMPLING, batch_key="nobodys")
+        self.scheduler.failing = False
+        mine = client.submit([[1]], 3, SAMPLING, batch_key="mine")
+        self.assertEqual(self.places(mine), [(0, 0), (0, 1), (0, 2)])
+
     def test_a_busy_scheduler_is_asked_again(self):
         self.scheduler.busy = 4
         self.scheduler.window = 2  # nothing moves without acknowledgements

@@ -74,6 +74,23 @@ class KeyFiles(unittest.TestCase):
             with self.assertRaises(RollcastError):
                 Keys(self.public, None)
 
+    def test_files_that_could_not_be_read_are_tried_again(self):
+        path = self.put("k", self.secret)
+        keys = Keys(self.public, path)
+        context = zmq.Context()
+        self.addCleanup(context.destroy, 0)
+        dealer = context.socket(zmq.DEALER)
+        with mock.patch("builtins.open", side_effect=OSError(24, "Too many open files")):
+            with self.assertRaises(RollcastError):
+                keys.apply(dealer)
+        self.assertTrue(keys.changed())
+        keys.apply(dealer)
+        self.assertFalse(keys.changed())
+        path.chmod(0o644)
+        with self.assertRaises(RollcastError):
+            keys.apply(dealer)
+        self.assertFalse(keys.changed(), "wrong until it changes")
+
     def test_the_environment_counts_and_changes_are_seen(self):
         path = self.put("k", self.secret)
         variables = {"ROLLCAST_CURVE_SERVER": self.public, "ROLLCAST_CURVE_KEY": str(path)}

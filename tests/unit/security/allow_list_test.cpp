@@ -13,14 +13,14 @@ namespace {
 TEST(allow_list, has_a_client_for_each_key_with_its_limits) {
   const auto a = make_keys().public_key;
   const auto b = make_keys().public_key;
-  const auto list =
-    allow_list::parse("# who\n\n  trainer-1 " + a + "\ntrainer-1\t" + b
-                        + "  batches=2 operator groups=7 kept=3 responses=9 requests=4\r\n",
-                      "clients", {.batches = 5});
+  const auto list = allow_list::parse(
+    "# who\n\n  trainer-1 " + a + "\ntrainer-1\t" + b
+      + "  batches=2 operator groups=7 kept=3 responses=9 requests=4 tokens=8 connections=6\r\n",
+    "clients", {.batches = 5});
   ASSERT_TRUE(list) << list.error().detail;
   EXPECT_EQ(list->size(), 2u);
   EXPECT_EQ(*list->find(a), (client_entry{"trainer-1", {.batches = 5}}));
-  EXPECT_EQ(*list->find(b), (client_entry{"trainer-1", {2, 7, 3, 9, 4}, true}));
+  EXPECT_EQ(*list->find(b), (client_entry{"trainer-1", {2, 7, 3, 9, 4, 8, 6}, true}));
   EXPECT_EQ(list->find(make_keys().public_key), nullptr);
   EXPECT_EQ(list->find(""), nullptr);
 }

@@ -4,6 +4,7 @@
 
 #include "cluster/security/curve_policy.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/unit/security/few_files.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -76,6 +77,34 @@ TEST_F(curve_policy_files, that_are_broken_change_nothing_and_are_said_once) {
   std::filesystem::remove(where_ / "clients");
   policy->refresh(now());
   EXPECT_NE(policy->complaint(), "");
+  EXPECT_TRUE(policy->admit(client.public_key));
+}
+
+TEST_F(curve_policy_files, that_could_not_be_read_for_a_while_are_tried_again) {
+  const auto policy = open(make_keys(), "");
+  const auto fresh = make_keys();
+  const auto client = make_keys();
+  put("secret", fresh.secret_key);
+  put("clients", "a " + client.public_key);
+  {
+    const few_files none{0};
+    policy->refresh(now());
+    EXPECT_NE(policy->complaint(), "");
+    policy->refresh(now());
+    EXPECT_EQ(policy->complaint(), "") << "said once";
+  }
+  policy->refresh(now());
+  EXPECT_EQ(policy->current(), fresh);
+  EXPECT_TRUE(policy->admit(client.public_key));
+}
+
+TEST_F(curve_policy_files, that_others_may_write_change_nothing) {
+  const auto client = make_keys();
+  const auto policy = open(make_keys(), "a " + client.public_key);
+  put("clients", "b " + make_keys().public_key);
+  ::chmod((where_ / "clients").c_str(), 0666);
+  policy->refresh(now());
+  EXPECT_NE(policy->complaint().find("chmod go-w"), std::string::npos);
   EXPECT_TRUE(policy->admit(client.public_key));
 }
 

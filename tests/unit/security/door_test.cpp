@@ -239,6 +239,53 @@ TEST_F(door_with_keys, ends_connections_over_the_bound_and_counts_what_goes) {
   EXPECT_EQ(door_->who_sent(got->body).value().client, "127.0.0.1");
 }
 
+TEST_F(door_with_keys, ends_connections_of_a_client_over_its_bound) {
+  open();
+  const auto bob = make_keys();
+  const auto second = make_keys();
+  put("clients", "alice " + alice_.public_key + " connections=2\nbob " + bob.public_key + "\nalice "
+                   + second.public_key + " connections=2\n");
+  ASSERT_TRUE(soon([&] { return policy_->admit(bob.public_key).has_value(); }));
+  const auto is_heard = [&](zmq::socket_t& client) {
+    client.send(zmq::str_buffer("hello"), zmq::send_flags::dontwait);
+    const auto got = heard(milliseconds{3'000});
+    return got && door_->who_sent(got->body);
+  };
+  auto first = dial(alice_, server_.public_key);
+  EXPECT_TRUE(is_heard(first));
+  {
+    auto with_other_key = dial(second, server_.public_key);
+    EXPECT_TRUE(is_heard(with_other_key));
+    auto third = dial(alice_, server_.public_key);
+    EXPECT_FALSE(is_heard(third)) << "two by whatever key";
+    EXPECT_TRUE(soon([&] { return door_->counts().refused_too_many > 0; }));
+    auto bobs = dial(bob, server_.public_key);
+    while (true) { // the third one dials again and again
+      bobs.send(zmq::str_buffer("bob"), zmq::send_flags::dontwait);
+      const auto got = heard(milliseconds{3'000});
+      ASSERT_TRUE(got);
+      if (got->body.to_string() != "bob")
+        continue;
+      EXPECT_EQ(door_->who_sent(got->body).value().client, "bob");
+      break;
+    }
+    EXPECT_TRUE(is_heard(first)) << "those within the bound stay";
+  }
+  EXPECT_TRUE(soon([&] {
+    auto again = dial(alice_, server_.public_key);
+    return is_heard(again);
+  }))
+    << "who has gone makes room";
+}
+
+TEST_F(door_with_keys, hears_nobody_where_there_is_no_door) {
+  open();
+  door_.reset();
+  auto alice = dial(alice_, server_.public_key);
+  alice.send(zmq::str_buffer("hello"), zmq::send_flags::dontwait);
+  EXPECT_FALSE(heard(milliseconds{700}));
+}
+
 TEST_F(door_with_keys, ends_a_half_greeting_in_time) {
   open();
   const int peer = raw_connection(listener_->endpoint());

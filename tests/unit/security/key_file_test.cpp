@@ -102,6 +102,43 @@ TEST(key_file, of_another_user_is_refused) {
   EXPECT_NE(read.error().detail.find("12345"), std::string::npos) << read.error().detail;
 }
 
+TEST(trusted_file, is_one_that_nobody_else_may_write) {
+  const temporary_directory where;
+  const auto path = where / "clients";
+  for (const mode_t mode : {0644u, 0600u, 0444u, 0440u, 0755u}) {
+    write(path, "text", 0600);
+    ::chmod(path.c_str(), mode);
+    EXPECT_TRUE(read_trusted(path, "allow list")) << mode;
+  }
+  for (const mode_t mode : {0664u, 0646u, 0620u, 0602u, 0777u}) {
+    ::chmod(path.c_str(), mode);
+    const auto read = read_trusted(path, "allow list");
+    ASSERT_FALSE(read) << mode;
+    EXPECT_EQ(read.error().code, errc::bad_config);
+    EXPECT_NE(read.error().detail.find("chmod go-w " + path.string()), std::string::npos);
+    EXPECT_TRUE(read_text(path, "allow list")) << "what is no matter of trust";
+  }
+}
+
+TEST(trusted_file, is_ours_or_roots_also_behind_a_link) {
+  const temporary_directory where;
+  write(where / "..data", "text", 0644);
+  std::filesystem::create_symlink("..data", where / "clients"); // as Kubernetes mounts files
+  EXPECT_TRUE(read_trusted(where / "clients", "allow list"));
+  if (::geteuid() != 0)
+    GTEST_SKIP() << "only root may give files away";
+  ASSERT_EQ(::chown((where / "..data").c_str(), 12'345, 12'345), 0);
+  const auto read = read_trusted(where / "clients", "allow list");
+  ASSERT_FALSE(read);
+  EXPECT_NE(read.error().detail.find("belongs to user 12345"), std::string::npos);
+  ASSERT_EQ(::chown((where / "..data").c_str(), 0, 12'345), 0);
+  ASSERT_EQ(::chmod((where / ".").c_str(), 0755), 0);
+  ASSERT_EQ(::seteuid(12'346), 0);
+  const bool roots = read_trusted(where / "clients", "allow list").has_value();
+  ASSERT_EQ(::seteuid(0), 0);
+  EXPECT_TRUE(roots);
+}
+
 TEST(key_file, with_anything_but_one_key_is_refused_without_showing_it) {
   const temporary_directory where;
   const auto key = make_keys().secret_key;

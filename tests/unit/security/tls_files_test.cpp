@@ -4,6 +4,7 @@
 
 #include "cluster/security/tls_files.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/unit/security/few_files.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -63,6 +64,38 @@ TEST_F(tls_files_of, different_makers_are_refused_in_words) {
 TEST_F(tls_files_of, a_loose_key_are_refused) {
   ::chmod((where_ / "node.key").c_str(), 0640);
   EXPECT_NE(why_not(of("node.pem", "node.key", "ca.pem")).find("chmod 600"), std::string::npos);
+}
+
+TEST_F(tls_files_of, others_writing_are_refused) {
+  for (const auto* name : {"node.pem", "ca.pem"}) {
+    ::chmod((where_ / name).c_str(), 0664);
+    EXPECT_NE(why_not(of("node.pem", "node.key", "ca.pem")).find("chmod go-w"), std::string::npos);
+    ::chmod((where_ / name).c_str(), 0644);
+  }
+}
+
+TEST_F(tls_files_of, a_renewal_that_meets_a_passing_error_are_tried_again) {
+  const auto files = tls_files::open(of("node.pem", "node.key", "ca.pem"));
+  ASSERT_TRUE(files);
+  std::filesystem::rename(where_ / "renewed.key", where_ / "node.key");
+  std::filesystem::rename(where_ / "renewed.pem", where_ / "node.pem");
+  const auto open_files = [] {
+    return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, {});
+  };
+  const auto before = open_files();
+  {
+    const few_files two{2}; // of three copies
+    const auto said = (*files)->renew();
+    EXPECT_FALSE(said.good);
+    EXPECT_NE(said.line.find("in memory"), std::string::npos) << said.line;
+    EXPECT_TRUE((*files)->changed());
+    EXPECT_EQ((*files)->renew().line, "") << "said once";
+  }
+  EXPECT_EQ(open_files(), before);
+  EXPECT_TRUE((*files)->renew().good);
+  EXPECT_EQ(open_files(), before);
+  EXPECT_FALSE((*files)->changed());
+  EXPECT_EQ(contents((*files)->certificate()), contents(where_ / "node.pem"));
 }
 
 TEST_F(tls_files_of, a_renewal_take_the_place_of_the_old_ones) {

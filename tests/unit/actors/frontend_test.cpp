@@ -1,0 +1,157 @@
+// Goal: a controller that does not read costs the scheduler no more than its bound in bytes, is
+// given up, and gets what is pushed once it reads; requests are bounded in bytes before they are
+// looked at.
+// Method: a frontend with a real socket, no scheduler behind it; the test pushes and counts.
+
+#include "actors/frontend.hpp"
+#include "cluster/wire/codec.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+#include <zmq.hpp>
+
+#include <atomic>
+#include <mutex>
+
+namespace rollcast {
+namespace {
+
+constexpr std::size_t mib = std::size_t{1} << 20;
+
+class frontend_with_bounds : public testing::Test {
+protected:
+  void open(frontend_options options) {
+    options.bind = "tcp://127.0.0.1:*";
+    metrics_ = std::make_shared<scheduler_metrics>("test");
+    door_ = frontend::open(options, metrics_).value();
+    door_->start({[this](controller_request r) {
+                    const std::scoped_lock lock{mutex_};
+                    heard_.push_back(std::move(r));
+                  },
+                  [this](const std::string&) { ++gone_; }});
+    client_.set(zmq::sockopt::linger, 0);
+    client_.set(zmq::sockopt::rcvhwm, 1);
+    client_.set(zmq::sockopt::rcvbuf, 65'536);
+    client_.connect(door_->endpoint());
+  }
+  void TearDown() override { door_->stop(); }
+
+  std::string ask(std::uint64_t id, const wire::request& body) {
+    const auto before = heard();
+    client_.send(zmq::buffer(wire::encode(id, body)));
+    EXPECT_TRUE(soon([&] { return heard() > before; }));
+    const std::scoped_lock lock{mutex_};
+    return heard_.back().peer;
+  }
+  std::size_t heard() {
+    const std::scoped_lock lock{mutex_};
+    return heard_.size();
+  }
+  /// The next message for the client, or nothing within the time.
+  std::optional<wire::event_envelope> receive(int wait_ms = 2'000) {
+    client_.set(zmq::sockopt::rcvtimeo, wait_ms);
+    zmq::message_t body;
+    if (!client_.recv(body))
+      return std::nullopt;
+    return wire::decode_event({body.data<std::byte>(), body.size()}).value();
+  }
+  template <class Condition>
+  static bool soon(Condition condition) {
+    for (int i = 0; i < 500; ++i, ::usleep(10'000))
+      if (condition())
+        return true;
+    return false;
+  }
+  static wire::event_envelope push(std::uint64_t sequence, std::size_t bytes = mib) {
+    wire::response_ready ready;
+    ready.batch_key = "k";
+    ready.sequence = sequence;
+    ready.numerics_profile = "p";
+    ready.token_ids.resize(bytes / 8, 300'000'000);
+    ready.logprobs.resize(bytes / 8, -1.f);
+    ready.weight_versions = {{1, 0, static_cast<std::uint32_t>(bytes / 8)}};
+    return {0, std::move(ready)};
+  }
+
+  std::shared_ptr<scheduler_metrics> metrics_;
+  std::shared_ptr<frontend> door_;
+  std::mutex mutex_;
+  std::vector<controller_request> heard_; ///< Guarded by `mutex_`.
+  std::atomic<int> gone_{0};
+  zmq::context_t context_{1};
+  zmq::socket_t client_{context_, zmq::socket_type::dealer};
+};
+
+TEST_F(frontend_with_bounds, keeps_no_more_for_a_peer_that_does_not_read_than_its_bytes) {
+  frontend_options options;
+  options.out.bytes_of_peer = 32 * mib;
+  open(options);
+  const auto peer = ask(1, wire::get_status{});
+  for (std::uint64_t i = 1; i <= 200; ++i)
+    door_->send(peer, push(i));
+  door_->send(peer, {1, wire::request_done{}}); // gets through, behind what is there
+  EXPECT_TRUE(soon([&] { return gone_ > 0; }));
+  std::uint64_t came = 0;
+  for (;;) {
+    const auto got = receive();
+    ASSERT_TRUE(got) << "the answer never came, after " << came;
+    if (got->request_id == 1)
+      break;
+    ++came;
+  }
+  EXPECT_GE(came, 30u);
+  EXPECT_LE(came, 48u) << "beyond what the sockets' own buffers take";
+  door_->send(peer, push(201));
+  const auto next = receive();
+  ASSERT_TRUE(next) << "it reads, so it is sent to";
+  EXPECT_EQ(std::get<wire::response_ready>(next->body).sequence, 201u);
+}
+
+TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {
+  frontend_options options;
+  options.in.bytes_of_client = mib;
+  open(options);
+  wire::submit_batch batch;
+  batch.batch_key = "k";
+  batch.sampling.max_new_tokens = 5;
+  batch.groups.emplace_back().prompt_token_ids.resize(600'000, 1);
+  const auto peer = ask(1, batch);
+  client_.send(zmq::buffer(wire::encode(2, wire::request{batch})));
+  const auto refused = receive();
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->request_id, 2u);
+  EXPECT_EQ(std::get<wire::request_failed>(refused->body).code, errc::queue_full);
+  EXPECT_EQ(heard(), 1u);
+  door_->send(peer, {1, wire::request_done{}});
+  ASSERT_TRUE(receive());
+  (void)ask(3, batch);
+}
+
+TEST_F(frontend_with_bounds, counts_answers_that_nobody_hears) {
+  frontend_options options;
+  options.client.requests = 10;
+  open(options);
+  for (int round = 0; round < 3; ++round) {
+    zmq::socket_t brief{context_, zmq::socket_type::dealer};
+    brief.set(zmq::sockopt::linger, 0);
+    brief.connect(door_->endpoint());
+    const auto before = heard();
+    for (std::uint64_t id = 1; id <= 10; ++id)
+      brief.send(zmq::buffer(wire::encode(id, wire::request{wire::get_status{}})));
+    ASSERT_TRUE(soon([&] { return heard() == before + 10; }));
+    brief.close();
+    ::usleep(100'000);
+    std::vector<controller_request> all;
+    {
+      const std::scoped_lock lock{mutex_};
+      all.assign(heard_.end() - 10, heard_.end());
+    }
+    const int gone = gone_;
+    for (const auto& request : all)
+      door_->send(request.peer, {request.envelope->request_id, wire::request_done{}});
+    EXPECT_TRUE(soon([&] { return gone_ > gone; }));
+  }
+}
+
+} // namespace
+} // namespace rollcast
