@@ -1,12 +1,16 @@
 # CUDA, if it is there. ROLLCAST_CUDA=AUTO builds the kernels for the GPU when nvcc is found, ON
 # insists on it, OFF leaves it out. Without it everything else builds: the kernels are then compiled
-# for the emulator alone.
+# for the emulator alone, as they are with AUTO under a sanitizer, which sees nothing of a GPU.
 set(ROLLCAST_CUDA AUTO CACHE STRING "Build the CUDA kernels with nvcc: AUTO, ON or OFF")
 set(ROLLCAST_CUDA_ARCHITECTURES "80-real;90a-real;100-real" CACHE STRING
     "GPUs to build for: A100, H100 and H200, B200")
 set(ROLLCAST_HAS_CUDA OFF)
 
-if(ROLLCAST_CUDA AND NOT ROLLCAST_FUZZ)
+set(wanted ${ROLLCAST_CUDA})
+if(ROLLCAST_FUZZ OR (ROLLCAST_CUDA STREQUAL "AUTO" AND CMAKE_CXX_FLAGS MATCHES "fsanitize"))
+  set(wanted OFF)
+endif()
+if(wanted)
   find_program(ROLLCAST_NVCC nvcc PATHS /usr/local/cuda/bin)
   if(ROLLCAST_NVCC)
     set(CMAKE_CUDA_COMPILER ${ROLLCAST_NVCC})

@@ -21,7 +21,7 @@ struct cpu_backend_options {
 
 /// Makes a CPU device over packed weights: allocates every buffer of a forward pass and exactly
 /// `kv_blocks` KV blocks, once. Fails with `bad_config` when an option is out of range or the
-/// memory cannot be had.
+/// memory cannot be had, with `unsupported_numerics` for a profile of a GPU.
 result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_weights> weights,
                                                   const numerics_profile& profile,
                                                   const cpu_backend_options& options);

@@ -11,6 +11,9 @@
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace rollcast::kernels::cuda::simt::host {
 
@@ -142,6 +145,10 @@ void fiber::start(void (*function)(void*), void* argument) {
     context_->stack = static_cast<std::byte*>(stack);
     mprotect(stack, 4096, PROT_NONE); // The end of the stack: a kernel that needs more faults.
   }
+#if defined(__SANITIZE_ADDRESS__)
+  // Frames that were left for good have not taken their marks away.
+  __asan_unpoison_memory_region(context_->stack + 4096, stack_bytes - 4096);
+#endif
   context_->function = function;
   context_->argument = argument;
   context_->make();

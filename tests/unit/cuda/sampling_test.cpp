@@ -6,6 +6,7 @@
 #include "tests/unit/cuda/device.hpp"
 #include "tests/unit/kernels/pattern.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
