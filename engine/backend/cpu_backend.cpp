@@ -2,7 +2,9 @@
 
 #include "engine/backend/activation_observer.hpp"
 #include "engine/backend/cpu_activations.hpp"
+#include "engine/backend/cpu_experts.hpp"
 #include "engine/backend/cpu_kv_rows.hpp"
+#include "engine/backend/cpu_ops.hpp"
 #include "engine/backend/thread_pool.hpp"
 #include "engine/base/check.hpp"
 #include "kernels/attention.hpp"
@@ -24,15 +26,6 @@ namespace rollcast {
 namespace {
 
 using namespace kernels;
-
-/// Time that one shared run of a loop should take: long against the cost of claiming it, short
-/// against the imbalance it can leave. Speed only.
-constexpr double run_ns = 8000;
-
-/// Items of one run, from an estimate of what one item costs.
-std::size_t grain_for(double item_ns) noexcept {
-  return std::max<std::size_t>(1, static_cast<std::size_t>(run_ns / std::max(item_ns, 0.1)));
-}
 
 /// Packed weights, as the seam passes them on.
 class cpu_weights final : public device_weights {
@@ -59,12 +52,12 @@ const cpu_weights& packed_in(const device_weights& weights) noexcept {
 class cpu_backend final : public backend {
 public:
   cpu_backend(std::shared_ptr<const model_weights> weights, const numerics_profile& profile,
-              const cpu_backend_options& options, cpu_activations activations,
+              const cpu_backend_options& options, cpu_activations activations, cpu_experts experts,
               aligned_buffer kv_cache, device_shape shape)
     : used_(std::make_shared<cpu_weights>(std::move(weights))),
       weights_(packed_in(*used_).packed().get()), config_(weights_->config()), profile_(profile),
       shape_(shape), pool_(options.threads), act_(std::move(activations)),
-      kv_cache_(std::move(kv_cache)) {
+      experts_(std::move(experts)), kv_cache_(std::move(kv_cache)) {
     rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
   }
 
@@ -132,6 +125,7 @@ private:
   device_shape shape_;
   thread_pool pool_;
   cpu_activations act_;
+  cpu_experts experts_;
   aligned_buffer kv_cache_;
   std::size_t items_ = 0;       ///< Of the attention plan of this pass.
   double item_ns_ = 0;          ///< Estimated cost of one of them.
@@ -197,25 +191,12 @@ void cpu_backend::norm(const float* x, const float* weight, float* y, std::size_
 }
 
 packed_rows cpu_backend::pack(const float* x, std::size_t rows, std::size_t k) {
-  const packed_rows packed{act_.packed(), rows, k, profile_.arithmetic};
-  const std::size_t tiles = row_tile_count(profile_.arithmetic, rows);
-  const double tile_ns = 0.3 * static_cast<double>(rows * k) / static_cast<double>(tiles);
-  pool_.run(tiles, grain_for(tile_ns), [&](std::size_t begin, std::size_t end, std::size_t) {
-    pack_rows(x, k, packed, begin, end);
-  });
-  return packed;
+  return pack_shared(pool_, x, k, rows, k, profile_.arithmetic, act_.packed());
 }
 
 void cpu_backend::multiply(const packed_matrix& w, const packed_rows& x, float* y,
                            const float* bias, bool accumulate) {
-  const gemm_args args{w, x, y, w.n, bias, accumulate};
-  const std::size_t panels = panel_count(w.n);
-  // A panel costs its bytes at memory speed or its products at the FMA rate, whichever is more.
-  const double panel_ns =
-    static_cast<double>(x.k) * std::max(4.0, 0.6 * static_cast<double>(x.rows));
-  const std::size_t share = std::max<std::size_t>(1, panels / (pool_.size() * 8));
-  pool_.run(panels, std::max(grain_for(panel_ns), share),
-            [&](std::size_t begin, std::size_t end, std::size_t) { gemm_cpu(args, begin, end); });
+  multiply_shared(pool_, {w, x, y, w.n, bias, accumulate});
 }
 
 // -- what an observer sees ----------------------------------------------------
@@ -292,15 +273,16 @@ void cpu_backend::feed_forward(const layer_weights& layer, std::size_t index, st
   const std::size_t dim = config_.intermediate;
   norm(act_.hidden(), layer.post_norm.data(), act_.normed(), rows);
   show(operation::post_norm, index, act_.normed(), config_.hidden, config_.hidden);
-  multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
-           false);
-  show(operation::gate_up, index, act_.gate_up(), 2 * dim, 2 * dim);
-  const silu_mul_args args{act_.gate_up(), 2 * dim, act_.gated(), dim, dim};
-  pool_.run(
-    rows, grain_for(0.8 * static_cast<double>(dim)),
-    [&](std::size_t begin, std::size_t end, std::size_t) { silu_mul_cpu(args, begin, end); });
-  show(operation::gated, index, act_.gated(), dim, dim);
-  multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+  if (config_.is_sparse(index)) {
+    experts_.run(pool_, layer, act_.normed(), rows, act_.hidden());
+  } else {
+    multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
+             false);
+    show(operation::gate_up, index, act_.gate_up(), 2 * dim, 2 * dim);
+    silu_mul_shared(pool_, act_.gate_up(), act_.gated(), rows, dim);
+    show(operation::gated, index, act_.gated(), dim, dim);
+    multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+  }
   show(operation::down, index, act_.hidden(), config_.hidden, config_.hidden);
 }
 
@@ -446,8 +428,12 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   auto activations = cpu_activations::make(config, profile.arithmetic, shape, options.threads);
   if (!activations)
     return fail(activations);
+  auto experts = cpu_experts::make(config, profile.arithmetic, options.rows_max);
+  if (!experts)
+    return fail(experts);
   return std::make_unique<cpu_backend>(std::move(weights), profile, options,
-                                       std::move(*activations), std::move(*kv_cache), shape);
+                                       std::move(*activations), std::move(*experts),
+                                       std::move(*kv_cache), shape);
 }
 
 } // namespace rollcast

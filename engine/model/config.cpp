@@ -1,5 +1,6 @@
 #include "engine/model/config.hpp"
 
+#include "engine/model/config_experts.hpp"
 #include "engine/model/config_reader.hpp"
 #include "engine/model/json_reader.hpp"
 
@@ -32,11 +33,12 @@ struct family_row {
   std::string_view class_name;
 };
 
-constexpr std::array<family_row, 4> families{{
+constexpr std::array<family_row, 5> families{{
   {architecture::qwen3, "qwen3", "Qwen3ForCausalLM"},
   {architecture::qwen2, "qwen2", "Qwen2ForCausalLM"},
   {architecture::llama, "llama", "LlamaForCausalLM"},
   {architecture::mimo, "mimo", "MiMoForCausalLM"},
+  {architecture::qwen3_moe, "qwen3_moe", "Qwen3MoeForCausalLM"},
 }};
 
 const family_row& row_of(architecture family) noexcept {
@@ -44,11 +46,12 @@ const family_row& row_of(architecture family) noexcept {
 }
 
 architecture read_family(config_reader& in) {
-  constexpr std::string_view accepted =
-    "accepted: one of Qwen3ForCausalLM, Qwen2ForCausalLM, LlamaForCausalLM, MiMoForCausalLM";
+  std::string accepted = "accepted: one of ";
+  for (const auto& row : families)
+    accepted += std::string(&row == families.data() ? "" : ", ") + std::string(row.class_name);
   const auto* value = in.find("architectures");
   if (value == nullptr) {
-    in.refuse("key \"architectures\" is missing; " + std::string(accepted));
+    in.refuse("key \"architectures\" is missing; " + accepted);
     return {};
   }
   if (value->is_array() && value->size() == 1 && value->front().is_string()) {
@@ -255,8 +258,10 @@ result<model_config> load_config(const std::filesystem::path& directory) {
   config.family = read_family(in);
   config.attention_bias =
     config.family == architecture::qwen2 || config.family == architecture::mimo;
-  config.qk_norm = config.family == architecture::qwen3;
+  config.qk_norm =
+    config.family == architecture::qwen3 || config.family == architecture::qwen3_moe;
   read_shape(in, config);
+  read_experts(in, config);
   read_rope(in, config);
   config.tie_embeddings = in.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(in);
@@ -312,6 +317,7 @@ std::string to_config_json(const model_config& config) {
   out["torch_dtype"] = config.dtype;
   if (config.mtp_layers != 0)
     out["num_nextn_predict_layers"] = config.mtp_layers;
+  write_experts(config, out);
   return out.dump(2) + "\n";
 }
 

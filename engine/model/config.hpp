@@ -3,6 +3,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
 #include "kernels/rope.hpp"
+#include "kernels/route.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -15,17 +16,28 @@ namespace rollcast {
 
 /// Model families, by the class name in config.json's `architectures`.
 enum class architecture : std::uint8_t {
-  qwen3, ///< `Qwen3ForCausalLM`: RMSNorm of every q and k head, no biases.
-  qwen2, ///< `Qwen2ForCausalLM` (Qwen 2 and 2.5): biases on q, k and v.
-  llama, ///< `LlamaForCausalLM` (Llama 3.x): no biases, may scale its rotary frequencies.
-  mimo,  ///< `MiMoForCausalLM` (MiMo-7B): Qwen2's layers and MTP layers beside them.
+  qwen3,     ///< `Qwen3ForCausalLM`: RMSNorm of every q and k head, no biases.
+  qwen2,     ///< `Qwen2ForCausalLM` (Qwen 2 and 2.5): biases on q, k and v.
+  llama,     ///< `LlamaForCausalLM` (Llama 3.x): no biases, may scale its rotary frequencies.
+  mimo,      ///< `MiMoForCausalLM` (MiMo-7B): Qwen2's layers and MTP layers beside them.
+  qwen3_moe, ///< `Qwen3MoeForCausalLM`: Qwen3's attention, experts chosen by a softmax.
 };
 
-/// Returns "qwen3", "qwen2", "llama" or "mimo".
+/// Returns the `model_type` of config.json: "qwen3", "qwen2", "llama", "mimo" or "qwen3_moe".
 std::string_view to_string(architecture family) noexcept;
 
 /// Returns the name in config.json's `architectures`, for instance "Qwen3ForCausalLM".
 std::string_view class_name(architecture family) noexcept;
+
+/// The experts of a model's sparse layers, and how a token finds its own.
+struct expert_config {
+  std::size_t count = 0;        ///< Experts of each sparse layer; 0 in a dense model.
+  std::size_t per_token = 0;    ///< Of them, chosen for a token.
+  std::size_t intermediate = 0; ///< Width of an expert.
+  kernels::router_score score = kernels::router_score::softmax;
+  bool normalise = false;                ///< A token's weights are divided by their sum.
+  std::vector<std::size_t> dense_layers; ///< Layers with one FFN and no experts, ascending.
+};
 
 /// The shape of a model: everything that the engine must know besides the weights. What
 /// `load_config` returns has passed every check that this header lists.
@@ -36,7 +48,7 @@ struct model_config {
   std::size_t heads = 0;        ///< Query heads; a multiple of `kv_heads`.
   std::size_t kv_heads = 0;     ///< Key and value heads.
   std::size_t head_dim = 0;     ///< A multiple of 16, at most 256; need not be hidden / heads.
-  std::size_t intermediate = 0; ///< Width of the gated FFN.
+  std::size_t intermediate = 0; ///< Width of the gated FFN of dense layers.
   std::size_t vocabulary = 0;   ///< Rows of the embedding.
   float rms_eps = 1e-6f;
   kernels::rope_params rope;
@@ -47,6 +59,10 @@ struct model_config {
   std::vector<token_id> eos_token_ids; ///< Ascending, without repeats; may be empty.
   std::string dtype;                   ///< As the file says ("bfloat16"); may be empty.
   std::size_t mtp_layers = 0;          ///< Layers under `model.mtp_layers`.
+  expert_config experts;
+
+  /// True if the layer has experts in place of one FFN.
+  bool is_sparse(std::size_t layer) const noexcept;
 };
 
 /// Reads `config.json`, and `generation_config.json` for more end-of-sequence ids where there is
@@ -56,9 +72,10 @@ struct model_config {
 /// @returns `io_failed` if config.json cannot be read, else `bad_config` with one line that names
 ///          file, key, value and what is accepted: a missing key, a wrong type, a number that is
 ///          not finite or not in range, heads that do not divide, a head_dim that is not a multiple
-///          of 16, and whatever the engine does not compute (other architectures, rope types other
-///          than default, linear and llama3, partial rotation, sliding windows below the context,
-///          activations other than silu, biases elsewhere, quantised checkpoints).
+///          of 16, more chosen experts than there are, and whatever the engine does not compute
+///          (other architectures, rope types other than default, linear and llama3, partial
+///          rotation, sliding windows below the context, activations other than silu, biases
+///          elsewhere, quantised checkpoints).
 result<model_config> load_config(const std::filesystem::path& directory);
 
 /// Returns the text of a config.json that `load_config` reads back as `config`.

@@ -6,10 +6,34 @@ namespace rollcast {
 
 namespace {
 
+/// The FFN of one layer: one for all tokens, or a router and its experts.
+void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".mlp.";
+  const std::size_t hidden = config.hidden;
+  const auto add = [&](const std::string& name, std::size_t rows, std::size_t columns,
+                       tensor_role role, std::size_t expert = 0) {
+    out.push_back({prefix + name + ".weight", {rows, columns}, role, layer, expert});
+  };
+  if (!config.is_sparse(layer)) {
+    add("gate_proj", config.intermediate, hidden, tensor_role::gate);
+    add("up_proj", config.intermediate, hidden, tensor_role::up);
+    add("down_proj", hidden, config.intermediate, tensor_role::down);
+    return;
+  }
+  const std::size_t inner = config.experts.intermediate;
+  add("gate", config.experts.count, hidden, tensor_role::router);
+  for (std::size_t e = 0; e < config.experts.count; ++e) {
+    const std::string expert = "experts." + std::to_string(e) + ".";
+    add(expert + "gate_proj", inner, hidden, tensor_role::expert_gate, e);
+    add(expert + "up_proj", inner, hidden, tensor_role::expert_up, e);
+    add(expert + "down_proj", hidden, inner, tensor_role::expert_down, e);
+  }
+}
+
 void plan_layer(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".";
   const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
-    out.push_back({prefix + std::string(name), std::move(shape), role, layer});
+    out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
   };
   const std::size_t hidden = config.hidden;
   const std::size_t q = config.heads * config.head_dim;
@@ -29,9 +53,7 @@ void plan_layer(const model_config& config, std::size_t layer, std::vector<plann
   }
   add("self_attn.o_proj.weight", {hidden, q}, tensor_role::o);
   add("post_attention_layernorm.weight", {hidden}, tensor_role::post_norm);
-  add("mlp.gate_proj.weight", {config.intermediate, hidden}, tensor_role::gate);
-  add("mlp.up_proj.weight", {config.intermediate, hidden}, tensor_role::up);
-  add("mlp.down_proj.weight", {hidden, config.intermediate}, tensor_role::down);
+  plan_ffn(config, layer, out);
 }
 
 } // namespace
@@ -40,12 +62,12 @@ std::vector<planned_tensor> plan_tensors(const model_config& config) {
   const std::size_t hidden = config.hidden;
   std::vector<planned_tensor> out;
   out.push_back(
-    {"model.embed_tokens.weight", {config.vocabulary, hidden}, tensor_role::embedding, 0});
+    {"model.embed_tokens.weight", {config.vocabulary, hidden}, tensor_role::embedding, 0, 0});
   for (std::size_t layer = 0; layer < config.layers; ++layer)
     plan_layer(config, layer, out);
-  out.push_back({"model.norm.weight", {hidden}, tensor_role::final_norm, 0});
+  out.push_back({"model.norm.weight", {hidden}, tensor_role::final_norm, 0, 0});
   if (!config.tie_embeddings)
-    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0});
+    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0, 0});
   return out;
 }
 

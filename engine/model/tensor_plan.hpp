@@ -29,13 +29,18 @@ enum class tensor_role : std::uint8_t {
   q_bias,
   k_bias,
   v_bias,
+  router,
+  expert_gate,
+  expert_up,
+  expert_down,
 };
 
 struct planned_tensor {
   std::string name;
   std::vector<std::size_t> shape; ///< Linear weights are [out, in].
   tensor_role role;
-  std::size_t layer = 0; ///< Meaningless for embedding, final_norm and lm_head.
+  std::size_t layer = 0;  ///< Meaningless for embedding, final_norm and lm_head.
+  std::size_t expert = 0; ///< Of the layer, for the tensors of an expert.
 };
 
 /// Every tensor that a model of this shape needs, under its Hugging Face name, layer by layer. The

@@ -76,6 +76,9 @@ public:
     out_.config_ = config;
     out_.arithmetic_ = how;
     out_.layers_.resize(config.layers);
+    for (std::size_t i = 0; i < config.layers; ++i)
+      if (config.is_sparse(i))
+        out_.layers_[i].experts.resize(config.experts.count);
   }
 
   result<std::shared_ptr<const model_weights>> load();
@@ -248,6 +251,10 @@ auto* weight_loader::matrix_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::gate:
     case tensor_role::up: return &layer.gate_up;
     case tensor_role::down: return &layer.down;
+    case tensor_role::router: return &layer.router;
+    case tensor_role::expert_gate:
+    case tensor_role::expert_up: return &layer.experts[tensor.expert].gate_up;
+    case tensor_role::expert_down: return &layer.experts[tensor.expert].down;
     case tensor_role::lm_head: return &weights.lm_head_;
     default: return decltype(&layer.qkv){nullptr};
   }
@@ -272,8 +279,9 @@ result<void> weight_loader::lay_out_arena() {
     const bool exact = std::all_of(parts.begin(), parts.end(), [&](std::size_t i) {
       return infos_[i].type == kernels::dtype::bf16;
     });
-    return exact || out_.arithmetic_ == kernels::arithmetic::bf16 ? kernels::dtype::bf16
-                                                                  : kernels::dtype::f32;
+    const bool rounded = out_.arithmetic_ == kernels::arithmetic::bf16
+                         && plan_[parts.front()].role != tensor_role::router;
+    return exact || rounded ? kernels::dtype::bf16 : kernels::dtype::f32;
   };
   std::size_t total = 0;
   std::vector<std::pair<kernels::packed_matrix*, std::size_t>> places;

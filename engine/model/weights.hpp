@@ -17,6 +17,12 @@
 
 namespace rollcast {
 
+/// One expert of a sparse layer.
+struct expert_weights {
+  kernels::packed_matrix gate_up; ///< n = 2 * experts.intermediate, k = hidden; gate, then up.
+  kernels::packed_matrix down;    ///< n = hidden, k = experts.intermediate.
+};
+
 /// One decoder layer, as the forward pass reads it. Matrices are packed and lie in the arena of the
 /// `model_weights`; vectors are widened to f32.
 struct layer_weights {
@@ -27,8 +33,11 @@ struct layer_weights {
   std::vector<float> qkv_bias;    ///< [(heads + 2 * kv_heads) * head_dim], or empty.
   kernels::packed_matrix qkv;     ///< n = (heads + 2 * kv_heads) * head_dim, k = hidden; q, k, v.
   kernels::packed_matrix o;       ///< n = hidden, k = heads * head_dim.
+  // A dense layer has these two and a sparse one those below; what a layer lacks has n = 0.
   kernels::packed_matrix gate_up; ///< n = 2 * intermediate, k = hidden; gate, then up.
   kernels::packed_matrix down;    ///< n = hidden, k = intermediate.
+  kernels::packed_matrix router;  ///< n = experts.count, k = hidden; exact in either arithmetic.
+  std::vector<expert_weights> experts;
 };
 
 struct load_options {
@@ -41,7 +50,7 @@ struct load_options {
 class model_weights {
 public:
   /// Checks and packs all tensors of a model. In the f32 arithmetic bf16 matrices stay bf16 and f16
-  /// and f32 ones become f32; in the bf16 arithmetic all become bf16 (rounded once).
+  /// and f32 ones become f32; in the bf16 arithmetic all become bf16 (rounded once), but routers.
   ///
   /// @param source  Nothing of it is needed afterwards.
   /// @returns `bad_checkpoint` with one line that names: the missing and unknown tensors (up to

@@ -7,6 +7,7 @@
 #include "kernels/numerics.hpp"
 #include "kernels/rms_norm.hpp"
 #include "kernels/rope.hpp"
+#include "kernels/route.hpp"
 #include "kernels/sampling.hpp"
 #include "tests/contract/golden.hpp"
 #include "tests/unit/kernels/attention_problem.hpp"
@@ -103,6 +104,26 @@ TEST(attention_contract, bits_are_the_committed_ones_on_every_instruction_set) {
       expect_golden("kernels.attention." + std::to_string(shape.head_dim)
                       + (shape.type == dtype::f32 ? ".f32" : ".bf16"),
                     out);
+    }
+  });
+}
+
+TEST(route_contract, bits_are_the_committed_ones_on_every_instruction_set) {
+  constexpr std::size_t rows = 9, experts = 130, top_k = 6, dim = 77;
+  on_every_instruction_set([&] {
+    for (const auto score : {router_score::softmax, router_score::sigmoid}) {
+      const auto logits = pattern(rows * experts, 8, 5.0f);
+      std::vector<std::uint32_t> ids(rows * top_k);
+      std::vector<float> weights(rows * top_k);
+      route_cpu({logits.data(), experts, experts, top_k, score, true, ids.data(), weights.data()},
+                0, rows);
+      const std::string name = score == router_score::softmax ? "softmax" : "sigmoid";
+      expect_golden("kernels.route_ids." + name, ids);
+      expect_golden("kernels.route_weights." + name, weights);
+      const auto outputs = pattern(experts * dim, 9);
+      auto y = pattern(rows * dim, 10);
+      combine_cpu({outputs.data(), ids.data(), weights.data(), top_k, y.data(), dim}, 0, rows);
+      expect_golden("kernels.combine." + name, y);
     }
   });
 }

@@ -35,6 +35,15 @@ model_config tiny_config(architecture family) {
     config.rope.high_freq_factor = 4.0;
     config.rope.original_max_position = 32;
   }
+  if (family == architecture::qwen3_moe) {
+    config.head_dim = config.rope.head_dim = 32;
+    config.qk_norm = true;
+    config.experts.count = 11;
+    config.experts.per_token = 3;
+    config.experts.intermediate = 40;
+    config.experts.normalise = true;
+    config.experts.dense_layers = {0};
+  }
   if (family == architecture::mimo)
     config.mtp_layers = 1;
   return config;

@@ -75,6 +75,12 @@ TEST_P(every_family, reads_back_what_to_config_json_writes) {
   EXPECT_EQ(want.eos_token_ids, config->eos_token_ids);
   EXPECT_EQ(want.dtype, config->dtype);
   EXPECT_EQ(want.mtp_layers, config->mtp_layers);
+  EXPECT_EQ(want.experts.count, config->experts.count);
+  EXPECT_EQ(want.experts.per_token, config->experts.per_token);
+  EXPECT_EQ(want.experts.intermediate, config->experts.intermediate);
+  EXPECT_EQ(want.experts.score, config->experts.score);
+  EXPECT_EQ(want.experts.normalise, config->experts.normalise);
+  EXPECT_EQ(want.experts.dense_layers, config->experts.dense_layers);
   EXPECT_EQ(want.rope.head_dim, config->rope.head_dim);
   EXPECT_EQ(want.rope.theta, config->rope.theta);
   EXPECT_EQ(want.rope.scaling, config->rope.scaling);
@@ -94,7 +100,8 @@ TEST_P(every_family, is_accepted_as_transformers_saved_it) {
 
 INSTANTIATE_TEST_SUITE_P(families, every_family,
                          testing::Values(architecture::qwen3, architecture::qwen2,
-                                         architecture::llama, architecture::mimo),
+                                         architecture::llama, architecture::mimo,
+                                         architecture::qwen3_moe),
                          [](const auto& about) { return std::string(to_string(about.param)); });
 
 TEST(load_config, takes_the_spelling_of_transformers_5) {
@@ -131,6 +138,36 @@ TEST(load_config, divides_hidden_by_heads_without_head_dim) {
   EXPECT_EQ(16u, config->head_dim);
   EXPECT_EQ(16u, config->rope.head_dim);
   EXPECT_EQ(4u, config->kv_heads);
+}
+
+TEST(load_config, finds_the_sparse_layers_by_step_and_by_name) {
+  auto text = edited({{"num_hidden_layers", 6}}, architecture::qwen3_moe);
+  text["decoder_sparse_step"] = 2;
+  text["mlp_only_layers"] = {3};
+  const auto config = load(text.dump());
+  ASSERT_TRUE(config.has_value()) << config.error().detail;
+  EXPECT_EQ((std::vector<std::size_t>{0, 2, 3, 4}), config->experts.dense_layers);
+  for (std::size_t layer = 0; layer < 6; ++layer)
+    EXPECT_EQ(layer == 1 || layer == 5, config->is_sparse(layer)) << layer;
+  text.erase("mlp_only_layers");
+  text.erase("decoder_sparse_step");
+  EXPECT_TRUE(load(text.dump())->experts.dense_layers.empty());
+  EXPECT_FALSE(load(good(architecture::qwen3).dump())->is_sparse(0));
+}
+
+TEST(load_config, refuses_experts_that_do_not_fit_together) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::qwen3_moe).dump(), words);
+  };
+  refused({{"num_experts_per_tok", 12}}, {"num_experts_per_tok = 12", "num_experts = 11"});
+  refused({{"num_experts", 1025}}, {"num_experts = 1025", "1024"});
+  refused({{"num_experts", nullptr}}, {"is missing"});
+  refused({{"norm_topk_prob", nullptr}}, {"\"norm_topk_prob\" is missing"});
+  refused({{"moe_intermediate_size", 0}}, {"moe_intermediate_size = 0"});
+  refused({{"decoder_sparse_step", 0}}, {"decoder_sparse_step = 0"});
+  refused({{"mlp_only_layers", {2}}}, {"mlp_only_layers", "layers from 0 to 1"});
+  refused({{"mlp_only_layers", {-1}}}, {"mlp_only_layers"});
+  refused({{"mlp_only_layers", 1}}, {"mlp_only_layers"});
 }
 
 TEST(load_config, joins_the_eos_ids_of_both_files) {

@@ -128,7 +128,9 @@ INSTANTIATE_TEST_SUITE_P(
                   change_case{architecture::llama, dtype::f32, arithmetic::f32},
                   change_case{architecture::llama, dtype::bf16, arithmetic::bf16},
                   change_case{architecture::mimo, dtype::f16, arithmetic::bf16},
-                  change_case{architecture::mimo, dtype::bf16, arithmetic::f32}));
+                  change_case{architecture::mimo, dtype::bf16, arithmetic::f32},
+                  change_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16},
+                  change_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32}));
 
 TEST(changed_weights, go_back_to_what_they_were) {
   const two_models models(architecture::qwen3);
