@@ -11,7 +11,7 @@ namespace rollcast::kernels {
 enum class rope_scaling : std::uint8_t { none, linear, llama3 };
 
 struct rope_params {
-  std::size_t head_dim = 0; ///< Even; all of it is rotated, first half with second half (NeoX).
+  std::size_t head_dim = 0; ///< Dimensions that are rotated: even, first half with second (NeoX).
   double theta = 10000.0;
   rope_scaling scaling = rope_scaling::none;
   double factor = 1.0;
@@ -36,7 +36,8 @@ struct row_place {
 
 /// One step between the qkv GEMM and attention, for rows of `qkv` ([rows, (heads + 2 * kv_heads) *
 /// head_dim], q heads first, then k, then v):
-///   q and k heads: optional RMSNorm over head_dim (Qwen3), then rotation by the row's position;
+///   q and k heads: optional RMSNorm over head_dim (Qwen3), then rotation of the first dimensions
+///   (GLM: a half of them; else all) by the row's position;
 ///   q is written back in place; k and v are stored into the KV cache at the row's place.
 struct qkv_rope_args {
   float* qkv;
@@ -49,10 +50,11 @@ struct qkv_rope_args {
   const float* cos_sin; ///< From `rope_table`, covering every position.
   const row_place* places;
   kv_layout kv;
+  std::size_t rotary_dim = 0; ///< What the table was made for; 0: head_dim.
 };
 
 /// Does rows [row_begin, row_end), each to a place of its own.
-/// @param args `head_dim` a multiple of 16; the norms both given or each null on its own.
+/// @param args `head_dim` and `rotary_dim` multiples of 16; the norms both given or each null on its own.
 /// Numerics: norm as `rms_norm_cpu`; with c, s the cosine and sine of the position,
 ///           out1 = fma(x1, c, -(x2 * s)) and out2 = fma(x2, c, x1 * s), the inner product rounded;
 ///           K after rotation and V as they are, rounded once to nearest even bf16 if the cache is

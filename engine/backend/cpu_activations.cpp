@@ -33,7 +33,7 @@ result<cpu_activations> cpu_activations::make(const model_config& config,
   place(act.gated_, rows * config.intermediate * sizeof(float));
   place(act.gathered_, logit_rows * config.hidden * sizeof(float));
   place(act.logits_, logit_rows * config.vocabulary * sizeof(float));
-  place(act.cos_sin_, std::size_t{shape.positions_max} * config.head_dim * sizeof(float));
+  place(act.cos_sin_, std::size_t{shape.positions_max} * config.rope.head_dim * sizeof(float));
   place(act.packed_, packed);
   act.scratch_bytes_ = (kernels::sample_scratch_bytes(config.vocabulary) + 127) / 64 * 64;
   place(act.scratch_, threads * act.scratch_bytes_);

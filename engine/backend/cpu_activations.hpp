@@ -25,7 +25,7 @@ public:
   float* gated() const noexcept { return at<float>(gated_); }       ///< [rows, intermediate]
   float* gathered() const noexcept { return at<float>(gathered_); } ///< [logit rows, hidden]
   float* logits() const noexcept { return at<float>(logits_); }     ///< [logit rows, vocabulary]
-  float* cos_sin() const noexcept { return at<float>(cos_sin_); }   ///< [positions, head_dim]
+  float* cos_sin() const noexcept { return at<float>(cos_sin_); }   ///< [positions, rope.head_dim]
   /// Packed rows of the widest GEMM input.
   std::byte* packed() const noexcept { return at<std::byte>(packed_); }
   /// Scratch of one thread for sampling.

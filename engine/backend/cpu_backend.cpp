@@ -246,7 +246,8 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
                            config_.rms_eps,
                            act_.cos_sin(),
                            rows.places.data(),
-                           kv_of(index)};
+                           kv_of(index),
+                           config_.rope.head_dim};
   pool_.run(count, grain_for(0.6 * static_cast<double>(layer.qkv.n)),
             [&](std::size_t begin, std::size_t end, std::size_t) {
               qkv_rope_append_cpu(rope, begin, end);

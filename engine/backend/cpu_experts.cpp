@@ -40,8 +40,15 @@ result<cpu_experts> cpu_experts::make(const model_config& config, arithmetic how
   place(out.gate_up_, slots * 2 * inner * sizeof(float));
   place(out.gated_, slots * inner * sizeof(float));
   place(out.outputs_, slots * config.hidden * sizeof(float));
-  place(out.packed_,
-        std::max(gathered, packed_rows_bytes(arithmetic::f32, rows_max, config.hidden)));
+  const std::size_t shared = config.experts.shared * inner;
+  if (shared != 0) {
+    place(out.shared_gate_up_, rows_max * 2 * shared * sizeof(float));
+    place(out.shared_gated_, rows_max * shared * sizeof(float));
+    place(out.shared_out_, rows_max * config.hidden * sizeof(float));
+  }
+  const std::size_t all_rows =
+    packed_rows_bytes(arithmetic::f32, rows_max, std::max(config.hidden, shared));
+  place(out.packed_, std::max(gathered, all_rows));
   auto memory = aligned_buffer::make(size);
   if (!memory)
     return fail(memory);
@@ -54,8 +61,11 @@ void cpu_experts::route(thread_pool& pool, const layer_weights& layer, const flo
                         std::size_t rows) {
   const auto rows_in = pack_shared(pool, x, hidden_, rows, hidden_, arithmetic::f32, packed());
   multiply_shared(pool, {layer.router, rows_in, logits(), config_.count, nullptr, false});
-  const route_args args{logits(),          config_.count, config_.count, config_.per_token,
-                        config_.score,     config_.normalise, ids(),     weights()};
+  const float* const bias = config_.choice_bias ? layer.choice_bias.data() : nullptr;
+  const route_args args{logits(),       config_.count,       config_.count,
+                        config_.per_token, config_.score,    config_.normalise,
+                        ids(),          weights(),           bias,
+                        config_.groups, config_.groups_kept, config_.scaling};
   pool.run(rows, grain_for(8.0 * static_cast<double>(config_.count)),
            [&](std::size_t begin, std::size_t end, std::size_t) { route_cpu(args, begin, end); });
 }
@@ -116,6 +126,17 @@ void cpu_experts::multiply(thread_pool& pool, const layer_weights& layer, bool d
            });
 }
 
+/// The experts that every row has: one FFN of their width together.
+void cpu_experts::run_shared(thread_pool& pool, const layer_weights& layer, const float* x,
+                             std::size_t rows) {
+  const std::size_t dim = config_.shared * config_.intermediate;
+  const auto wide = pack_shared(pool, x, hidden_, rows, hidden_, how_, packed());
+  multiply_shared(pool, {layer.shared_gate_up, wide, shared_gate_up(), 2 * dim, nullptr, false});
+  silu_mul_shared(pool, shared_gate_up(), shared_gated(), rows, dim);
+  const auto narrow = pack_shared(pool, shared_gated(), dim, rows, dim, how_, packed());
+  multiply_shared(pool, {layer.shared_down, narrow, shared_out(), hidden_, nullptr, false});
+}
+
 void cpu_experts::run(thread_pool& pool, const layer_weights& layer, const float* x,
                       std::size_t rows, float* y) {
   if (rows == 0)
@@ -146,7 +167,12 @@ void cpu_experts::run(thread_pool& pool, const layer_weights& layer, const float
              }
            });
   multiply(pool, layer, true);
-  const combine_args sum{outputs(), places(), weights(), config_.per_token, y, hidden_};
+  const bool shared = config_.shared != 0;
+  if (shared)
+    run_shared(pool, layer, x, rows);
+  const combine_args sum{outputs(), places(), weights(),
+                         config_.per_token, y, hidden_,
+                         shared ? shared_out() : nullptr};
   pool.run(rows,
            grain_for(0.3 * static_cast<double>(config_.per_token) * static_cast<double>(hidden_)),
            [&](std::size_t begin, std::size_t end, std::size_t) { combine_cpu(sum, begin, end); });

@@ -42,6 +42,7 @@ private:
   void route(thread_pool& pool, const layer_weights& layer, const float* x, std::size_t rows);
   void plan(std::size_t rows);
   void multiply(thread_pool& pool, const layer_weights& layer, bool down);
+  void run_shared(thread_pool& pool, const layer_weights& layer, const float* x, std::size_t rows);
 
   template <class T>
   T* at(std::size_t offset) const noexcept {
@@ -58,6 +59,9 @@ private:
   float* gate_up() const noexcept { return at<float>(gate_up_); }   ///< [places, 2 * intermediate]
   float* gated() const noexcept { return at<float>(gated_); }       ///< [places, intermediate]
   float* outputs() const noexcept { return at<float>(outputs_); }   ///< [places, hidden]
+  float* shared_gate_up() const noexcept { return at<float>(shared_gate_up_); } ///< [rows, 2 * s]
+  float* shared_gated() const noexcept { return at<float>(shared_gated_); }     ///< [rows, s]
+  float* shared_out() const noexcept { return at<float>(shared_out_); }         ///< [rows, hidden]
   std::byte* packed() const noexcept { return at<std::byte>(packed_); }
 
   expert_config config_;
@@ -75,6 +79,9 @@ private:
   std::size_t gate_up_ = 0;
   std::size_t gated_ = 0;
   std::size_t outputs_ = 0;
+  std::size_t shared_gate_up_ = 0;
+  std::size_t shared_gated_ = 0;
+  std::size_t shared_out_ = 0;
   std::size_t packed_ = 0;
 };
 

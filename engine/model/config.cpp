@@ -33,12 +33,13 @@ struct family_row {
   std::string_view class_name;
 };
 
-constexpr std::array<family_row, 5> families{{
+constexpr std::array<family_row, 6> families{{
   {architecture::qwen3, "qwen3", "Qwen3ForCausalLM"},
   {architecture::qwen2, "qwen2", "Qwen2ForCausalLM"},
   {architecture::llama, "llama", "LlamaForCausalLM"},
   {architecture::mimo, "mimo", "MiMoForCausalLM"},
   {architecture::qwen3_moe, "qwen3_moe", "Qwen3MoeForCausalLM"},
+  {architecture::glm4_moe, "glm4_moe", "Glm4MoeForCausalLM"},
 }};
 
 const family_row& row_of(architecture family) noexcept {
@@ -63,6 +64,17 @@ architecture read_family(config_reader& in) {
   }
   in.refuse("architectures", accepted);
   return {};
+}
+
+/// What some families always have, and GLM's files tell.
+void read_variant(config_reader& in, model_config& config) {
+  const auto is = [&](architecture family) { return config.family == family; };
+  config.attention_bias = is(architecture::qwen2) || is(architecture::mimo);
+  config.qk_norm = is(architecture::qwen3) || is(architecture::qwen3_moe);
+  if (is(architecture::glm4_moe)) {
+    config.attention_bias = in.flag("attention_bias");
+    config.qk_norm = in.flag("use_qk_norm");
+  }
 }
 
 void read_shape(config_reader& in, model_config& config) {
@@ -139,6 +151,26 @@ void read_scaling(config_reader& rope, config_reader& in, kernels::rope_params& 
   }
 }
 
+/// GLM rotates the first dimensions of a head only; every other family all of them.
+void read_partial_rotation(config_reader& rope, config_reader& in, model_config& config) {
+  constexpr std::string_view key = "partial_rotary_factor";
+  if (config.family == architecture::glm4_moe) {
+    auto& holder = rope.has(key) ? rope : in;
+    const double factor = holder.real(key, 0.0, 1.0);
+    // The least bit more, so that a factor like 1/3 gives back the whole number that it came from.
+    config.rope.head_dim =
+      static_cast<std::size_t>(static_cast<double>(config.head_dim) * factor + 1e-9);
+    if (config.rope.head_dim == 0 || config.rope.head_dim % 16 != 0)
+      holder.refuse(key, "accepted: a share of head_dim = " + std::to_string(config.head_dim)
+                           + " that is a multiple of 16");
+    return;
+  }
+  for (auto* holder : {&rope, &in}) {
+    if (holder->has(key) && holder->real(key, 0.0, 1.0) != 1.0)
+      holder->refuse(key, "accepted: 1, every dimension of a head is rotated");
+  }
+}
+
 void read_rope(config_reader& in, model_config& config) {
   auto& out = config.rope;
   out.head_dim = config.head_dim;
@@ -161,11 +193,7 @@ void read_rope(config_reader& in, model_config& config) {
   if (nested && in.has("rope_theta") && *rope.find("rope_theta") != *in.find("rope_theta"))
     rope.refuse("rope_theta", "it contradicts the rope_theta outside");
   out.theta = (nested ? rope : in).real("rope_theta", 1.0, 1e12);
-  for (auto* holder : {&rope, &in}) {
-    if (holder->has("partial_rotary_factor")
-        && holder->real("partial_rotary_factor", 0.0, 1.0) != 1.0)
-      holder->refuse("partial_rotary_factor", "accepted: 1, every dimension of a head is rotated");
-  }
+  read_partial_rotation(rope, in, config);
   read_scaling(rope, in, out);
   if (!rope.ok())
     in.refuse_as(rope.failure());
@@ -256,16 +284,13 @@ result<model_config> load_config(const std::filesystem::path& directory) {
   model_config config;
   config_reader in(*json, file.string());
   config.family = read_family(in);
-  config.attention_bias =
-    config.family == architecture::qwen2 || config.family == architecture::mimo;
-  config.qk_norm =
-    config.family == architecture::qwen3 || config.family == architecture::qwen3_moe;
+  read_variant(in, config);
   read_shape(in, config);
   read_experts(in, config);
   read_rope(in, config);
   config.tie_embeddings = in.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(in);
-  if (config.family == architecture::mimo)
+  if (config.family == architecture::mimo || config.family == architecture::glm4_moe)
     config.mtp_layers = in.count_or("num_nextn_predict_layers", 0, 0, mtp_layers_max);
   refuse_unsupported(in, config);
   read_eos(in, config);
@@ -317,6 +342,11 @@ std::string to_config_json(const model_config& config) {
   out["torch_dtype"] = config.dtype;
   if (config.mtp_layers != 0)
     out["num_nextn_predict_layers"] = config.mtp_layers;
+  if (config.family == architecture::glm4_moe) {
+    out["use_qk_norm"] = config.qk_norm;
+    out["partial_rotary_factor"] =
+      static_cast<double>(config.rope.head_dim) / static_cast<double>(config.head_dim);
+  }
   write_experts(config, out);
   return out.dump(2) + "\n";
 }

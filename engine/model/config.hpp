@@ -21,9 +21,11 @@ enum class architecture : std::uint8_t {
   llama,     ///< `LlamaForCausalLM` (Llama 3.x): no biases, may scale its rotary frequencies.
   mimo,      ///< `MiMoForCausalLM` (MiMo-7B): Qwen2's layers and MTP layers beside them.
   qwen3_moe, ///< `Qwen3MoeForCausalLM`: Qwen3's attention, experts chosen by a softmax.
+  glm4_moe,  ///< `Glm4MoeForCausalLM` (GLM-4.5, 4.6): partial rotation, experts beside shared ones.
 };
 
-/// Returns the `model_type` of config.json: "qwen3", "qwen2", "llama", "mimo" or "qwen3_moe".
+/// Returns the `model_type` of config.json: "qwen3", "qwen2", "llama", "mimo", "qwen3_moe"
+/// or "glm4_moe".
 std::string_view to_string(architecture family) noexcept;
 
 /// Returns the name in config.json's `architectures`, for instance "Qwen3ForCausalLM".
@@ -34,7 +36,12 @@ struct expert_config {
   std::size_t count = 0;        ///< Experts of each sparse layer; 0 in a dense model.
   std::size_t per_token = 0;    ///< Of them, chosen for a token.
   std::size_t intermediate = 0; ///< Width of an expert.
+  std::size_t shared = 0;       ///< Experts that every token has beside; one FFN of their width.
   kernels::router_score score = kernels::router_score::softmax;
+  bool choice_bias = false;     ///< A correction is added to the scores for the choice alone.
+  std::size_t groups = 1;       ///< Experts lie in so many groups,
+  std::size_t groups_kept = 1;  ///< of which a token keeps the best.
+  float scaling = 1.0f;         ///< Of the chosen experts' weights.
   bool normalise = false;                ///< A token's weights are divided by their sum.
   std::vector<std::size_t> dense_layers; ///< Layers with one FFN and no experts, ascending.
 };
@@ -51,14 +58,15 @@ struct model_config {
   std::size_t intermediate = 0; ///< Width of the gated FFN of dense layers.
   std::size_t vocabulary = 0;   ///< Rows of the embedding.
   float rms_eps = 1e-6f;
-  kernels::rope_params rope;
+  kernels::rope_params rope; ///< Its `head_dim`: how many dimensions of a head are rotated.
   std::size_t max_positions = 0;       ///< Prompt and response together.
   bool tie_embeddings = false;         ///< The head is the embedding.
   bool attention_bias = false;         ///< q, k and v have biases; o never has.
   bool qk_norm = false;                ///< Every q and k head is normalised before its rotation.
   std::vector<token_id> eos_token_ids; ///< Ascending, without repeats; may be empty.
   std::string dtype;                   ///< As the file says ("bfloat16"); may be empty.
-  std::size_t mtp_layers = 0;          ///< Layers under `model.mtp_layers`.
+  /// Layers under `model.mtp_layers` (MiMo), or behind the last one (GLM).
+  std::size_t mtp_layers = 0;
   expert_config experts;
 
   /// True if the layer has experts in place of one FFN.
@@ -74,7 +82,7 @@ struct model_config {
 ///          not finite or not in range, heads that do not divide, a head_dim that is not a multiple
 ///          of 16, more chosen experts than there are, and whatever the engine does not compute
 ///          (other architectures, rope types other than default, linear and llama3, partial
-///          rotation, sliding windows below the context, activations other than silu, biases
+///          rotation but of GLM, sliding windows below the context, activations other than silu, biases
 ///          elsewhere, quantised checkpoints).
 result<model_config> load_config(const std::filesystem::path& directory);
 

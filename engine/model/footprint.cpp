@@ -12,13 +12,13 @@ namespace rollcast {
 
 namespace {
 
-/// Tensors that share one packed matrix: q, k and v; gate and up, of an expert too; every other
-/// alone.
+/// Tensors that share one packed matrix: q, k and v; gate and up, of experts too; every other alone.
 tensor_role matrix_of(tensor_role role) {
   switch (role) {
     case tensor_role::k:
     case tensor_role::v: return tensor_role::q;
     case tensor_role::up: return tensor_role::gate;
+    case tensor_role::shared_up: return tensor_role::shared_gate;
     case tensor_role::expert_up: return tensor_role::expert_gate;
     default: return role;
   }

@@ -22,6 +22,17 @@ void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned
   }
   const std::size_t inner = config.experts.intermediate;
   add("gate", config.experts.count, hidden, tensor_role::router);
+  if (config.experts.choice_bias)
+    out.push_back({prefix + "gate.e_score_correction_bias",
+                   {config.experts.count},
+                   tensor_role::choice_bias,
+                   layer,
+                   0});
+  if (const std::size_t shared = config.experts.shared * inner; shared != 0) {
+    add("shared_experts.gate_proj", shared, hidden, tensor_role::shared_gate);
+    add("shared_experts.up_proj", shared, hidden, tensor_role::shared_up);
+    add("shared_experts.down_proj", hidden, shared, tensor_role::shared_down);
+  }
   for (std::size_t e = 0; e < config.experts.count; ++e) {
     const std::string expert = "experts." + std::to_string(e) + ".";
     add(expert + "gate_proj", inner, hidden, tensor_role::expert_gate, e);
@@ -76,7 +87,12 @@ bool is_known_extra(const model_config& config, std::string_view name) {
     return true;
   if (config.tie_embeddings && name == "lm_head.weight")
     return true;
-  return config.family == architecture::mimo && name.starts_with("model.mtp_layers.");
+  if (config.family == architecture::mimo)
+    return name.starts_with("model.mtp_layers.");
+  for (std::size_t i = 0; i < config.mtp_layers; ++i)
+    if (name.starts_with("model.layers." + std::to_string(config.layers + i) + "."))
+      return true;
+  return false;
 }
 
 } // namespace rollcast

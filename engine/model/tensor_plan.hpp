@@ -30,6 +30,10 @@ enum class tensor_role : std::uint8_t {
   k_bias,
   v_bias,
   router,
+  choice_bias,
+  shared_gate,
+  shared_up,
+  shared_down,
   expert_gate,
   expert_up,
   expert_down,
@@ -49,7 +53,7 @@ std::vector<planned_tensor> plan_tensors(const model_config& config);
 
 /// True for tensors that published checkpoints hold and the engine does not need: the
 /// `rotary_emb.inv_freq` buffers of old files, `lm_head.weight` when the embedding is the head, and
-/// MiMo's `model.mtp_layers.*`.
+/// MTP layers: MiMo's `model.mtp_layers.*`, or those behind the last layer.
 bool is_known_extra(const model_config& config, std::string_view name);
 
 } // namespace rollcast

@@ -211,6 +211,7 @@ auto& weight_loader::vector_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::post_norm: return layer.post_norm;
     case tensor_role::q_norm: return layer.q_norm;
     case tensor_role::k_norm: return layer.k_norm;
+    case tensor_role::choice_bias: return layer.choice_bias;
     default: return layer.qkv_bias; // The plan lists q, k and v in this order.
   }
 }
@@ -252,6 +253,9 @@ auto* weight_loader::matrix_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::up: return &layer.gate_up;
     case tensor_role::down: return &layer.down;
     case tensor_role::router: return &layer.router;
+    case tensor_role::shared_gate:
+    case tensor_role::shared_up: return &layer.shared_gate_up;
+    case tensor_role::shared_down: return &layer.shared_down;
     case tensor_role::expert_gate:
     case tensor_role::expert_up: return &layer.experts[tensor.expert].gate_up;
     case tensor_role::expert_down: return &layer.experts[tensor.expert].down;

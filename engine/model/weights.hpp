@@ -37,6 +37,9 @@ struct layer_weights {
   kernels::packed_matrix gate_up; ///< n = 2 * intermediate, k = hidden; gate, then up.
   kernels::packed_matrix down;    ///< n = hidden, k = intermediate.
   kernels::packed_matrix router;  ///< n = experts.count, k = hidden; exact in either arithmetic.
+  std::vector<float> choice_bias; ///< [experts.count], or empty.
+  kernels::packed_matrix shared_gate_up; ///< As `gate_up`, of the shared experts' width, if any.
+  kernels::packed_matrix shared_down;
   std::vector<expert_weights> experts;
 };
 

@@ -21,6 +21,8 @@ HWY_INLINE void combine_part(D tag, const combine_args& args, std::size_t row, s
   for (std::size_t slot = 0; slot < args.top_k; ++slot)
     sum = hn::MulAdd(hn::Set(tag, weights[slot]),
                      hn::LoadU(tag, args.outputs + places[slot] * args.dim + d), sum);
+  if (args.shared != nullptr)
+    sum = hn::Add(sum, hn::LoadU(tag, args.shared + row * args.dim + d));
   float* y = args.y + row * args.dim + d;
   hn::StoreU(hn::Add(hn::LoadU(tag, y), sum), tag, y);
 }
@@ -111,6 +113,52 @@ void score_row(const route_args& args, const float* logits, float* scores) noexc
     scores[e] /= sum;
 }
 
+/// Offers the experts of the best groups by their scores for the choice.
+void offer_by_groups(const route_args& args, const float* choice, best_keys& best) noexcept {
+  const std::size_t size = args.experts / args.groups;
+  best_keys groups(args.groups_kept);
+  for (std::uint32_t g = 0; g < args.groups; ++g) {
+    best_keys two(2);
+    for (std::size_t i = 0; i < size; ++i)
+      two.offer(key_of(choice[g * size + i], static_cast<std::uint32_t>(i)));
+    const float* const of_group = choice + g * size;
+    groups.offer(key_of(of_group[two.id(0)] + of_group[two.id(1)], g));
+  }
+  for (std::size_t kept = 0; kept < args.groups_kept; ++kept)
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t e = groups.id(kept) * size + i;
+      best.offer(key_of(choice[e], static_cast<std::uint32_t>(e)));
+    }
+}
+
+void choose_row(const route_args& args, const float* scores, best_keys& best) noexcept {
+  float biased[experts_max];
+  const float* choice = scores;
+  if (args.choice_bias != nullptr) {
+    for (std::size_t e = 0; e < args.experts; ++e)
+      biased[e] = scores[e] + args.choice_bias[e];
+    choice = biased;
+  }
+  if (args.groups > 1)
+    return offer_by_groups(args, choice, best);
+  for (std::uint32_t e = 0; e < args.experts; ++e)
+    best.offer(key_of(choice[e], e));
+}
+
+/// The weights of a row's slots, whose experts are chosen.
+void weigh_row(const route_args& args, const float* scores, const std::uint32_t* ids,
+               float* weights) noexcept {
+  float sum = 0.0f;
+  for (std::size_t slot = 0; slot < args.top_k; ++slot) {
+    weights[slot] = scores[ids[slot]];
+    sum += weights[slot];
+  }
+  if (args.score == router_score::sigmoid)
+    sum += 1e-20f; // as the published code does: scores may all be +0
+  for (std::size_t slot = 0; slot < args.top_k; ++slot)
+    weights[slot] = (args.normalise ? weights[slot] / sum : weights[slot]) * args.scaling;
+}
+
 } // namespace
 
 void route_cpu(const route_args& args, std::size_t row_begin, std::size_t row_end) noexcept {
@@ -118,19 +166,11 @@ void route_cpu(const route_args& args, std::size_t row_begin, std::size_t row_en
   for (std::size_t row = row_begin; row < row_end; ++row) {
     score_row(args, args.logits + row * args.stride, scores);
     best_keys best(args.top_k);
-    for (std::uint32_t e = 0; e < args.experts; ++e)
-      best.offer(key_of(scores[e], e));
+    choose_row(args, scores, best);
     std::uint32_t* ids = args.ids + row * args.top_k;
-    float* weights = args.weights + row * args.top_k;
-    float sum = 0.0f;
-    for (std::size_t slot = 0; slot < args.top_k; ++slot) {
+    for (std::size_t slot = 0; slot < args.top_k; ++slot)
       ids[slot] = best.id(slot);
-      weights[slot] = scores[ids[slot]];
-      sum += weights[slot];
-    }
-    if (args.normalise)
-      for (std::size_t slot = 0; slot < args.top_k; ++slot)
-        weights[slot] /= sum;
+    weigh_row(args, scores, ids, args.weights + row * args.top_k);
   }
 }
 

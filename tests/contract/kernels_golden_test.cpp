@@ -110,14 +110,23 @@ TEST(attention_contract, bits_are_the_committed_ones_on_every_instruction_set) {
 
 TEST(route_contract, bits_are_the_committed_ones_on_every_instruction_set) {
   constexpr std::size_t rows = 9, experts = 130, top_k = 6, dim = 77;
+  const auto bias = pattern(experts, 11);
   on_every_instruction_set([&] {
     for (const auto score : {router_score::softmax, router_score::sigmoid}) {
       const auto logits = pattern(rows * experts, 8, 5.0f);
       std::vector<std::uint32_t> ids(rows * top_k);
       std::vector<float> weights(rows * top_k);
-      route_cpu({logits.data(), experts, experts, top_k, score, true, ids.data(), weights.data()},
-                0, rows);
-      const std::string name = score == router_score::softmax ? "softmax" : "sigmoid";
+      route_args args{logits.data(), experts,    experts,       top_k, score, true,
+                      ids.data(),    weights.data()};
+      const bool grouped = score == router_score::sigmoid;
+      if (grouped) {
+        args.choice_bias = bias.data();
+        args.groups = 10;
+        args.groups_kept = 3;
+        args.scaling = 2.5f;
+      }
+      route_cpu(args, 0, rows);
+      const std::string name = grouped ? "sigmoid" : "softmax";
       expect_golden("kernels.route_ids." + name, ids);
       expect_golden("kernels.route_weights." + name, weights);
       const auto outputs = pattern(experts * dim, 9);

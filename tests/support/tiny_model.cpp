@@ -44,6 +44,23 @@ model_config tiny_config(architecture family) {
     config.experts.normalise = true;
     config.experts.dense_layers = {0};
   }
+  if (family == architecture::glm4_moe) {
+    config.attention_bias = config.qk_norm = true;
+    config.head_dim = 32;
+    config.rope.head_dim = 16;
+    config.mtp_layers = 1;
+    auto& experts = config.experts;
+    experts.count = 12;
+    experts.per_token = 3;
+    experts.intermediate = 40;
+    experts.shared = 2;
+    experts.score = kernels::router_score::sigmoid;
+    experts.choice_bias = experts.normalise = true;
+    experts.groups = 4;
+    experts.groups_kept = 2;
+    experts.scaling = 2.5f;
+    experts.dense_layers = {0};
+  }
   if (family == architecture::mimo)
     config.mtp_layers = 1;
   return config;

@@ -99,6 +99,45 @@ TEST(router, prefers_the_lower_id_among_equal_scores) {
             route(high, 4, 3, router_score::sigmoid, false).ids);
 }
 
+TEST(router, corrects_the_choice_but_not_the_weights) {
+  const std::vector<float> logits{0.0f, 1.0f, 2.0f, -1.0f}, bias{5.0f, 0.0f, -3.0f, 4.0f};
+  routed got;
+  auto args = args_of(logits, 4, 2, router_score::sigmoid, false, got);
+  args.choice_bias = bias.data();
+  args.scaling = 2.5f;
+  route_cpu(args, 0, 1);
+  EXPECT_EQ((std::vector<std::uint32_t>{0, 3}), got.ids);
+  EXPECT_EQ(0.5f * 2.5f, got.weights[0]);
+  EXPECT_NEAR(2.5 / (1 + std::exp(1.0)), got.weights[1], 1e-6);
+  args.normalise = true;
+  route_cpu(args, 0, 1);
+  EXPECT_NEAR(2.5, got.weights[0] + got.weights[1], 1e-6);
+}
+
+TEST(router, looks_at_the_best_groups_only_and_takes_the_first_of_equal_ones) {
+  // Groups of three: the second holds the best expert, but the two best of others sum to more.
+  const std::vector<float> logits{1.0f, 1.5f, -9.0f, 3.0f, -9.0f, -9.0f,
+                                  1.5f, 1.0f, -9.0f, 0.0f, 0.0f,  0.0f};
+  routed got;
+  auto args = args_of(logits, 12, 3, router_score::sigmoid, true, got);
+  args.groups = 4;
+  args.groups_kept = 2;
+  route_cpu(args, 0, 1);
+  EXPECT_EQ((std::vector<std::uint32_t>{1, 6, 0}), got.ids);
+  args.groups_kept = 1;
+  route_cpu(args, 0, 1);
+  EXPECT_EQ((std::vector<std::uint32_t>{1, 0, 2}), got.ids) << "experts of one group alone";
+  args.groups_kept = 4;
+  route_cpu(args, 0, 1);
+  EXPECT_EQ((std::vector<std::uint32_t>{3, 1, 6}), got.ids);
+  // A choice below zero is still a choice: experts of other groups never take its place.
+  const std::vector<float> bias(12, -7.0f);
+  args.choice_bias = bias.data();
+  args.groups_kept = 1;
+  route_cpu(args, 0, 1);
+  EXPECT_EQ((std::vector<std::uint32_t>{1, 0, 2}), got.ids);
+}
+
 TEST(router, gives_a_row_the_same_bits_in_any_company) {
   constexpr std::size_t experts = 37, top_k = 5;
   for (const auto score : {router_score::softmax, router_score::sigmoid}) {

@@ -78,7 +78,12 @@ TEST_P(every_family, reads_back_what_to_config_json_writes) {
   EXPECT_EQ(want.experts.count, config->experts.count);
   EXPECT_EQ(want.experts.per_token, config->experts.per_token);
   EXPECT_EQ(want.experts.intermediate, config->experts.intermediate);
+  EXPECT_EQ(want.experts.shared, config->experts.shared);
   EXPECT_EQ(want.experts.score, config->experts.score);
+  EXPECT_EQ(want.experts.choice_bias, config->experts.choice_bias);
+  EXPECT_EQ(want.experts.groups, config->experts.groups);
+  EXPECT_EQ(want.experts.groups_kept, config->experts.groups_kept);
+  EXPECT_EQ(want.experts.scaling, config->experts.scaling);
   EXPECT_EQ(want.experts.normalise, config->experts.normalise);
   EXPECT_EQ(want.experts.dense_layers, config->experts.dense_layers);
   EXPECT_EQ(want.rope.head_dim, config->rope.head_dim);
@@ -101,7 +106,7 @@ TEST_P(every_family, is_accepted_as_transformers_saved_it) {
 INSTANTIATE_TEST_SUITE_P(families, every_family,
                          testing::Values(architecture::qwen3, architecture::qwen2,
                                          architecture::llama, architecture::mimo,
-                                         architecture::qwen3_moe),
+                                         architecture::qwen3_moe, architecture::glm4_moe),
                          [](const auto& about) { return std::string(to_string(about.param)); });
 
 TEST(load_config, takes_the_spelling_of_transformers_5) {
@@ -168,6 +173,24 @@ TEST(load_config, refuses_experts_that_do_not_fit_together) {
   refused({{"mlp_only_layers", {2}}}, {"mlp_only_layers", "layers from 0 to 1"});
   refused({{"mlp_only_layers", {-1}}}, {"mlp_only_layers"});
   refused({{"mlp_only_layers", 1}}, {"mlp_only_layers"});
+}
+
+TEST(load_config, refuses_groups_of_experts_that_do_not_fit_together) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::glm4_moe).dump(), words);
+  };
+  refused({{"n_group", 5}}, {"n_group = 5", "n_routed_experts = 12"});
+  refused({{"n_group", 12}}, {"n_group = 12", "at least two"});
+  refused({{"topk_group", 5}}, {"topk_group = 5", "n_group = 4"});
+  refused({{"topk_group", 1}, {"num_experts_per_tok", 4}}, {"topk_group = 1", "= 4"});
+  refused({{"n_routed_experts", nullptr}}, {"\"n_routed_experts\" is missing"});
+  refused({{"first_k_dense_replace", nullptr}}, {"\"first_k_dense_replace\" is missing"});
+  refused({{"first_k_dense_replace", 3}}, {"first_k_dense_replace = 3"});
+  refused({{"routed_scaling_factor", 0}}, {"routed_scaling_factor = 0"});
+  refused({{"use_qk_norm", nullptr}}, {"\"use_qk_norm\" is missing"});
+  refused({{"attention_bias", nullptr}}, {"\"attention_bias\" is missing"});
+  refused({{"partial_rotary_factor", nullptr}}, {"\"partial_rotary_factor\" is missing"});
+  refused({{"partial_rotary_factor", 0.3}}, {"partial_rotary_factor = 0.3", "multiple of 16"});
 }
 
 TEST(load_config, joins_the_eos_ids_of_both_files) {

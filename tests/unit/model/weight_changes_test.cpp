@@ -86,6 +86,7 @@ void expect_equal(const model_weights& a, const model_weights& b) {
     EXPECT_EQ(a.layers()[i].q_norm, b.layers()[i].q_norm);
     EXPECT_EQ(a.layers()[i].k_norm, b.layers()[i].k_norm);
     EXPECT_EQ(a.layers()[i].qkv_bias, b.layers()[i].qkv_bias);
+    EXPECT_EQ(a.layers()[i].choice_bias, b.layers()[i].choice_bias);
   }
 }
 
@@ -130,6 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
                   change_case{architecture::mimo, dtype::f16, arithmetic::bf16},
                   change_case{architecture::mimo, dtype::bf16, arithmetic::f32},
                   change_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16},
+                  change_case{architecture::glm4_moe, dtype::bf16, arithmetic::bf16},
                   change_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32}));
 
 TEST(changed_weights, go_back_to_what_they_were) {

@@ -88,6 +88,14 @@ void expect_experts(const model_weights& weights, std::size_t index, const check
   EXPECT_EQ(0u, layer.gate_up.n);
   EXPECT_EQ(config.experts.count, layer.router.n);
   expect_packed(layer.router, 0, source, at + "gate.weight");
+  if (config.experts.choice_bias)
+    expect_vector(layer.choice_bias, source, at + "gate.e_score_correction_bias");
+  if (const std::size_t shared = config.experts.shared * config.experts.intermediate; shared != 0) {
+    EXPECT_EQ(2 * shared, layer.shared_gate_up.n);
+    expect_packed(layer.shared_gate_up, 0, source, at + "shared_experts.gate_proj.weight");
+    expect_packed(layer.shared_gate_up, shared, source, at + "shared_experts.up_proj.weight");
+    expect_packed(layer.shared_down, 0, source, at + "shared_experts.down_proj.weight");
+  }
   ASSERT_EQ(config.experts.count, layer.experts.size());
   for (std::size_t e = 0; e < layer.experts.size(); ++e) {
     const auto& expert = layer.experts[e];
@@ -175,6 +183,7 @@ INSTANTIATE_TEST_SUITE_P(
                   storage_case{architecture::llama, dtype::f32, arithmetic::f32, dtype::f32},
                   storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
                   storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16},
+                  storage_case{architecture::glm4_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
                   storage_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
                   storage_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16,
                                dtype::bf16}));
@@ -204,7 +213,7 @@ TEST(model_weights, pack_matrices_in_more_than_one_run) {
 }
 
 TEST(model_weights, load_the_checkpoints_that_transformers_saved) {
-  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe"}) {
+  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe"}) {
     const auto weights =
       load(std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models" / family);
     ASSERT_TRUE(weights.has_value()) << weights.error().detail;
