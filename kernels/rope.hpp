@@ -8,7 +8,7 @@
 namespace rollcast::kernels {
 
 /// How the rotary frequencies are scaled for long contexts.
-enum class rope_scaling : std::uint8_t { none, linear, llama3 };
+enum class rope_scaling : std::uint8_t { none, linear, llama3, yarn };
 
 struct rope_params {
   std::size_t head_dim = 0; ///< Dimensions that are rotated: even, first half with second (NeoX).
@@ -18,6 +18,10 @@ struct rope_params {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position = 8192;
+  // Of yarn alone.
+  double beta_fast = 32.0;       ///< Frequencies that turn more often in the original are kept,
+  double beta_slow = 1.0;        ///< those that turn less often are divided by `factor`.
+  double attention_factor = 1.0; ///< Cosines and sines are multiplied by it.
 };
 
 /// Fills `cos_sin` ([positions, head_dim]: cos of the head_dim/2 frequencies, then their sin) for
@@ -25,7 +29,7 @@ struct rope_params {
 /// @param params  `head_dim` even, `theta` > 1, `factor` > 0; positions times frequency below 2^31.
 /// Numerics: frequency i is exp(-2i / head_dim * log(theta)); one rounding to f32 at the end.
 /// Source:   Su et al., RoFormer, arXiv:2104.09864; llama3 scaling as in transformers'
-///           modeling_rope_utils.py.
+///           modeling_rope_utils.py, and so yarn (Peng et al., arXiv:2309.00071).
 void rope_table(const rope_params& params, std::size_t positions, float* cos_sin);
 
 /// Where one activation row's K and V go.

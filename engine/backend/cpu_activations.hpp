@@ -19,8 +19,8 @@ public:
 
   float* hidden() const noexcept { return at<float>(hidden_); }     ///< [rows, hidden], residual.
   float* normed() const noexcept { return at<float>(normed_); }     ///< [rows, hidden]
-  float* qkv() const noexcept { return at<float>(qkv_); }           ///< [rows, q + k + v]
-  float* attended() const noexcept { return at<float>(attended_); } ///< [rows, heads * head_dim]
+  float* qkv() const noexcept { return at<float>(qkv_); }           ///< [rows, qkv_width()]
+  float* attended() const noexcept { return at<float>(attended_); } ///< [rows, attended_width()]
   float* gate_up() const noexcept { return at<float>(gate_up_); }   ///< [rows, 2 * intermediate]
   float* gated() const noexcept { return at<float>(gated_); }       ///< [rows, intermediate]
   float* gathered() const noexcept { return at<float>(gathered_); } ///< [logit rows, hidden]

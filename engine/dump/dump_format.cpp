@@ -107,13 +107,14 @@ std::vector<dump_operation> operations_of(const model_config& config) {
   const auto hidden = width(config.hidden);
   const auto q = width(config.heads * config.head_dim);
   const auto kv = width(config.kv_heads * config.head_dim);
+  const auto v = config.latent.rank != 0 ? width(config.latent.rank) : kv;
   const auto inner = width(config.intermediate);
   std::vector<dump_operation> out{{operation::embedding, hidden},
                                   {operation::input_norm, hidden},
                                   {operation::q, q},
                                   {operation::k, kv},
-                                  {operation::v, kv},
-                                  {operation::attention, q},
+                                  {operation::v, v},
+                                  {operation::attention, width(config.attended_width())},
                                   {operation::o, hidden},
                                   {operation::post_norm, hidden}};
   // What is within an FFN with experts has no fixed width: each row has experts of its own.

@@ -49,6 +49,11 @@ void read_qwen3_moe(config_reader& in, model_config& config) {
 /// experts, and a run of dense layers before the sparse ones.
 void read_corrected(config_reader& in, model_config& config) {
   auto& out = config.experts;
+  if (in.text_or("scoring_func", "sigmoid") != "sigmoid")
+    in.refuse("scoring_func", "accepted: \"sigmoid\"");
+  if (in.text_or("topk_method", "noaux_tc") != "noaux_tc")
+    in.refuse("topk_method", "accepted: \"noaux_tc\"");
+  in.count_or("moe_layer_freq", 1, 1, 1);
   read_counts(in, "n_routed_experts", out);
   out.score = kernels::router_score::sigmoid;
   out.choice_bias = true;
@@ -75,7 +80,7 @@ void read_corrected(config_reader& in, model_config& config) {
 void read_experts(config_reader& in, model_config& config) {
   if (config.family == architecture::qwen3_moe)
     read_qwen3_moe(in, config);
-  if (config.family == architecture::glm4_moe)
+  if (config.family == architecture::glm4_moe || config.family == architecture::deepseek_v3)
     read_corrected(in, config);
 }
 

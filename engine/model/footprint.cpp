@@ -3,7 +3,6 @@
 #include "engine/model/tensor_info.hpp"
 #include "engine/model/tensor_plan.hpp"
 #include "kernels/gemm.hpp"
-#include "kernels/kv_layout.hpp"
 
 #include <map>
 #include <tuple>
@@ -16,7 +15,9 @@ namespace {
 tensor_role matrix_of(tensor_role role) {
   switch (role) {
     case tensor_role::k:
-    case tensor_role::v: return tensor_role::q;
+    case tensor_role::v:
+    case tensor_role::q_a:
+    case tensor_role::kv_a: return tensor_role::q;
     case tensor_role::up: return tensor_role::gate;
     case tensor_role::shared_up: return tensor_role::shared_gate;
     case tensor_role::expert_up: return tensor_role::expert_gate;
@@ -56,6 +57,12 @@ weight_footprint_of(const model_config& config, kernels::arithmetic how,
       out.packed += bytes; // row-major, for lookups
       if (config.tie_embeddings)
         add(config.layers, tensor, tensor_role::lm_head);
+    } else if (planned.role == tensor_role::kv_b) {
+      const auto& latent = config.latent;
+      const std::size_t heads = config.heads;
+      add(planned.layer, {{}, *type, {heads * latent.rank, latent.nope}, {}}, tensor_role::kv_b, 0);
+      add(planned.layer, {{}, *type, {heads * latent.value, latent.rank}, {}}, tensor_role::kv_b,
+          1);
     } else if (planned.shape.size() == 2) {
       const bool head = planned.role == tensor_role::lm_head;
       add(head ? config.layers : planned.layer, tensor, matrix_of(planned.role), planned.expert);
@@ -71,10 +78,15 @@ weight_footprint_of(const model_config& config, kernels::arithmetic how,
   return out;
 }
 
+kernels::kv_layout kv_layout_of(const model_config& config, kernels::dtype kv_type,
+                                std::uint32_t block_tokens) noexcept {
+  return {nullptr,         block_tokens, config.kv_heads,
+          config.head_dim, kv_type,      config.latent.rank};
+}
+
 std::uint64_t kv_block_bytes(const model_config& config, kernels::dtype kv_type,
                              std::uint32_t block_tokens) noexcept {
-  const kernels::kv_layout kv{nullptr, block_tokens, config.kv_heads, config.head_dim, kv_type};
-  return config.layers * kv.block_bytes();
+  return config.layers * kv_layout_of(config, kv_type, block_tokens).block_bytes();
 }
 
 } // namespace rollcast

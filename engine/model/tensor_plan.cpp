@@ -41,28 +41,54 @@ void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned
   }
 }
 
+/// Attention's projections and norms, from the hidden state to it.
+void plan_attention(const model_config& config, std::size_t layer,
+                    std::vector<planned_tensor>& out) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+  const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
+    out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
+  };
+  const std::size_t hidden = config.hidden;
+  if (const auto& latent = config.latent; latent.rank != 0) {
+    const std::size_t q = config.heads * (latent.nope + latent.rope);
+    if (latent.q_rank != 0) {
+      add("q_a_proj.weight", {latent.q_rank, hidden}, tensor_role::q_a);
+      add("q_a_layernorm.weight", {latent.q_rank}, tensor_role::q_a_norm);
+      add("q_b_proj.weight", {q, latent.q_rank}, tensor_role::q_b);
+    } else {
+      add("q_proj.weight", {q, hidden}, tensor_role::q);
+    }
+    add("kv_a_proj_with_mqa.weight", {latent.rank + latent.rope, hidden}, tensor_role::kv_a);
+    add("kv_a_layernorm.weight", {latent.rank}, tensor_role::kv_a_norm);
+    add("kv_b_proj.weight", {config.heads * (latent.nope + latent.value), latent.rank},
+        tensor_role::kv_b);
+    return;
+  }
+  const std::size_t q = config.heads * config.head_dim;
+  const std::size_t kv = config.kv_heads * config.head_dim;
+  add("q_proj.weight", {q, hidden}, tensor_role::q);
+  add("k_proj.weight", {kv, hidden}, tensor_role::k);
+  add("v_proj.weight", {kv, hidden}, tensor_role::v);
+  if (config.attention_bias) {
+    add("q_proj.bias", {q}, tensor_role::q_bias);
+    add("k_proj.bias", {kv}, tensor_role::k_bias);
+    add("v_proj.bias", {kv}, tensor_role::v_bias);
+  }
+  if (config.qk_norm) {
+    add("q_norm.weight", {config.head_dim}, tensor_role::q_norm);
+    add("k_norm.weight", {config.head_dim}, tensor_role::k_norm);
+  }
+}
+
 void plan_layer(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".";
   const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
     out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
   };
   const std::size_t hidden = config.hidden;
-  const std::size_t q = config.heads * config.head_dim;
-  const std::size_t kv = config.kv_heads * config.head_dim;
   add("input_layernorm.weight", {hidden}, tensor_role::input_norm);
-  add("self_attn.q_proj.weight", {q, hidden}, tensor_role::q);
-  add("self_attn.k_proj.weight", {kv, hidden}, tensor_role::k);
-  add("self_attn.v_proj.weight", {kv, hidden}, tensor_role::v);
-  if (config.attention_bias) {
-    add("self_attn.q_proj.bias", {q}, tensor_role::q_bias);
-    add("self_attn.k_proj.bias", {kv}, tensor_role::k_bias);
-    add("self_attn.v_proj.bias", {kv}, tensor_role::v_bias);
-  }
-  if (config.qk_norm) {
-    add("self_attn.q_norm.weight", {config.head_dim}, tensor_role::q_norm);
-    add("self_attn.k_norm.weight", {config.head_dim}, tensor_role::k_norm);
-  }
-  add("self_attn.o_proj.weight", {hidden, q}, tensor_role::o);
+  plan_attention(config, layer, out);
+  add("self_attn.o_proj.weight", {hidden, config.attended_width()}, tensor_role::o);
   add("post_attention_layernorm.weight", {hidden}, tensor_role::post_norm);
   plan_ffn(config, layer, out);
 }

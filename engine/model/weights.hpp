@@ -31,8 +31,16 @@ struct layer_weights {
   std::vector<float> q_norm;      ///< [head_dim], or empty without `qk_norm`.
   std::vector<float> k_norm;      ///< [head_dim], or empty without `qk_norm`.
   std::vector<float> qkv_bias;    ///< [(heads + 2 * kv_heads) * head_dim], or empty.
-  kernels::packed_matrix qkv;     ///< n = (heads + 2 * kv_heads) * head_dim, k = hidden; q, k, v.
-  kernels::packed_matrix o;       ///< n = hidden, k = heads * head_dim.
+  /// n = qkv_width(), k = hidden: q, k, v; with a latent q (or what q is made of), latent, key.
+  kernels::packed_matrix qkv;
+  kernels::packed_matrix o; ///< n = hidden, k = attended_width().
+  // With a latent alone.
+  std::vector<float> q_a_norm;   ///< [latent.q_rank], or empty.
+  std::vector<float> kv_a_norm;  ///< [latent.rank]
+  kernels::packed_matrix q_b;    ///< n = heads * (nope + rope), k = q_rank, if there is one.
+  /// n = heads * rank, k = nope: head by head, plain parts of queries into the latent's space.
+  kernels::packed_matrix absorb;
+  kernels::packed_matrix expand; ///< n = heads * value, k = rank: head by head, latents to values.
   // A dense layer has these two and a sparse one those below; what a layer lacks has n = 0.
   kernels::packed_matrix gate_up; ///< n = 2 * intermediate, k = hidden; gate, then up.
   kernels::packed_matrix down;    ///< n = hidden, k = intermediate.

@@ -89,7 +89,7 @@ TEST(router, prefers_the_lower_id_among_equal_scores) {
   const auto all = route(flat, 40, 6, router_score::softmax, true);
   EXPECT_EQ((std::vector<std::uint32_t>{0, 1, 2, 3, 4, 5}), all.ids);
   for (const float w : all.weights)
-    EXPECT_EQ(1.0f / 6.0f, w);
+    EXPECT_FLOAT_EQ(1.0f / 6.0f, w);
   // +0 and -0 are one score, and so are logits whose sigmoid is 1.
   const std::vector<float> pairs{-0.0f, 3.0f, 0.0f, 3.0f, -1.0f, 3.0f};
   EXPECT_EQ((std::vector<std::uint32_t>{1, 3, 5, 0, 2}),

@@ -75,6 +75,16 @@ TEST_P(every_family, reads_back_what_to_config_json_writes) {
   EXPECT_EQ(want.eos_token_ids, config->eos_token_ids);
   EXPECT_EQ(want.dtype, config->dtype);
   EXPECT_EQ(want.mtp_layers, config->mtp_layers);
+  EXPECT_EQ(want.rope.beta_fast, config->rope.beta_fast);
+  EXPECT_EQ(want.rope.beta_slow, config->rope.beta_slow);
+  EXPECT_EQ(want.rope.attention_factor, config->rope.attention_factor);
+  EXPECT_EQ(want.latent.rank, config->latent.rank);
+  EXPECT_EQ(want.latent.q_rank, config->latent.q_rank);
+  EXPECT_EQ(want.latent.nope, config->latent.nope);
+  EXPECT_EQ(want.latent.rope, config->latent.rope);
+  EXPECT_EQ(want.latent.value, config->latent.value);
+  EXPECT_EQ(want.latent.mscale, config->latent.mscale);
+  EXPECT_EQ(want.latent.mscale_all, config->latent.mscale_all);
   EXPECT_EQ(want.experts.count, config->experts.count);
   EXPECT_EQ(want.experts.per_token, config->experts.per_token);
   EXPECT_EQ(want.experts.intermediate, config->experts.intermediate);
@@ -106,7 +116,8 @@ TEST_P(every_family, is_accepted_as_transformers_saved_it) {
 INSTANTIATE_TEST_SUITE_P(families, every_family,
                          testing::Values(architecture::qwen3, architecture::qwen2,
                                          architecture::llama, architecture::mimo,
-                                         architecture::qwen3_moe, architecture::glm4_moe),
+                                         architecture::qwen3_moe, architecture::glm4_moe,
+                                         architecture::deepseek_v3),
                          [](const auto& about) { return std::string(to_string(about.param)); });
 
 TEST(load_config, takes_the_spelling_of_transformers_5) {
@@ -191,6 +202,70 @@ TEST(load_config, refuses_groups_of_experts_that_do_not_fit_together) {
   refused({{"attention_bias", nullptr}}, {"\"attention_bias\" is missing"});
   refused({{"partial_rotary_factor", nullptr}}, {"\"partial_rotary_factor\" is missing"});
   refused({{"partial_rotary_factor", 0.3}}, {"partial_rotary_factor = 0.3", "multiple of 16"});
+}
+
+TEST(load_config, refuses_latents_that_the_engine_does_not_compute) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::deepseek_v3).dump(), words);
+  };
+  refused({{"num_key_value_heads", 2}}, {"num_key_value_heads = 2", "one latent", "= 4"});
+  refused({{"kv_lora_rank", 48}}, {"kv_lora_rank = 48", "multiple of 32 up to 512"});
+  refused({{"kv_lora_rank", 544}}, {"kv_lora_rank = 544", "512"});
+  refused({{"kv_lora_rank", nullptr}}, {"\"kv_lora_rank\" is missing"});
+  refused({{"qk_rope_head_dim", 24}}, {"qk_rope_head_dim = 24", "multiple of 16"});
+  refused({{"qk_nope_head_dim", 0}}, {"qk_nope_head_dim = 0"});
+  refused({{"v_head_dim", 24}}, {"v_head_dim = 24", "multiple of 32"});
+  refused({{"q_lora_rank", 0}}, {"q_lora_rank = 0"});
+  refused({{"rope_interleave", false}}, {"rope_interleave = false"});
+  refused({{"scoring_func", "softmax"}}, {"scoring_func = \"softmax\"", "sigmoid"});
+  refused({{"topk_method", "greedy"}}, {"topk_method = \"greedy\"", "noaux_tc"});
+  refused({{"moe_layer_freq", 2}}, {"moe_layer_freq = 2"});
+  refused({{"attention_bias", true}}, {"attention_bias = true"});
+  auto text = good(architecture::deepseek_v3);
+  text["rope_scaling"]["beta_slow"] = 32;
+  expect_refused(text.dump(), {"beta_slow = 32", "less than beta_fast"});
+  text = good(architecture::deepseek_v3);
+  text["rope_scaling"].erase("mscale_all_dim");
+  expect_refused(text.dump(), {"\"mscale_all_dim\" is missing"});
+  text = good(architecture::deepseek_v3);
+  text["rope_scaling"]["truncate"] = false;
+  expect_refused(text.dump(), {"truncate", "yarn"});
+}
+
+TEST(load_config, takes_fp8_blocks_of_deepseek_and_no_other_quantisation) {
+  const json blocks{{"activation_scheme", "dynamic"},
+                    {"fmt", "e4m3"},
+                    {"quant_method", "fp8"},
+                    {"weight_block_size", {128, 128}}};
+  EXPECT_TRUE(load(edited({{"quantization_config", blocks}}, architecture::deepseek_v3).dump()));
+  expect_refused(edited({{"quantization_config", blocks}}, architecture::glm4_moe).dump(),
+                 {"quantization_config"});
+  for (const auto& [key, value] : {std::pair<const char*, json>{"weight_block_size", {64, 128}},
+                                   {"weight_block_size", nullptr},
+                                   {"quant_method", "gptq"},
+                                   {"fmt", "e5m2"}}) {
+    auto other = blocks;
+    other[key] = value;
+    expect_refused(edited({{"quantization_config", other}}, architecture::deepseek_v3).dump(),
+                   {"quantization_config"});
+  }
+  expect_refused(edited({{"quantization_config", 8}}, architecture::deepseek_v3).dump(),
+                 {"quantization_config = 8"});
+}
+
+TEST(load_config, has_the_attention_scales_of_the_published_files) {
+  EXPECT_EQ(0.125f, [] {
+    auto config = tiny_config(architecture::llama);
+    config.head_dim = 64;
+    return config.attention_scale();
+  }());
+  auto v3 = tiny_config(architecture::deepseek_v3);
+  v3.latent.nope = 128;
+  v3.latent.rope = 64;
+  v3.rope.factor = 40.0; // (0.1 ln 40 + 1)^2 / sqrt(192)
+  EXPECT_NEAR(0.1352338, v3.attention_scale(), 1e-6);
+  v3.rope.scaling = kernels::rope_scaling::none; // Moonlight
+  EXPECT_NEAR(0.0721688, v3.attention_scale(), 1e-6);
 }
 
 TEST(load_config, joins_the_eos_ids_of_both_files) {

@@ -107,16 +107,46 @@ void expect_experts(const model_weights& weights, std::size_t index, const check
   }
 }
 
+/// The projections around attention over a latent.
+void expect_latent(const model_weights& weights, std::size_t index, const checkpoint& source) {
+  const auto& config = weights.config();
+  const auto& latent = config.latent;
+  const auto& layer = weights.layers()[index];
+  const std::string at = "model.layers." + std::to_string(index) + ".self_attn.";
+  EXPECT_EQ(latent.q_rank + latent.rank + latent.rope, layer.qkv.n);
+  expect_packed(layer.qkv, 0, source, at + "q_a_proj.weight");
+  expect_packed(layer.qkv, latent.q_rank, source, at + "kv_a_proj_with_mqa.weight");
+  expect_packed(layer.q_b, 0, source, at + "q_b_proj.weight");
+  expect_vector(layer.q_a_norm, source, at + "q_a_layernorm.weight");
+  expect_vector(layer.kv_a_norm, source, at + "kv_a_layernorm.weight");
+  const auto whole = source.tensor(at + "kv_b_proj.weight");
+  ASSERT_TRUE(whole.has_value());
+  for (std::size_t head = 0; head < config.heads; ++head)
+    for (std::size_t c = 0; c < latent.rank; ++c) {
+      const std::size_t row = head * (latent.nope + latent.value);
+      for (std::size_t i = 0; i < latent.nope; ++i)
+        ASSERT_EQ(expected(stored(*whole, row + i, c), layer.absorb.type),
+                  unpacked(layer.absorb, head * latent.rank + c, i));
+      for (std::size_t j = 0; j < latent.value; ++j)
+        ASSERT_EQ(expected(stored(*whole, row + latent.nope + j, c), layer.expand.type),
+                  unpacked(layer.expand, head * latent.value + j, c));
+    }
+}
+
 void expect_layer(const model_weights& weights, std::size_t index, const checkpoint& source) {
   const auto& config = weights.config();
   const auto& layer = weights.layers()[index];
   const std::string at = "model.layers." + std::to_string(index) + ".";
   const std::size_t q = config.heads * config.head_dim;
   const std::size_t kv = config.kv_heads * config.head_dim;
-  EXPECT_EQ(q + 2 * kv, layer.qkv.n);
-  expect_packed(layer.qkv, 0, source, at + "self_attn.q_proj.weight");
-  expect_packed(layer.qkv, q, source, at + "self_attn.k_proj.weight");
-  expect_packed(layer.qkv, q + kv, source, at + "self_attn.v_proj.weight");
+  if (config.latent.rank != 0) {
+    expect_latent(weights, index, source);
+  } else {
+    EXPECT_EQ(q + 2 * kv, layer.qkv.n);
+    expect_packed(layer.qkv, 0, source, at + "self_attn.q_proj.weight");
+    expect_packed(layer.qkv, q, source, at + "self_attn.k_proj.weight");
+    expect_packed(layer.qkv, q + kv, source, at + "self_attn.v_proj.weight");
+  }
   expect_packed(layer.o, 0, source, at + "self_attn.o_proj.weight");
   if (config.is_sparse(index)) {
     expect_experts(weights, index, source);
@@ -184,6 +214,9 @@ INSTANTIATE_TEST_SUITE_P(
                   storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
                   storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16},
                   storage_case{architecture::glm4_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
+                  storage_case{architecture::deepseek_v3, dtype::bf16, arithmetic::f32,
+                               dtype::bf16},
+                  storage_case{architecture::deepseek_v3, dtype::f16, arithmetic::f32, dtype::f32},
                   storage_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
                   storage_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16,
                                dtype::bf16}));
@@ -213,7 +246,8 @@ TEST(model_weights, pack_matrices_in_more_than_one_run) {
 }
 
 TEST(model_weights, load_the_checkpoints_that_transformers_saved) {
-  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe"}) {
+  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe",
+                                   "deepseek_v3", "moonlight"}) {
     const auto weights =
       load(std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models" / family);
     ASSERT_TRUE(weights.has_value()) << weights.error().detail;
