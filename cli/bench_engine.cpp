@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -28,12 +29,28 @@ constexpr std::uint32_t context_tokens = 256;
 constexpr std::uint32_t decode_tokens = 64;
 constexpr std::array<std::uint32_t, 4> batches{1, 4, 16, 64};
 
+/// Parameters of all layers that one token goes through.
 double layer_weights_count(const model_config& c) {
   const double q = static_cast<double>(c.heads * c.head_dim);
   const double kv = static_cast<double>(c.kv_heads * c.head_dim);
   const double hidden = static_cast<double>(c.hidden);
+  const double width = static_cast<double>(
+    c.experts.count != 0 ? c.experts.per_token * c.experts.intermediate : c.intermediate);
+  const double router = hidden * static_cast<double>(c.experts.count);
   return static_cast<double>(c.layers)
-         * (hidden * (q + 2 * kv) + q * hidden + 3 * hidden * static_cast<double>(c.intermediate));
+         * (hidden * (q + 2 * kv) + q * hidden + 3 * hidden * width + router);
+}
+
+/// Parameters of the experts that `rows` tokens need beyond one token's own, if each chooses its
+/// experts evenly.
+double further_experts_count(const model_config& c, double rows) {
+  if (c.experts.count == 0)
+    return 0;
+  const double count = static_cast<double>(c.experts.count);
+  const double chosen = static_cast<double>(c.experts.per_token);
+  const double needed = count * (1 - std::pow(1 - chosen / count, rows));
+  return static_cast<double>(c.layers) * 3 * static_cast<double>(c.hidden * c.experts.intermediate)
+         * (needed - chosen);
 }
 
 /// Bytes that one decode step must read and operations that it must do.
@@ -47,7 +64,8 @@ work step_work(const model_config& c, const numerics_profile& profile, double ro
   const double kv_row = 2.0 * static_cast<double>(c.layers * c.kv_heads * c.head_dim)
                         * kernels::size_of(profile.kv_type);
   const double attention = 4.0 * static_cast<double>(c.layers * c.heads * c.head_dim) * keys;
-  return {matrix * 2 + rows * keys * kv_row, rows * (2 * matrix + attention)};
+  return {(matrix + further_experts_count(c, rows)) * 2 + rows * keys * kv_row,
+          rows * (2 * matrix + attention)};
 }
 
 chunk_request random_request(prng& random, std::uint64_t id, std::uint32_t prompt,
@@ -107,6 +125,10 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+model_config config_of(const bench_engine_options& options) {
+  return options.family == "moe" ? bench_moe_config() : bench_config();
+}
+
 result<ordered_json> bench_profile(const std::filesystem::path& model, const std::string& name,
                                    const bench_engine_options& options, std::uint32_t threads,
                                    const machine_rates& machine) {
@@ -131,7 +153,7 @@ result<ordered_json> bench_profile(const std::filesystem::path& model, const std
       runs.push_back(measure());
     return median(std::move(runs));
   };
-  const model_config config = bench_config();
+  const model_config config = config_of(options);
   const double peak = profile->arithmetic == kernels::arithmetic::bf16 ? machine.bf16_flops_per_s
                                                                        : machine.f32_flops_per_s;
   ordered_json decode, bandwidth_share, fma_share;
@@ -174,7 +196,7 @@ int run_bench_engine(const bench_engine_options& options) {
     return refuse({errc::io_failed, "cannot write " + options.out.string(), {}});
   const std::uint32_t threads =
     options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
-  const auto model = bench_model::make();
+  const auto model = bench_model::make(1, config_of(options));
   if (!model)
     return refuse(model.error());
   const machine_rates machine = measure_machine(threads);
@@ -193,6 +215,8 @@ int run_bench_engine(const bench_engine_options& options) {
   }
   if (!ok)
     return refuse(ok.error());
+  json["model"] = {{"family", options.family},
+                   {"active_layer_parameters", layer_weights_count(config_of(options))}};
   json["machine"] = {{"threads", threads},
                      {"read_bytes_per_s", machine.read_bytes_per_s},
                      {"f32_flops_per_s", machine.f32_flops_per_s},

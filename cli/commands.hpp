@@ -34,6 +34,7 @@ int run_score(const score_options& options);
 int run_compare(const std::filesystem::path& a, const std::filesystem::path& b);
 
 struct bench_engine_options {
+  std::string family = "dense"; ///< Or "moe".
   std::uint32_t threads = 0; ///< 0: all processors.
   std::string profile;       ///< "" is both.
   std::string instruction_set;
@@ -41,7 +42,7 @@ struct bench_engine_options {
   std::filesystem::path out; ///< "" is stdout.
 };
 
-/// Measures prefill and decode on a random-weight model of 100 M parameters.
+/// Measures prefill and decode on a random-weight model of 100 M (active) parameters.
 int run_bench_engine(const bench_engine_options& options);
 
 struct bench_scheduler_options {
