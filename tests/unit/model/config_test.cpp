@@ -240,12 +240,12 @@ TEST(load_config, takes_fp8_blocks_of_deepseek_and_no_other_quantisation) {
   EXPECT_TRUE(load(edited({{"quantization_config", blocks}}, architecture::deepseek_v3).dump()));
   expect_refused(edited({{"quantization_config", blocks}}, architecture::glm4_moe).dump(),
                  {"quantization_config"});
-  for (const auto& [key, value] : {std::pair<const char*, json>{"weight_block_size", {64, 128}},
-                                   {"weight_block_size", nullptr},
-                                   {"quant_method", "gptq"},
-                                   {"fmt", "e5m2"}}) {
+  const std::vector<json> patches{json{{"weight_block_size", {64, 128}}},
+                                  json{{"weight_block_size", nullptr}},
+                                  json{{"quant_method", "gptq"}}, json{{"fmt", "e5m2"}}};
+  for (const auto& patch : patches) {
     auto other = blocks;
-    other[key] = value;
+    other.update(patch);
     expect_refused(edited({{"quantization_config", other}}, architecture::deepseek_v3).dump(),
                    {"quantization_config"});
   }
