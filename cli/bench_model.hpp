@@ -11,8 +11,8 @@ namespace rollcast::cli {
 /// The yardstick model: a Qwen3 of 100 M parameters (75.5 M in layers, 24.6 M in the tied head).
 model_config bench_config();
 
-/// The same with experts, Qwen3-MoE's: 4 of 16 for a token, a quarter of the dense FFN wide, so that
-/// as many parameters are active, but for the routers (0.15 M).
+/// The same with experts, Qwen3-MoE's: 4 of 16 for a token, a quarter of the dense FFN wide, so
+/// that as many parameters are active, but for the routers (0.15 M).
 model_config bench_moe_config();
 
 /// A checkpoint of one of them with random weights, in a directory that goes when this does.

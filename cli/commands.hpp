@@ -35,8 +35,8 @@ int run_compare(const std::filesystem::path& a, const std::filesystem::path& b);
 
 struct bench_engine_options {
   std::string family = "dense"; ///< Or "moe".
-  std::uint32_t threads = 0; ///< 0: all processors.
-  std::string profile;       ///< "" is both.
+  std::uint32_t threads = 0;    ///< 0: all processors.
+  std::string profile;          ///< "" is both.
   std::string instruction_set;
   std::uint32_t repeats = 3; ///< The median counts.
   std::filesystem::path out; ///< "" is stdout.

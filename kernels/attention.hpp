@@ -21,7 +21,7 @@ struct attention_sequence {
 /// A share of the work: some rows of one sequence against one kv head.
 struct attention_item {
   std::uint32_t sequence;
-  std::uint32_t kv_head; ///< With `attention_args::shares`: kv head * shares + share.
+  std::uint32_t kv_head;   ///< With `attention_args::shares`: kv head * shares + share.
   std::uint32_t row_begin; ///< Relative to the sequence's first row.
   std::uint32_t rows;
 };
@@ -53,7 +53,8 @@ struct attention_args {
 /// Causal attention of item `item` over keys 0 .. position of each row, whose K and V (the row's
 /// own included) are already in the cache.
 /// @param args `heads` a multiple of `kv.kv_heads * shares`; `head_dim` a multiple of 16;
-///             `kv.latent_dim` at most `latent_dim_max`. `out` overlaps nothing; the item's part of it is overwritten, and used as the accumulator.
+///             `kv.latent_dim` at most `latent_dim_max`. `out` overlaps nothing; the item's part of
+///             it is overwritten, and used as the accumulator.
 /// Numerics: a score is one f32 FMA chain over d, ascending from +0, then times `scale`. Keys go in
 ///           tiles of `key_tile`, ascending, cut at absolute positions. Per tile, with s the scores
 ///           of the keys up to the row's position and m = -inf, l = 0, o = 0 before the first:

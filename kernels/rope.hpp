@@ -58,8 +58,8 @@ struct qkv_rope_args {
 };
 
 /// Does rows [row_begin, row_end), each to a place of its own.
-/// @param args `head_dim` and `rotary_dim` multiples of 16; the norms both given or each null on its own.
-/// Numerics: norm as `rms_norm_cpu`; with c, s the cosine and sine of the position,
+/// @param args `head_dim` and `rotary_dim` multiples of 16; the norms both given or each null on
+/// its own. Numerics: norm as `rms_norm_cpu`; with c, s the cosine and sine of the position,
 ///           out1 = fma(x1, c, -(x2 * s)) and out2 = fma(x2, c, x1 * s), the inner product rounded;
 ///           K after rotation and V as they are, rounded once to nearest even bf16 if the cache is
 ///           bf16. A row is a function of itself, its position and the norms, bit for bit.

@@ -18,9 +18,9 @@ struct route_args {
   std::size_t experts; ///< 1 to `experts_max`.
   std::size_t top_k;   ///< 1 to `experts`.
   router_score score;
-  bool normalise;     ///< Divide a row's weights by their sum.
-  std::uint32_t* ids; ///< [rows, top_k], best first: the row's slots.
-  float* weights;     ///< [rows, top_k].
+  bool normalise;                     ///< Divide a row's weights by their sum.
+  std::uint32_t* ids;                 ///< [rows, top_k], best first: the row's slots.
+  float* weights;                     ///< [rows, top_k].
   const float* choice_bias = nullptr; ///< [experts] or null: added for the choice alone.
   std::size_t groups = 1;             ///< Experts lie in so many equal groups of at least two,
   std::size_t groups_kept = 1;        ///< and are chosen from the best so many of them.

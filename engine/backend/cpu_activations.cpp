@@ -19,8 +19,7 @@ result<cpu_activations> cpu_activations::make(const model_config& config,
   const std::size_t rows = shape.rows_max;
   const std::size_t logit_rows = shape.logit_rows_max;
   const std::size_t attended = config.attended_width();
-  const std::size_t widest =
-    std::max({config.hidden, attended, config.intermediate});
+  const std::size_t widest = std::max({config.hidden, attended, config.intermediate});
   std::size_t packed = 0;
   for (std::size_t r = 1; r <= rows; ++r)
     packed = std::max(packed, kernels::packed_rows_bytes(arithmetic, r, widest));

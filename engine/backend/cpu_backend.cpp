@@ -331,9 +331,8 @@ void cpu_backend::forward(const forward_rows& rows) {
   const std::size_t count = rows.tokens.size();
   ROLLCAST_CHECK(count <= shape_.rows_max && rows.places.size() == count);
   ROLLCAST_CHECK(rows.logit_rows.size() <= shape_.logit_rows_max);
-  items_ =
-    plan_attention(rows.sequences.data(), rows.sequences.size(),
-                   config_.kv_heads * latent_.shares(), act_.items());
+  items_ = plan_attention(rows.sequences.data(), rows.sequences.size(),
+                          config_.kv_heads * latent_.shares(), act_.items());
   double keys = 0;
   for (const auto& sequence : rows.sequences)
     keys += static_cast<double>(sequence.rows) * (sequence.position + sequence.rows);

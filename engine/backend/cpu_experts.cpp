@@ -28,8 +28,7 @@ result<cpu_experts> cpu_experts::make(const model_config& config, arithmetic how
   const std::size_t inner = config.experts.intermediate;
   // Every expert's rows begin on a line of their own.
   const std::size_t widest = std::max(config.hidden, inner);
-  const std::size_t gathered =
-    packed_rows_bytes(how, slots, widest) + 64 * std::min(count, slots);
+  const std::size_t gathered = packed_rows_bytes(how, slots, widest) + 64 * std::min(count, slots);
   place(out.shares_, count * sizeof(share));
   place(out.logits_, rows_max * count * sizeof(float));
   place(out.weights_, slots * sizeof(float));
@@ -62,10 +61,18 @@ void cpu_experts::route(thread_pool& pool, const layer_weights& layer, const flo
   const auto rows_in = pack_shared(pool, x, hidden_, rows, hidden_, arithmetic::f32, packed());
   multiply_shared(pool, {layer.router, rows_in, logits(), config_.count, nullptr, false});
   const float* const bias = config_.choice_bias ? layer.choice_bias.data() : nullptr;
-  const route_args args{logits(),       config_.count,       config_.count,
-                        config_.per_token, config_.score,    config_.normalise,
-                        ids(),          weights(),           bias,
-                        config_.groups, config_.groups_kept, config_.scaling};
+  const route_args args{logits(),
+                        config_.count,
+                        config_.count,
+                        config_.per_token,
+                        config_.score,
+                        config_.normalise,
+                        ids(),
+                        weights(),
+                        bias,
+                        config_.groups,
+                        config_.groups_kept,
+                        config_.scaling};
   pool.run(rows, grain_for(8.0 * static_cast<double>(config_.count)),
            [&](std::size_t begin, std::size_t end, std::size_t) { route_cpu(args, begin, end); });
 }
@@ -104,8 +111,8 @@ void cpu_experts::multiply(thread_pool& pool, const layer_weights& layer, bool d
   float* const y = down ? outputs() : gate_up();
   const std::size_t panels = panel_count(n);
   const auto all = shares();
-  const double rows = static_cast<double>(all.back().first + all.back().rows)
-                      / static_cast<double>(all.size());
+  const double rows =
+    static_cast<double>(all.back().first + all.back().rows) / static_cast<double>(all.size());
   const std::size_t part = std::max<std::size_t>(1, all.size() * panels / (pool.size() * 8));
   pool.run(all.size() * panels, std::min(std::max(grain_for(panel_ns(rows, k)), part), panels),
            [&](std::size_t begin, std::size_t end, std::size_t) {
@@ -170,9 +177,8 @@ void cpu_experts::run(thread_pool& pool, const layer_weights& layer, const float
   const bool shared = config_.shared != 0;
   if (shared)
     run_shared(pool, layer, x, rows);
-  const combine_args sum{outputs(), places(), weights(),
-                         config_.per_token, y, hidden_,
-                         shared ? shared_out() : nullptr};
+  const combine_args sum{
+    outputs(), places(), weights(), config_.per_token, y, hidden_, shared ? shared_out() : nullptr};
   pool.run(rows,
            grain_for(0.3 * static_cast<double>(config_.per_token) * static_cast<double>(hidden_)),
            [&](std::size_t begin, std::size_t end, std::size_t) { combine_cpu(sum, begin, end); });

@@ -33,10 +33,10 @@ private:
   /// An expert that has rows in this pass.
   struct share {
     std::uint32_t expert;
-    std::uint32_t first;    ///< Of its rows among all places.
-    std::uint32_t rows;     ///< At least 1.
-    std::size_t wide_at;    ///< Bytes into `packed()` of its rows of width hidden.
-    std::size_t narrow_at;  ///< The same of its rows of the expert's width.
+    std::uint32_t first;   ///< Of its rows among all places.
+    std::uint32_t rows;    ///< At least 1.
+    std::size_t wide_at;   ///< Bytes into `packed()` of its rows of width hidden.
+    std::size_t narrow_at; ///< The same of its rows of the expert's width.
   };
 
   void route(thread_pool& pool, const layer_weights& layer, const float* x, std::size_t rows);
@@ -49,16 +49,16 @@ private:
     return reinterpret_cast<T*>(memory_.data() + offset);
   }
   std::span<share> shares() const noexcept { return {at<share>(shares_), active_}; }
-  float* logits() const noexcept { return at<float>(logits_); }   ///< [rows, experts]
-  float* weights() const noexcept { return at<float>(weights_); } ///< [rows, per_token]
+  float* logits() const noexcept { return at<float>(logits_); }           ///< [rows, experts]
+  float* weights() const noexcept { return at<float>(weights_); }         ///< [rows, per_token]
   std::uint32_t* ids() const noexcept { return at<std::uint32_t>(ids_); } ///< [rows, per_token]
   /// [rows, per_token]: the place of each slot; places of an expert follow one another.
   std::uint32_t* places() const noexcept { return at<std::uint32_t>(places_); }
   std::uint32_t* row_at() const noexcept { return at<std::uint32_t>(row_at_); } ///< [places]
   std::uint32_t* next() const noexcept { return at<std::uint32_t>(next_); }     ///< [experts]
-  float* gate_up() const noexcept { return at<float>(gate_up_); }   ///< [places, 2 * intermediate]
-  float* gated() const noexcept { return at<float>(gated_); }       ///< [places, intermediate]
-  float* outputs() const noexcept { return at<float>(outputs_); }   ///< [places, hidden]
+  float* gate_up() const noexcept { return at<float>(gate_up_); } ///< [places, 2 * intermediate]
+  float* gated() const noexcept { return at<float>(gated_); }     ///< [places, intermediate]
+  float* outputs() const noexcept { return at<float>(outputs_); } ///< [places, hidden]
   float* shared_gate_up() const noexcept { return at<float>(shared_gate_up_); } ///< [rows, 2 * s]
   float* shared_gated() const noexcept { return at<float>(shared_gated_); }     ///< [rows, s]
   float* shared_out() const noexcept { return at<float>(shared_out_); }         ///< [rows, hidden]

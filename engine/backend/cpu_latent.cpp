@@ -49,13 +49,12 @@ result<cpu_latent> cpu_latent::make(const model_config& config, arithmetic how,
 
 /// One product a head: head h's rows of `x` (`x_step` apart) against its panels of `w`.
 void cpu_latent::each_head(thread_pool& pool, const packed_matrix& w, const float* x,
-                           std::size_t x_stride, std::size_t x_step, float* y,
-                           std::size_t y_stride, std::size_t y_step, std::size_t rows) {
+                           std::size_t x_stride, std::size_t x_step, float* y, std::size_t y_stride,
+                           std::size_t y_step, std::size_t rows) {
   const std::size_t columns = w.n / heads_;
   const std::size_t panels = columns / panel_columns;
   const std::size_t bytes = packed_rows_bytes(how_, rows, w.k);
-  const double head_ns =
-    panel_ns(static_cast<double>(rows), w.k) * static_cast<double>(panels);
+  const double head_ns = panel_ns(static_cast<double>(rows), w.k) * static_cast<double>(panels);
   pool.run(heads_, grain_for(head_ns), [&](std::size_t begin, std::size_t end, std::size_t) {
     for (std::size_t head = begin; head < end; ++head) {
       const packed_rows packed{at<std::byte>(packed_) + head * bytes, rows, w.k, how_};
@@ -75,8 +74,7 @@ void cpu_latent::project(thread_pool& pool, const layer_weights& layer, float* q
   const float* q = qkv;
   std::size_t q_stride = width;
   if (const std::size_t rank = config_.q_rank; rank != 0) {
-    const rms_norm_args norm{qkv,   layer.q_a_norm.data(), qkv, rank, width, width,
-                             config_.norm_eps};
+    const rms_norm_args norm{qkv, layer.q_a_norm.data(), qkv, rank, width, width, config_.norm_eps};
     pool.run(
       rows, grain_for(0.3 * static_cast<double>(rank)),
       [&](std::size_t begin, std::size_t end, std::size_t) { rms_norm_cpu(norm, begin, end); });
@@ -98,9 +96,10 @@ void cpu_latent::project(thread_pool& pool, const layer_weights& layer, float* q
                                   places,
                                   queries(),
                                   kv};
-  pool.run(
-    rows, grain_for(0.6 * static_cast<double>(q_width)),
-    [&](std::size_t begin, std::size_t end, std::size_t) { latent_append_cpu(append, begin, end); });
+  pool.run(rows, grain_for(0.6 * static_cast<double>(q_width)),
+           [&](std::size_t begin, std::size_t end, std::size_t) {
+             latent_append_cpu(append, begin, end);
+           });
   each_head(pool, layer.absorb, q, q_stride, config_.nope + config_.rope, queries(),
             heads_ * kv.head_dim, kv.head_dim, rows);
 }

@@ -12,8 +12,8 @@
 
 namespace rollcast {
 
-/// What surrounds attention over a latent on the CPU, with its buffers for `rows_max` rows, allocated
-/// once.
+/// What surrounds attention over a latent on the CPU, with its buffers for `rows_max` rows,
+/// allocated once.
 ///
 /// There is one form for prefill, decode, verification and scoring, the absorbed one: queries are
 /// taken into the latent's space, attention works there on what the cache holds, and its result is

@@ -38,11 +38,9 @@ kernels::packed_rows pack_shared(thread_pool& pool, const float* x, std::size_t 
 void multiply_shared(thread_pool& pool, const kernels::gemm_args& args) {
   const std::size_t panels = kernels::panel_count(args.w.n);
   const std::size_t share = std::max<std::size_t>(1, panels / (pool.size() * 8));
-  pool.run(panels,
-           std::max(grain_for(panel_ns(static_cast<double>(args.x.rows), args.x.k)), share),
-           [&](std::size_t begin, std::size_t end, std::size_t) {
-             kernels::gemm_cpu(args, begin, end);
-           });
+  pool.run(
+    panels, std::max(grain_for(panel_ns(static_cast<double>(args.x.rows), args.x.k)), share),
+    [&](std::size_t begin, std::size_t end, std::size_t) { kernels::gemm_cpu(args, begin, end); });
 }
 
 void silu_mul_shared(thread_pool& pool, const float* gate_up, float* out, std::size_t rows,

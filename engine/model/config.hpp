@@ -40,16 +40,16 @@ struct expert_config {
   std::size_t intermediate = 0; ///< Width of an expert.
   std::size_t shared = 0;       ///< Experts that every token has beside; one FFN of their width.
   kernels::router_score score = kernels::router_score::softmax;
-  bool choice_bias = false;     ///< A correction is added to the scores for the choice alone.
-  std::size_t groups = 1;       ///< Experts lie in so many groups,
-  std::size_t groups_kept = 1;  ///< of which a token keeps the best.
-  float scaling = 1.0f;         ///< Of the chosen experts' weights.
-  bool normalise = false;                ///< A token's weights are divided by their sum.
+  bool choice_bias = false;    ///< A correction is added to the scores for the choice alone.
+  std::size_t groups = 1;      ///< Experts lie in so many groups,
+  std::size_t groups_kept = 1; ///< of which a token keeps the best.
+  float scaling = 1.0f;        ///< Of the chosen experts' weights.
+  bool normalise = false;      ///< A token's weights are divided by their sum.
   std::vector<std::size_t> dense_layers; ///< Layers with one FFN and no experts, ascending.
 };
 
-/// The heads of attention over a latent (MLA), where keys and values of all heads are linear maps of
-/// one small vector a token, and that vector is what the cache holds.
+/// The heads of attention over a latent (MLA), where keys and values of all heads are linear maps
+/// of one small vector a token, and that vector is what the cache holds.
 struct latent_config {
   std::size_t rank = 0;   ///< Width of the latent; 0 without. A multiple of 32, at most 512.
   std::size_t q_rank = 0; ///< Width of the queries' own latent; 0: they come from the hidden state.
@@ -65,21 +65,21 @@ struct latent_config {
 /// `load_config` returns has passed every check that this header lists.
 struct model_config {
   architecture family = architecture::qwen3;
-  std::size_t hidden = 0;       ///< Width of the residual stream.
-  std::size_t layers = 0;       ///< Base layers; MTP layers not counted.
-  std::size_t heads = 0;        ///< Query heads; a multiple of `kv_heads`.
-  std::size_t kv_heads = 0;     ///< Key and value heads in the cache; 1 with a latent.
-  /// A multiple of 16, at most 256; need not be hidden / heads. With a latent, the width of what the
-  /// cache holds: latent.rank + latent.rope.
+  std::size_t hidden = 0;   ///< Width of the residual stream.
+  std::size_t layers = 0;   ///< Base layers; MTP layers not counted.
+  std::size_t heads = 0;    ///< Query heads; a multiple of `kv_heads`.
+  std::size_t kv_heads = 0; ///< Key and value heads in the cache; 1 with a latent.
+  /// A multiple of 16, at most 256; need not be hidden / heads. With a latent, the width of what
+  /// the cache holds: latent.rank + latent.rope.
   std::size_t head_dim = 0;
   std::size_t intermediate = 0; ///< Width of the gated FFN of dense layers.
   std::size_t vocabulary = 0;   ///< Rows of the embedding.
   float rms_eps = 1e-6f;
-  kernels::rope_params rope; ///< Its `head_dim`: how many dimensions of a head are rotated.
-  std::size_t max_positions = 0;       ///< Prompt and response together.
-  bool tie_embeddings = false;         ///< The head is the embedding.
-  bool attention_bias = false;         ///< q, k and v have biases; o never has.
-  bool qk_norm = false;                ///< Every q and k head is normalised before its rotation.
+  kernels::rope_params rope;     ///< Its `head_dim`: how many dimensions of a head are rotated.
+  std::size_t max_positions = 0; ///< Prompt and response together.
+  bool tie_embeddings = false;   ///< The head is the embedding.
+  bool attention_bias = false;   ///< q, k and v have biases; o never has.
+  bool qk_norm = false;          ///< Every q and k head is normalised before its rotation.
   std::vector<token_id> eos_token_ids; ///< Ascending, without repeats; may be empty.
   std::string dtype;                   ///< As the file says ("bfloat16"); may be empty.
   /// Layers under `model.mtp_layers` (MiMo), or behind the last one (GLM).
@@ -106,8 +106,9 @@ struct model_config {
 ///          not finite or not in range, heads that do not divide, a head_dim that is not a multiple
 ///          of 16, more chosen experts than there are, and whatever the engine does not compute
 ///          (other architectures, rope types other than default, linear, llama3 and
-///          DeepSeek's yarn, partial rotation but of GLM, sliding windows below the context, activations other than silu, biases
-///          elsewhere, quantised checkpoints but DeepSeek's FP8 blocks).
+///          DeepSeek's yarn, partial rotation but of GLM, sliding windows below the context,
+///          activations other than silu, biases elsewhere, quantised checkpoints but DeepSeek's FP8
+///          blocks).
 result<model_config> load_config(const std::filesystem::path& directory);
 
 /// Returns the text of a config.json that `load_config` reads back as `config`.

@@ -17,8 +17,8 @@ void read_counts(config_reader& in, std::string_view count_key, expert_config& o
   out.intermediate = in.count("moe_intermediate_size", expert_intermediate_max);
   out.normalise = in.flag("norm_topk_prob");
   if (out.per_token > out.count)
-    in.refuse("num_experts_per_tok", "it must be at most " + std::string(count_key) + " = "
-                                       + std::to_string(out.count));
+    in.refuse("num_experts_per_tok",
+              "it must be at most " + std::string(count_key) + " = " + std::to_string(out.count));
 }
 
 /// Qwen3-MoE: a layer is sparse unless it is named, or the step passes it by.

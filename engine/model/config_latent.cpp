@@ -25,8 +25,8 @@ double mscale_of(double factor, double mscale) noexcept {
 std::size_t multiple(config_reader& in, std::string_view key, std::size_t most, std::size_t of) {
   const std::size_t value = in.count(key, most);
   if (value % of != 0)
-    in.refuse(key, "accepted: a multiple of " + std::to_string(of) + " up to "
-                     + std::to_string(most));
+    in.refuse(key,
+              "accepted: a multiple of " + std::to_string(of) + " up to " + std::to_string(most));
   return value;
 }
 

@@ -11,7 +11,8 @@ namespace rollcast {
 
 namespace {
 
-/// Tensors that share one packed matrix: q, k and v; gate and up, of experts too; every other alone.
+/// Tensors that share one packed matrix: q, k and v; gate and up, of experts too; every other
+/// alone.
 tensor_role matrix_of(tensor_role role) {
   switch (role) {
     case tensor_role::k:
@@ -80,8 +81,7 @@ weight_footprint_of(const model_config& config, kernels::arithmetic how,
 
 kernels::kv_layout kv_layout_of(const model_config& config, kernels::dtype kv_type,
                                 std::uint32_t block_tokens) noexcept {
-  return {nullptr,         block_tokens, config.kv_heads,
-          config.head_dim, kv_type,      config.latent.rank};
+  return {nullptr, block_tokens, config.kv_heads, config.head_dim, kv_type, config.latent.rank};
 }
 
 std::uint64_t kv_block_bytes(const model_config& config, kernels::dtype kv_type,

@@ -31,8 +31,7 @@ std::vector<std::byte> widen_fp8_blocks(std::span<const std::byte> weights, std:
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t begin = 0; begin < columns; begin += fp8_block) {
       float scale = 0;
-      std::memcpy(&scale,
-                  &scales[(row / fp8_block * across + begin / fp8_block) * sizeof scale],
+      std::memcpy(&scale, &scales[(row / fp8_block * across + begin / fp8_block) * sizeof scale],
                   sizeof scale);
       for (std::size_t i = row * columns + begin,
                        end = row * columns + std::min(columns, begin + fp8_block);

@@ -26,18 +26,18 @@ struct expert_weights {
 /// One decoder layer, as the forward pass reads it. Matrices are packed and lie in the arena of the
 /// `model_weights`; vectors are widened to f32.
 struct layer_weights {
-  std::vector<float> input_norm;  ///< [hidden].
-  std::vector<float> post_norm;   ///< [hidden], before the FFN.
-  std::vector<float> q_norm;      ///< [head_dim], or empty without `qk_norm`.
-  std::vector<float> k_norm;      ///< [head_dim], or empty without `qk_norm`.
-  std::vector<float> qkv_bias;    ///< [(heads + 2 * kv_heads) * head_dim], or empty.
+  std::vector<float> input_norm; ///< [hidden].
+  std::vector<float> post_norm;  ///< [hidden], before the FFN.
+  std::vector<float> q_norm;     ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> k_norm;     ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> qkv_bias;   ///< [(heads + 2 * kv_heads) * head_dim], or empty.
   /// n = qkv_width(), k = hidden: q, k, v; with a latent q (or what q is made of), latent, key.
   kernels::packed_matrix qkv;
   kernels::packed_matrix o; ///< n = hidden, k = attended_width().
   // With a latent alone.
-  std::vector<float> q_a_norm;   ///< [latent.q_rank], or empty.
-  std::vector<float> kv_a_norm;  ///< [latent.rank]
-  kernels::packed_matrix q_b;    ///< n = heads * (nope + rope), k = q_rank, if there is one.
+  std::vector<float> q_a_norm;  ///< [latent.q_rank], or empty.
+  std::vector<float> kv_a_norm; ///< [latent.rank]
+  kernels::packed_matrix q_b;   ///< n = heads * (nope + rope), k = q_rank, if there is one.
   /// n = heads * rank, k = nope: head by head, plain parts of queries into the latent's space.
   kernels::packed_matrix absorb;
   kernels::packed_matrix expand; ///< n = heads * value, k = rank: head by head, latents to values.

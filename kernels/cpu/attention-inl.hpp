@@ -73,9 +73,8 @@ struct row_block {
 
 /// scores[r][j] = scale * sum_d q[r][d] * k[d][j], the chain over d ascending from +0.
 template <std::size_t R, class Tile>
-HWY_INLINE void tile_scores(const row_block& rows, const Tile& tile,
-                            const Tile& next, std::size_t head_dim, float scale,
-                            float (*scores)[key_tile]) {
+HWY_INLINE void tile_scores(const row_block& rows, const Tile& tile, const Tile& next,
+                            std::size_t head_dim, float scale, float (*scores)[key_tile]) {
   constexpr std::size_t vectors = HWY_MAX(block_vectors, group_vectors);
   constexpr std::size_t groups = vectors / group_vectors;
   for (std::size_t g = 0; g < tile_groups; g += groups) {
@@ -154,10 +153,9 @@ HWY_INLINE void tile_softmax(const row_block& rows, float (*scores)[key_tile], f
 /// out[r][d] = out[r][d] * alpha[r], then fma(p[r][j], v[j][d], .) for keys j from `begin` to
 /// `end`, ascending, over `V` vectors of the head dimension at `d`.
 template <std::size_t R, std::size_t V, class Tile>
-HWY_INLINE void tile_values(float* const* out, const Tile& tile,
-                            const Tile& next, std::size_t value_dim, std::size_t d,
-                            const float (*p)[key_tile], const float* alpha, std::size_t begin,
-                            std::size_t end) {
+HWY_INLINE void tile_values(float* const* out, const Tile& tile, const Tile& next,
+                            std::size_t value_dim, std::size_t d, const float (*p)[key_tile],
+                            const float* alpha, std::size_t begin, std::size_t end) {
   f32_vec acc[R][V];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < R; ++r) {
@@ -192,10 +190,9 @@ HWY_INLINE void tile_values(float* const* out, const Tile& tile,
 }
 
 template <std::size_t R, class Tile>
-HWY_INLINE void tile_values(float* const* out, const Tile& tile,
-                            const Tile& next, std::size_t value_dim,
-                            const float (*p)[key_tile], const float* alpha, std::size_t begin,
-                            std::size_t end) {
+HWY_INLINE void tile_values(float* const* out, const Tile& tile, const Tile& next,
+                            std::size_t value_dim, const float (*p)[key_tile], const float* alpha,
+                            std::size_t begin, std::size_t end) {
   std::size_t d = 0;
   for (; d + block_vectors * lanes <= value_dim; d += block_vectors * lanes)
     tile_values<R, block_vectors>(out, tile, next, value_dim, d, p, alpha, begin, end);
@@ -205,9 +202,8 @@ HWY_INLINE void tile_values(float* const* out, const Tile& tile,
 
 /// One tile for one block of R rows.
 template <std::size_t R, class Tile>
-HWY_NOINLINE void tile_block(const row_block& rows, const Tile& tile,
-                             const Tile& next, std::size_t head_dim, std::size_t value_dim,
-                             float scale) {
+HWY_NOINLINE void tile_block(const row_block& rows, const Tile& tile, const Tile& next,
+                             std::size_t head_dim, std::size_t value_dim, float scale) {
   HWY_ALIGN float p[R][key_tile];
   HWY_ALIGN float alpha[R];
   tile_scores<R>(rows, tile, next, head_dim, scale, p);
@@ -333,9 +329,8 @@ HWY_INLINE void attention_pass(const attention_args& args, const attention_item&
   auto found = find_tile<T>(args.kv, sequence.blocks, kv_head, 0, keys);
   for (std::size_t first = 0; first < keys; first += key_tile) {
     const std::size_t ahead = first + key_tile;
-    const auto next = ahead < keys
-                        ? find_tile<T>(args.kv, sequence.blocks, kv_head, ahead, keys - ahead)
-                        : found;
+    const auto next =
+      ahead < keys ? find_tile<T>(args.kv, sequence.blocks, kv_head, ahead, keys - ahead) : found;
     const auto& tile = tiles.with_values(found, keys - first, value_dim);
     const auto later = tiles.to_fetch(tile, next);
     for (std::size_t b = 0; b < blocks; ++b) {
@@ -349,7 +344,8 @@ HWY_INLINE void attention_pass(const attention_args& args, const attention_item&
       rows.max = max + r;
       rows.sum = sum + r;
       for (std::size_t i = 0; r + i < end; ++i) {
-        rows.q[i] = args.q + (row0 + (begin + r + i) / group) * args.q_stride + head(r + i) * head_dim;
+        rows.q[i] =
+          args.q + (row0 + (begin + r + i) / group) * args.q_stride + head(r + i) * head_dim;
         rows.out[i] = out(r + i);
         rows.keys[i] = std::min(key_tile, position(r + i) + 1 - first);
       }

@@ -54,7 +54,7 @@ namespace {
 std::uint64_t key_of(float score, std::uint32_t id) noexcept {
   const float plain = score + 0.0f; // -0 and +0 are one score.
   const auto bits = std::bit_cast<std::uint32_t>(plain);
-  const std::uint32_t order = std::isnan(plain)            ? 0xffffffffu
+  const std::uint32_t order = std::isnan(plain)           ? 0xffffffffu
                               : (bits & 0x80000000u) != 0 ? ~bits
                                                           : bits | 0x80000000u;
   return std::uint64_t{order} << 32 | (0xffffffffu - id);

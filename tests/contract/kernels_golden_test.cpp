@@ -147,8 +147,8 @@ TEST(route_contract, bits_are_the_committed_ones_on_every_instruction_set) {
       const auto logits = pattern(rows * experts, 8, 5.0f);
       std::vector<std::uint32_t> ids(rows * top_k);
       std::vector<float> weights(rows * top_k);
-      route_args args{logits.data(), experts,    experts,       top_k, score, true,
-                      ids.data(),    weights.data()};
+      route_args args{logits.data(), experts, experts,    top_k,
+                      score,         true,    ids.data(), weights.data()};
       const bool grouped = score == router_score::sigmoid;
       if (grouped) {
         args.choice_bias = bias.data();

@@ -87,8 +87,9 @@ private:
     const std::size_t lane = slot % kernels::kv_group;
     for (std::size_t layer = 0; layer < layers_; ++layer)
       for (std::size_t head = 0; head < heads_; ++head) {
-        std::byte* k = image_.data()
-                       + ((layer * groups() + slot / kernels::kv_group) * heads_ + head) * tiles * tile;
+        std::byte* k =
+          image_.data()
+          + ((layer * groups() + slot / kernels::kv_group) * heads_ + head) * tiles * tile;
         for (std::size_t d = 0; d < head_dim_; ++d)
           std::memset(k + (d * kernels::kv_group + lane) * element, 0xff, element);
         if (!latent_)

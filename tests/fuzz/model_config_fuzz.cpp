@@ -16,7 +16,8 @@ void check_config(const model_config& c) {
           "sizes are there");
   require(c.max_positions > 0, "there are positions");
   require(c.kv_heads > 0 && c.heads > 0 && c.heads % c.kv_heads == 0, "heads divide");
-  require(c.head_dim > 0 && c.head_dim % 16 == 0 && (c.head_dim <= 256 || c.latent.rank != 0), "a head fits the kernels");
+  require(c.head_dim > 0 && c.head_dim % 16 == 0 && (c.head_dim <= 256 || c.latent.rank != 0),
+          "a head fits the kernels");
   const auto& l = c.latent;
   require(l.rank == 0 || c.head_dim == l.rank + l.rope, "a cached key is latent and rotated part");
   require(l.rank % 32 == 0 && l.rank <= kernels::latent_dim_max && l.value % 32 == 0,

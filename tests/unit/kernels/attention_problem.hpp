@@ -71,8 +71,8 @@ public:
     const std::size_t stride = shape.heads * shape.head_dim;
     const std::size_t out_stride = shape.heads * kv.value_dim();
     out.resize(length * out_stride);
-    const kernels::attention_args args{q.data(),    stride,  out.data(), out_stride,  shape.heads,
-                                       scale(),     kv,      &sequence,  shape.shares};
+    const kernels::attention_args args{q.data(), stride, out.data(), out_stride,  shape.heads,
+                                       scale(),  kv,     &sequence,  shape.shares};
     for (std::uint32_t h = 0; h < shape.kv_heads * shape.shares; ++h)
       for (std::size_t row = 0; row < end - begin; row += item_rows)
         kernels::attention_cpu(

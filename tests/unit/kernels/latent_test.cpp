@@ -32,7 +32,8 @@ void on_every_instruction_set(F check) {
   use_instruction_set("");
 }
 
-/// The bits that attention must have: values stored apart, computed by the plain kernel in one call.
+/// The bits that attention must have: values stored apart, computed by the plain kernel in one
+/// call.
 std::vector<float> plain(attention_shape shape, std::size_t length) {
   const std::size_t latent = shape.latent_dim;
   shape.latent_dim = 0;
@@ -110,8 +111,9 @@ struct latent_problem {
                                position0 = 30, q_width = heads * (nope + turned),
                                kv_width = rank + turned;
   rope_params rope{turned, 10000.0};
-  std::vector<float> q = pattern(rows * q_width, 3, 2.0f), kv_rows = pattern(rows * kv_width, 4, 2.0f),
-                     norm = pattern(rank, 5), cos_sin = std::vector<float>(64 * turned),
+  std::vector<float> q = pattern(rows * q_width, 3, 2.0f),
+                     kv_rows = pattern(rows * kv_width, 4, 2.0f), norm = pattern(rank, 5),
+                     cos_sin = std::vector<float>(64 * turned),
                      q_latent = std::vector<float>(rows * heads * kv_width, poison);
   std::vector<row_place> places;
   std::vector<std::byte> cache;
@@ -127,9 +129,8 @@ struct latent_problem {
       const auto p = static_cast<std::uint32_t>(position0 + r);
       places.push_back({p, 3 - p / 16});
     }
-    args = {q.data(),       q_width, kv_rows.data(), kv_width,        heads,
-            nope,           turned,  norm.data(),    1e-6f,           cos_sin.data(),
-            places.data(),  q_latent.data(), kv};
+    args = {q.data(),    q_width, kv_rows.data(), kv_width,      heads,           nope, turned,
+            norm.data(), 1e-6f,   cos_sin.data(), places.data(), q_latent.data(), kv};
   }
 
   float cached(std::size_t row, std::size_t d) const {

@@ -77,7 +77,8 @@ TEST(router, agrees_with_the_double_oracle) {
           }
           for (std::size_t s = 0; s < top_k; ++s) {
             EXPECT_EQ(order[s], got.ids[r * top_k + s]) << experts << " row " << r << " slot " << s;
-            EXPECT_NEAR(want[order[s]] / sum, got.weights[r * top_k + s], 1e-5 * want[order[s]] / sum)
+            EXPECT_NEAR(want[order[s]] / sum, got.weights[r * top_k + s],
+                        1e-5 * want[order[s]] / sum)
               << experts << " row " << r << " slot " << s;
           }
         }
@@ -146,12 +147,15 @@ TEST(router, gives_a_row_the_same_bits_in_any_company) {
     for (const std::size_t rows : {2u, 17u})
       for (std::size_t at = 0; at < rows; ++at) {
         std::vector<float> logits(rows * experts, poison);
-        std::copy(row.begin(), row.end(), logits.begin() + static_cast<std::ptrdiff_t>(at * experts));
+        std::copy(row.begin(), row.end(),
+                  logits.begin() + static_cast<std::ptrdiff_t>(at * experts));
         routed got;
         const auto args = args_of(logits, experts, top_k, score, true, got);
         route_cpu(args, at, rows);
-        EXPECT_EQ(0, std::memcmp(&got.ids[at * top_k], want.ids.data(), sizeof(std::uint32_t) * top_k));
-        EXPECT_EQ(0, std::memcmp(&got.weights[at * top_k], want.weights.data(), sizeof(float) * top_k));
+        EXPECT_EQ(
+          0, std::memcmp(&got.ids[at * top_k], want.ids.data(), sizeof(std::uint32_t) * top_k));
+        EXPECT_EQ(
+          0, std::memcmp(&got.weights[at * top_k], want.weights.data(), sizeof(float) * top_k));
         EXPECT_TRUE(at == 0 || got.ids[0] == 77777) << "row 0 was not asked for";
       }
   }

@@ -1,8 +1,7 @@
-// Goal: FP8 weights with block scales are read as the bf16 weights that DeepSeek's converter writes,
-// and nothing behind the checkpoint can tell that they were FP8.
-// Method: every e4m3 number by its definition; blocks at ragged edges; the fixture, whose logits
-// come from weights that PyTorch widened, against a checkpoint of those widened weights; one thing
-// broken at a time.
+// Goal: FP8 weights with block scales are read as the bf16 weights that DeepSeek's converter
+// writes, and nothing behind the checkpoint can tell that they were FP8. Method: every e4m3 number
+// by its definition; blocks at ragged edges; the fixture, whose logits come from weights that
+// PyTorch widened, against a checkpoint of those widened weights; one thing broken at a time.
 
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/fp8_blocks.hpp"
@@ -58,8 +57,7 @@ TEST(fp8_blocks, take_the_scale_of_their_block_and_round_once_to_bf16) {
 
 /// A safetensors file of one FP8 matrix of 3 x 2 and, if asked for, its scale.
 void write_file(const std::filesystem::path& path, bool scaled, const std::string& scale_shape) {
-  std::string header =
-    R"({"a.weight":{"dtype":"F8_E4M3","shape":[3,2],"data_offsets":[0,6]})";
+  std::string header = R"({"a.weight":{"dtype":"F8_E4M3","shape":[3,2],"data_offsets":[0,6]})";
   if (scaled)
     header += R"(,"a.weight_scale_inv":{"dtype":"F32","shape":)" + scale_shape
               + R"(,"data_offsets":[6,10]})";
@@ -116,7 +114,8 @@ TEST(fp8_checkpoint, refuses_weights_without_fitting_scales) {
 }
 
 TEST(fp8_checkpoint, loads_as_the_weights_that_pytorch_widened) {
-  const auto path = std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models/deepseek_v3";
+  const auto path =
+    std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models/deepseek_v3";
   const auto config = load_config(path);
   ASSERT_TRUE(config.has_value()) << config.error().detail;
   auto source = checkpoint::open(path);

@@ -80,7 +80,8 @@ TEST(published_names, of_glm_4_5_air_are_planned_and_its_mtp_layer_is_known) {
   c.experts.choice_bias = true;
   c.experts.dense_layers = first_layers(1);
   const auto plan = plan_of(c);
-  // 9 of attention and norms a layer, 3 of the dense FFN, 2 + 3 + 384 of each sparse one, 3 outside.
+  // 9 of attention and norms a layer, 3 of the dense FFN, 2 + 3 + 384 of each sparse one, 3
+  // outside.
   EXPECT_EQ(46u * 9 + 3 + 45 * 389 + 3, plan.tensors.size());
   EXPECT_EQ((shape{12288}), plan.tensors.at("model.layers.45.self_attn.q_proj.bias"));
   EXPECT_EQ((shape{128}), plan.tensors.at("model.layers.1.mlp.gate.e_score_correction_bias"));

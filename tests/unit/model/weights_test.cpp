@@ -207,19 +207,18 @@ TEST_P(every_storage, puts_every_value_in_its_place) {
 
 INSTANTIATE_TEST_SUITE_P(
   storages, every_storage,
-  testing::Values(storage_case{architecture::qwen3, dtype::bf16, arithmetic::f32, dtype::bf16},
-                  storage_case{architecture::qwen3, dtype::f32, arithmetic::bf16, dtype::bf16},
-                  storage_case{architecture::qwen2, dtype::f16, arithmetic::f32, dtype::f32},
-                  storage_case{architecture::llama, dtype::f32, arithmetic::f32, dtype::f32},
-                  storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
-                  storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16},
-                  storage_case{architecture::glm4_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
-                  storage_case{architecture::deepseek_v3, dtype::bf16, arithmetic::f32,
-                               dtype::bf16},
-                  storage_case{architecture::deepseek_v3, dtype::f16, arithmetic::f32, dtype::f32},
-                  storage_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
-                  storage_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16,
-                               dtype::bf16}));
+  testing::Values(
+    storage_case{architecture::qwen3, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::qwen3, dtype::f32, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::qwen2, dtype::f16, arithmetic::f32, dtype::f32},
+    storage_case{architecture::llama, dtype::f32, arithmetic::f32, dtype::f32},
+    storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::glm4_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::deepseek_v3, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::deepseek_v3, dtype::f16, arithmetic::f32, dtype::f32},
+    storage_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16, dtype::bf16}));
 
 TEST(model_weights, never_round_a_router) {
   const temporary_directory directory;
@@ -246,8 +245,8 @@ TEST(model_weights, pack_matrices_in_more_than_one_run) {
 }
 
 TEST(model_weights, load_the_checkpoints_that_transformers_saved) {
-  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe",
-                                   "deepseek_v3", "moonlight"}) {
+  for (const std::string family :
+       {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight"}) {
     const auto weights =
       load(std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models" / family);
     ASSERT_TRUE(weights.has_value()) << weights.error().detail;
