@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -43,12 +44,28 @@ struct subject {
   double flops_per_s = 0;
 };
 
+/// Parameters of all layers that one token goes through.
 double layer_weights_count(const model_config& c) {
   const double q = static_cast<double>(c.heads * c.head_dim);
   const double kv = static_cast<double>(c.kv_heads * c.head_dim);
   const double hidden = static_cast<double>(c.hidden);
+  const double width = static_cast<double>(
+    c.experts.count != 0 ? c.experts.per_token * c.experts.intermediate : c.intermediate);
+  const double router = hidden * static_cast<double>(c.experts.count);
   return static_cast<double>(c.layers)
-         * (hidden * (q + 2 * kv) + q * hidden + 3 * hidden * static_cast<double>(c.intermediate));
+         * (hidden * (q + 2 * kv) + q * hidden + 3 * hidden * width + router);
+}
+
+/// Parameters of the experts that `rows` tokens need beyond one token's own, if each chooses its
+/// experts evenly.
+double further_experts_count(const model_config& c, double rows) {
+  if (c.experts.count == 0)
+    return 0;
+  const double count = static_cast<double>(c.experts.count);
+  const double chosen = static_cast<double>(c.experts.per_token);
+  const double needed = count * (1 - std::pow(1 - chosen / count, rows));
+  return static_cast<double>(c.layers) * 3 * static_cast<double>(c.hidden * c.experts.intermediate)
+         * (needed - chosen);
 }
 
 /// Bytes that one decode step must read and operations that it must do.
@@ -62,7 +79,8 @@ work step_work(const model_config& c, const numerics_profile& profile, double ro
   const double kv_row = 2.0 * static_cast<double>(c.layers * c.kv_heads * c.head_dim)
                         * kernels::size_of(profile.kv_type);
   const double attention = 4.0 * static_cast<double>(c.layers * c.heads * c.head_dim) * keys;
-  return {matrix * 2 + rows * keys * kv_row, rows * (2 * matrix + attention)};
+  return {(matrix + further_experts_count(c, rows)) * 2 + rows * keys * kv_row,
+          rows * (2 * matrix + attention)};
 }
 
 chunk_request random_request(prng& random, std::uint32_t vocabulary, std::uint32_t prompt,
@@ -204,6 +222,10 @@ result<ordered_json> bench_cpu(const bench_engine_options& options,
       return fail(measured);
     json[name] = std::move(*measured);
   }
+  const auto config = load_config(model);
+  if (!config)
+    return fail(config);
+  json["model"] = {{"active_layer_parameters", layer_weights_count(*config)}};
   json["machine"] = {{"threads", threads},
                      {"read_bytes_per_s", machine.read_bytes_per_s},
                      {"f32_flops_per_s", machine.f32_flops_per_s},
@@ -285,13 +307,14 @@ int run_bench_engine(const bench_engine_options& options) {
       return refuse(there.error());
   std::optional<bench_model> made;
   if (options.model.empty()) {
-    auto small = bench_model::make();
+    auto small =
+      bench_model::make(1, options.family == "moe" ? bench_moe_config() : bench_config());
     if (!small)
       return refuse(small.error());
     made.emplace(std::move(*small));
   }
   const auto& model = made ? made->path() : options.model;
-  const auto json = *gpu ? bench_gpu(options, model) : bench_cpu(options, model);
+  auto json = *gpu ? bench_gpu(options, model) : bench_cpu(options, model);
   return json ? write_json(options.out, *json) : refuse(json.error());
 }
 

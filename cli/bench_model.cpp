@@ -28,10 +28,20 @@ model_config bench_config() {
   return config;
 }
 
-result<bench_model> bench_model::make(std::uint64_t seed) {
+model_config bench_moe_config() {
+  model_config config = bench_config();
+  config.family = architecture::qwen3_moe;
+  config.experts.count = 16;
+  config.experts.per_token = 4;
+  config.experts.intermediate = config.intermediate / config.experts.per_token;
+  config.experts.normalise = true;
+  return config;
+}
+
+result<bench_model> bench_model::make(std::uint64_t seed, const model_config& config) {
   bench_model out{std::filesystem::temp_directory_path()
                   / ("rollcast-bench-" + std::to_string(::getpid()) + "-" + std::to_string(seed))};
-  if (auto ok = write_random_model(out.path_, bench_config(), seed, kernels::dtype::bf16); !ok)
+  if (auto ok = write_random_model(out.path_, config, seed, kernels::dtype::bf16); !ok)
     return fail(ok);
   return out;
 }

@@ -11,11 +11,16 @@ namespace rollcast::cli {
 /// The yardstick model: a Qwen3 of 100 M parameters (75.5 M in layers, 24.6 M in the tied head).
 model_config bench_config();
 
-/// A checkpoint of it with random weights, in a directory that goes when this does.
+/// The same with experts, Qwen3-MoE's: 4 of 16 for a token, a quarter of the dense FFN wide, so
+/// that as many parameters are active, but for the routers (0.15 M).
+model_config bench_moe_config();
+
+/// A checkpoint of one of them with random weights, in a directory that goes when this does.
 class bench_model {
 public:
   /// Writes it; another seed, other weights. Fails with `io_failed`.
-  static result<bench_model> make(std::uint64_t seed = 1);
+  static result<bench_model> make(std::uint64_t seed = 1,
+                                  const model_config& config = bench_config());
   bench_model(bench_model&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   bench_model& operator=(bench_model&&) = delete;
   ~bench_model();

@@ -35,16 +35,17 @@ int run_compare(const std::filesystem::path& a, const std::filesystem::path& b);
 
 struct bench_engine_options {
   std::string device = "cpu";
-  std::filesystem::path model; ///< "" makes one of 100 M parameters.
-  std::uint32_t threads = 0;   ///< 0: all processors.
-  std::string profile;         ///< "" is both.
+  std::filesystem::path model;  ///< "" makes one of 100 M (active) parameters.
+  std::string family = "dense"; ///< Of the one that is made: or "moe".
+  std::uint32_t threads = 0;    ///< 0: all processors.
+  std::string profile;          ///< "" is both.
   std::string instruction_set;
   std::uint32_t repeats = 3; ///< The median counts.
   std::filesystem::path out; ///< "" is stdout.
 };
 
-/// Measures prefill and decode, by default on a random-weight model of 100 M parameters; on a GPU
-/// also what it could do at most, and the price of exact products.
+/// Measures prefill and decode, by default on a random-weight model of 100 M (active) parameters;
+/// on a GPU also what it could do at most, and the price of exact products.
 int run_bench_engine(const bench_engine_options& options);
 
 struct bench_scheduler_options {

@@ -394,6 +394,8 @@ void add_bench(CLI::App& root, command& chosen) {
   auto* app = bench->add_subcommand("engine", "prefill and decode of a 100 M model");
   auto options = std::make_shared<bench_engine_options>();
   add_config(*app);
+  add(*app, "--family", options->family, "dense, or moe: 4 of 16 experts, as much of it active")
+    ->check(CLI::IsMember({"dense", "moe"}));
   add(*app, "--threads", options->threads, "0: all processors");
   add(*app, "--numerics", options->profile, "one profile; empty: all of the device");
   add(*app, "--device", options->device, "cpu, or cuda:N for GPU N of this machine");

@@ -58,12 +58,8 @@ result<weight_footprint> weights_of(const std::filesystem::path& directory,
   const auto source = checkpoint::open(directory);
   if (!source)
     return fail(source);
-  return weight_footprint_of(config, how, [&](const std::string& name) -> result<kernels::dtype> {
-    const auto tensor = source->tensor(name);
-    if (!tensor)
-      return fail(tensor);
-    return tensor->type;
-  });
+  return weight_footprint_of(config, how,
+                             [&](const std::string& name) { return source->type_of(name); });
 }
 
 result<plan> make_plan(const plan_options& options) {

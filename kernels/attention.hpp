@@ -21,7 +21,7 @@ struct attention_sequence {
 /// A share of the work: some rows of one sequence against one kv head.
 struct attention_item {
   std::uint32_t sequence;
-  std::uint32_t kv_head;
+  std::uint32_t kv_head;   ///< With `attention_args::shares`: kv head * shares + share.
   std::uint32_t row_begin; ///< Relative to the sequence's first row.
   std::uint32_t rows;
 };
@@ -39,18 +39,22 @@ std::size_t plan_attention(const attention_sequence* sequences, std::size_t coun
 struct attention_args {
   const float* q; ///< [rows, heads * head_dim], after norm and rotation.
   std::size_t q_stride;
-  float* out; ///< [rows, heads * head_dim].
+  float* out; ///< [rows, heads * kv.value_dim()].
   std::size_t out_stride;
   std::size_t heads;
   float scale; ///< Usually head_dim^-0.5.
   kv_layout kv;
   const attention_sequence* sequences;
+  /// The query heads of a kv head are divided into so many equal items. `plan_attention` is then
+  /// asked for kv_heads * shares heads. Speed only.
+  std::size_t shares = 1;
 };
 
 /// Causal attention of item `item` over keys 0 .. position of each row, whose K and V (the row's
 /// own included) are already in the cache.
-/// @param args `heads` a multiple of `kv.kv_heads`; `head_dim` a multiple of 16. `out` overlaps
-///             nothing; the item's part of it is overwritten, and used as the accumulator.
+/// @param args `heads` a multiple of `kv.kv_heads * shares`; `head_dim` a multiple of 16;
+///             `kv.latent_dim` at most `latent_dim_max`. `out` overlaps nothing; the item's part of
+///             it is overwritten, and used as the accumulator.
 /// Numerics: a score is one f32 FMA chain over d, ascending from +0, then times `scale`. Keys go in
 ///           tiles of `key_tile`, ascending, cut at absolute positions. Per tile, with s the scores
 ///           of the keys up to the row's position and m = -inf, l = 0, o = 0 before the first:

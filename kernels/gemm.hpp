@@ -58,6 +58,11 @@ std::size_t row_tile_count(arithmetic how, std::size_t rows) noexcept;
 void pack_rows(const float* x, std::size_t x_stride, const packed_rows& out, std::size_t tile_begin,
                std::size_t tile_end) noexcept;
 
+/// The same of rows that lie apart: row i of `out` is row `rows[i]` of `x`. Gives the bits of
+/// `pack_rows` over those rows. @param rows  [out.rows]; may name a row twice.
+void pack_rows_of(const float* x, std::size_t x_stride, const std::uint32_t* rows,
+                  const packed_rows& out, std::size_t tile_begin, std::size_t tile_end) noexcept;
+
 // -- the product --------------------------------------------------------------
 
 /// y[m, n] = sum_k x[m, k] * w[n, k]  (+ bias[n])  (+ y[m, n] when `accumulate`)

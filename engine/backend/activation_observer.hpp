@@ -13,14 +13,14 @@ namespace rollcast {
 enum class operation : std::uint8_t {
   embedding,  ///< [hidden], the residual stream before the first layer.
   input_norm, ///< [hidden]
-  q,          ///< [heads * head_dim], after bias, norm and rotation.
+  q,          ///< [heads * head_dim], after bias, norm and rotation; in a latent's space, if any.
   k,          ///< [kv_heads * head_dim], after bias, norm and rotation, as the KV cache holds it.
-  v,          ///< [kv_heads * head_dim], after bias, as the KV cache holds it.
-  attention,  ///< [heads * head_dim]
+  v,          ///< [kv_heads * head_dim], after bias, as the KV cache holds it; the latent, if any.
+  attention,  ///< [heads * head_dim], or of value heads behind a latent.
   o,          ///< [hidden], the residual stream with the attention's projection added.
   post_norm,  ///< [hidden]
-  gate_up,    ///< [2 * intermediate], gate, then up.
-  gated,      ///< [intermediate], silu(gate) * up.
+  gate_up,    ///< [2 * intermediate], gate, then up; not in models with experts.
+  gated,      ///< [intermediate], silu(gate) * up; not in models with experts.
   down,       ///< [hidden], the residual stream with the FFN's projection added.
   final_norm, ///< [hidden]; this and what follows of rows that need logits.
   logits,     ///< [vocabulary]

@@ -18,22 +18,20 @@ result<cpu_activations> cpu_activations::make(const model_config& config,
   };
   const std::size_t rows = shape.rows_max;
   const std::size_t logit_rows = shape.logit_rows_max;
-  const std::size_t q_width = config.heads * config.head_dim;
-  const std::size_t qkv_width = q_width + 2 * config.kv_heads * config.head_dim;
-  const std::size_t widest =
-    std::max({std::size_t{config.hidden}, q_width, std::size_t{config.intermediate}});
+  const std::size_t attended = config.attended_width();
+  const std::size_t widest = std::max({config.hidden, attended, config.intermediate});
   std::size_t packed = 0;
   for (std::size_t r = 1; r <= rows; ++r)
     packed = std::max(packed, kernels::packed_rows_bytes(arithmetic, r, widest));
   place(act.hidden_, rows * config.hidden * sizeof(float));
   place(act.normed_, rows * config.hidden * sizeof(float));
-  place(act.qkv_, rows * qkv_width * sizeof(float));
-  place(act.attended_, rows * q_width * sizeof(float));
+  place(act.qkv_, rows * config.qkv_width() * sizeof(float));
+  place(act.attended_, rows * attended * sizeof(float));
   place(act.gate_up_, rows * 2 * config.intermediate * sizeof(float));
   place(act.gated_, rows * config.intermediate * sizeof(float));
   place(act.gathered_, logit_rows * config.hidden * sizeof(float));
   place(act.logits_, logit_rows * config.vocabulary * sizeof(float));
-  place(act.cos_sin_, std::size_t{shape.positions_max} * config.head_dim * sizeof(float));
+  place(act.cos_sin_, std::size_t{shape.positions_max} * config.rope.head_dim * sizeof(float));
   place(act.packed_, packed);
   act.scratch_bytes_ = (kernels::sample_scratch_bytes(config.vocabulary) + 127) / 64 * 64;
   place(act.scratch_, threads * act.scratch_bytes_);
@@ -42,7 +40,7 @@ result<cpu_activations> cpu_activations::make(const model_config& config,
     return fail(memory);
   act.memory_ = std::move(*memory);
   act.items_ = std::make_unique<kernels::attention_item[]>(
-    kernels::attention_items_max(rows, rows, config.kv_heads));
+    kernels::attention_items_max(rows, rows, config.heads));
   return act;
 }
 

@@ -19,13 +19,13 @@ public:
 
   float* hidden() const noexcept { return at<float>(hidden_); }     ///< [rows, hidden], residual.
   float* normed() const noexcept { return at<float>(normed_); }     ///< [rows, hidden]
-  float* qkv() const noexcept { return at<float>(qkv_); }           ///< [rows, q + k + v]
-  float* attended() const noexcept { return at<float>(attended_); } ///< [rows, heads * head_dim]
+  float* qkv() const noexcept { return at<float>(qkv_); }           ///< [rows, qkv_width()]
+  float* attended() const noexcept { return at<float>(attended_); } ///< [rows, attended_width()]
   float* gate_up() const noexcept { return at<float>(gate_up_); }   ///< [rows, 2 * intermediate]
   float* gated() const noexcept { return at<float>(gated_); }       ///< [rows, intermediate]
   float* gathered() const noexcept { return at<float>(gathered_); } ///< [logit rows, hidden]
   float* logits() const noexcept { return at<float>(logits_); }     ///< [logit rows, vocabulary]
-  float* cos_sin() const noexcept { return at<float>(cos_sin_); }   ///< [positions, head_dim]
+  float* cos_sin() const noexcept { return at<float>(cos_sin_); }   ///< [positions, rope.head_dim]
   /// Packed rows of the widest GEMM input.
   std::byte* packed() const noexcept { return at<std::byte>(packed_); }
   /// Scratch of one thread for sampling.

@@ -2,9 +2,13 @@
 
 #include "engine/backend/activation_observer.hpp"
 #include "engine/backend/cpu_activations.hpp"
+#include "engine/backend/cpu_experts.hpp"
 #include "engine/backend/cpu_kv_rows.hpp"
+#include "engine/backend/cpu_latent.hpp"
+#include "engine/backend/cpu_ops.hpp"
 #include "engine/backend/thread_pool.hpp"
 #include "engine/base/check.hpp"
+#include "engine/model/footprint.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/gemm.hpp"
@@ -24,15 +28,6 @@ namespace rollcast {
 namespace {
 
 using namespace kernels;
-
-/// Time that one shared run of a loop should take: long against the cost of claiming it, short
-/// against the imbalance it can leave. Speed only.
-constexpr double run_ns = 8000;
-
-/// Items of one run, from an estimate of what one item costs.
-std::size_t grain_for(double item_ns) noexcept {
-  return std::max<std::size_t>(1, static_cast<std::size_t>(run_ns / std::max(item_ns, 0.1)));
-}
 
 /// Packed weights, as the seam passes them on.
 class cpu_weights final : public device_weights {
@@ -59,12 +54,12 @@ const cpu_weights& packed_in(const device_weights& weights) noexcept {
 class cpu_backend final : public backend {
 public:
   cpu_backend(std::shared_ptr<const model_weights> weights, const numerics_profile& profile,
-              const cpu_backend_options& options, cpu_activations activations,
-              aligned_buffer kv_cache, device_shape shape)
+              const cpu_backend_options& options, cpu_activations activations, cpu_experts experts,
+              cpu_latent latent, aligned_buffer kv_cache, device_shape shape)
     : used_(std::make_shared<cpu_weights>(std::move(weights))),
       weights_(packed_in(*used_).packed().get()), config_(weights_->config()), profile_(profile),
       shape_(shape), pool_(options.threads), act_(std::move(activations)),
-      kv_cache_(std::move(kv_cache)) {
+      experts_(std::move(experts)), latent_(std::move(latent)), kv_cache_(std::move(kv_cache)) {
     rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
   }
 
@@ -109,6 +104,7 @@ private:
   packed_rows pack(const float* x, std::size_t rows, std::size_t k);
   void multiply(const packed_matrix& w, const packed_rows& x, float* y, const float* bias,
                 bool accumulate);
+  void append_kv(const layer_weights& layer, const forward_rows& rows, const kv_layout& kv);
   void attend(const layer_weights& layer, std::size_t index, const forward_rows& rows);
   void feed_forward(const layer_weights& layer, std::size_t index, std::size_t rows);
   void make_logits(std::span<const std::uint32_t> logit_rows);
@@ -122,7 +118,7 @@ private:
   }
   void show_rows(operation what, std::size_t layer, const float* values, std::size_t columns,
                  std::size_t stride);
-  void show_qkv(std::size_t layer, const forward_rows& rows);
+  void show_qkv(std::size_t layer, const float* q, std::size_t q_stride, const forward_rows& rows);
   void note_positions(const forward_rows& rows);
 
   std::shared_ptr<const device_weights> used_;
@@ -132,6 +128,8 @@ private:
   device_shape shape_;
   thread_pool pool_;
   cpu_activations act_;
+  cpu_experts experts_;
+  cpu_latent latent_;
   aligned_buffer kv_cache_;
   std::size_t items_ = 0;       ///< Of the attention plan of this pass.
   double item_ns_ = 0;          ///< Estimated cost of one of them.
@@ -170,7 +168,7 @@ void cpu_backend::use_weights(std::shared_ptr<const device_weights> weights) {
 // -- pieces -------------------------------------------------------------------
 
 kv_layout cpu_backend::kv_of(std::size_t layer) const noexcept {
-  kv_layout kv{nullptr, shape_.block_tokens, config_.kv_heads, config_.head_dim, profile_.kv_type};
+  kv_layout kv = kv_layout_of(config_, profile_.kv_type, shape_.block_tokens);
   kv.data = kv_cache_.data() + layer * shape_.kv_blocks * kv.block_bytes();
   return kv;
 }
@@ -197,25 +195,12 @@ void cpu_backend::norm(const float* x, const float* weight, float* y, std::size_
 }
 
 packed_rows cpu_backend::pack(const float* x, std::size_t rows, std::size_t k) {
-  const packed_rows packed{act_.packed(), rows, k, profile_.arithmetic};
-  const std::size_t tiles = row_tile_count(profile_.arithmetic, rows);
-  const double tile_ns = 0.3 * static_cast<double>(rows * k) / static_cast<double>(tiles);
-  pool_.run(tiles, grain_for(tile_ns), [&](std::size_t begin, std::size_t end, std::size_t) {
-    pack_rows(x, k, packed, begin, end);
-  });
-  return packed;
+  return pack_shared(pool_, x, k, rows, k, profile_.arithmetic, act_.packed());
 }
 
 void cpu_backend::multiply(const packed_matrix& w, const packed_rows& x, float* y,
                            const float* bias, bool accumulate) {
-  const gemm_args args{w, x, y, w.n, bias, accumulate};
-  const std::size_t panels = panel_count(w.n);
-  // A panel costs its bytes at memory speed or its products at the FMA rate, whichever is more.
-  const double panel_ns =
-    static_cast<double>(x.k) * std::max(4.0, 0.6 * static_cast<double>(x.rows));
-  const std::size_t share = std::max<std::size_t>(1, panels / (pool_.size() * 8));
-  pool_.run(panels, std::max(grain_for(panel_ns), share),
-            [&](std::size_t begin, std::size_t end, std::size_t) { gemm_cpu(args, begin, end); });
+  multiply_shared(pool_, {w, x, y, w.n, bias, accumulate});
 }
 
 // -- what an observer sees ----------------------------------------------------
@@ -235,56 +220,78 @@ void cpu_backend::show_rows(operation what, std::size_t layer, const float* valu
                   of_logit_rows(what) ? logit_positions_ : positions_, values, columns, stride});
 }
 
-void cpu_backend::show_qkv(std::size_t layer, const forward_rows& rows) {
-  const std::size_t q_width = config_.heads * config_.head_dim;
-  const std::size_t kv_width = config_.kv_heads * config_.head_dim;
-  show_rows(operation::q, layer, act_.qkv(), q_width, q_width + 2 * kv_width);
-  kv_rows_.resize(rows.places.size() * kv_width);
+void cpu_backend::show_qkv(std::size_t layer, const float* q, std::size_t q_stride,
+                           const forward_rows& rows) {
+  const kv_layout kv = kv_of(layer);
+  show_rows(operation::q, layer, q, config_.heads * config_.head_dim, q_stride);
+  kv_rows_.resize(rows.places.size() * kv.kv_heads * kv.head_dim);
   for (const bool keys : {true, false}) {
-    read_kv_rows(kv_of(layer), rows.places, keys, kv_rows_.data());
-    show_rows(keys ? operation::k : operation::v, layer, kv_rows_.data(), kv_width, kv_width);
+    const std::size_t width = kv.kv_heads * (keys ? kv.head_dim : kv.value_dim());
+    read_kv_rows(kv, rows.places, keys, kv_rows_.data());
+    show_rows(keys ? operation::k : operation::v, layer, kv_rows_.data(), width, width);
   }
 }
 
 // -- one layer ----------------------------------------------------------------
 
-void cpu_backend::attend(const layer_weights& layer, std::size_t index, const forward_rows& rows) {
-  const std::size_t count = rows.tokens.size();
-  const std::size_t heads = config_.heads;
-  const std::size_t q_width = heads * config_.head_dim;
-  norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
-  show(operation::input_norm, index, act_.normed(), config_.hidden, config_.hidden);
-  multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(),
-           layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(), false);
+/// Rotates q in place and appends K and V.
+void cpu_backend::append_kv(const layer_weights& layer, const forward_rows& rows,
+                            const kv_layout& kv) {
   const qkv_rope_args rope{act_.qkv(),
                            layer.qkv.n,
-                           heads,
+                           config_.heads,
                            config_.kv_heads,
                            layer.q_norm.empty() ? nullptr : layer.q_norm.data(),
                            layer.k_norm.empty() ? nullptr : layer.k_norm.data(),
                            config_.rms_eps,
                            act_.cos_sin(),
                            rows.places.data(),
-                           kv_of(index)};
-  pool_.run(count, grain_for(0.6 * static_cast<double>(layer.qkv.n)),
+                           kv,
+                           config_.rope.head_dim};
+  pool_.run(rows.tokens.size(), grain_for(0.6 * static_cast<double>(layer.qkv.n)),
             [&](std::size_t begin, std::size_t end, std::size_t) {
               qkv_rope_append_cpu(rope, begin, end);
             });
+}
+
+void cpu_backend::attend(const layer_weights& layer, std::size_t index, const forward_rows& rows) {
+  const std::size_t count = rows.tokens.size();
+  const bool latent = config_.latent.rank != 0;
+  const kv_layout kv = kv_of(index);
+  norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
+  show(operation::input_norm, index, act_.normed(), config_.hidden, config_.hidden);
+  multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(),
+           layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(), false);
+  if (latent)
+    latent_.project(pool_, layer, act_.qkv(), count, act_.cos_sin(), rows.places.data(), kv);
+  else
+    append_kv(layer, rows, kv);
+  const float* const q = latent ? latent_.queries() : act_.qkv();
+  const std::size_t q_stride = latent ? config_.heads * config_.head_dim : layer.qkv.n;
   if (observer_ != nullptr) [[unlikely]]
-    show_qkv(index, rows);
+    show_qkv(index, q, q_stride, rows);
   if (!rows.copies.empty())
     pool_.run(config_.kv_heads, 1, [&](std::size_t begin, std::size_t end, std::size_t) {
-      copy_kv_cpu(rope.kv, rows.copies.data(), rows.copies.size(), begin, end);
+      copy_kv_cpu(kv, rows.copies.data(), rows.copies.size(), begin, end);
     });
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-  const attention_args args{act_.qkv(), layer.qkv.n, act_.attended(), q_width,
-                            heads,      scale,       kv_of(index),    rows.sequences.data()};
+  const std::size_t width = config_.attended_width();
+  const attention_args args{q,
+                            q_stride,
+                            latent ? latent_.mixed() : act_.attended(),
+                            config_.heads * kv.value_dim(),
+                            config_.heads,
+                            config_.attention_scale(),
+                            kv,
+                            rows.sequences.data(),
+                            latent_.shares()};
   pool_.run(items_, grain_for(item_ns_), [&](std::size_t begin, std::size_t end, std::size_t) {
     for (std::size_t item = begin; item < end; ++item)
       attention_cpu(args, act_.items()[item]);
   });
-  show(operation::attention, index, act_.attended(), q_width, q_width);
-  multiply(layer.o, pack(act_.attended(), count, q_width), act_.hidden(), nullptr, true);
+  if (latent)
+    latent_.expand(pool_, layer, count, act_.attended());
+  show(operation::attention, index, act_.attended(), width, width);
+  multiply(layer.o, pack(act_.attended(), count, width), act_.hidden(), nullptr, true);
   show(operation::o, index, act_.hidden(), config_.hidden, config_.hidden);
 }
 
@@ -292,15 +299,16 @@ void cpu_backend::feed_forward(const layer_weights& layer, std::size_t index, st
   const std::size_t dim = config_.intermediate;
   norm(act_.hidden(), layer.post_norm.data(), act_.normed(), rows);
   show(operation::post_norm, index, act_.normed(), config_.hidden, config_.hidden);
-  multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
-           false);
-  show(operation::gate_up, index, act_.gate_up(), 2 * dim, 2 * dim);
-  const silu_mul_args args{act_.gate_up(), 2 * dim, act_.gated(), dim, dim};
-  pool_.run(
-    rows, grain_for(0.8 * static_cast<double>(dim)),
-    [&](std::size_t begin, std::size_t end, std::size_t) { silu_mul_cpu(args, begin, end); });
-  show(operation::gated, index, act_.gated(), dim, dim);
-  multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+  if (config_.is_sparse(index)) {
+    experts_.run(pool_, layer, act_.normed(), rows, act_.hidden());
+  } else {
+    multiply(layer.gate_up, pack(act_.normed(), rows, config_.hidden), act_.gate_up(), nullptr,
+             false);
+    show(operation::gate_up, index, act_.gate_up(), 2 * dim, 2 * dim);
+    silu_mul_shared(pool_, act_.gate_up(), act_.gated(), rows, dim);
+    show(operation::gated, index, act_.gated(), dim, dim);
+    multiply(layer.down, pack(act_.gated(), rows, dim), act_.hidden(), nullptr, true);
+  }
   show(operation::down, index, act_.hidden(), config_.hidden, config_.hidden);
 }
 
@@ -323,8 +331,8 @@ void cpu_backend::forward(const forward_rows& rows) {
   const std::size_t count = rows.tokens.size();
   ROLLCAST_CHECK(count <= shape_.rows_max && rows.places.size() == count);
   ROLLCAST_CHECK(rows.logit_rows.size() <= shape_.logit_rows_max);
-  items_ =
-    plan_attention(rows.sequences.data(), rows.sequences.size(), config_.kv_heads, act_.items());
+  items_ = plan_attention(rows.sequences.data(), rows.sequences.size(),
+                          config_.kv_heads * latent_.shares(), act_.items());
   double keys = 0;
   for (const auto& sequence : rows.sequences)
     keys += static_cast<double>(sequence.rows) * (sequence.position + sequence.rows);
@@ -437,8 +445,7 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   shape.block_tokens = options.block_tokens;
   shape.rows_max = options.rows_max;
   shape.logit_rows_max = std::min(options.logit_rows_max, options.rows_max);
-  const kv_layout kv{nullptr, options.block_tokens, config.kv_heads, config.head_dim,
-                     profile.kv_type};
+  const kv_layout kv = kv_layout_of(config, profile.kv_type, options.block_tokens);
   shape.kv_group_bytes = config.layers * kv.group_bytes();
   std::size_t kv_bytes = 0;
   if (__builtin_mul_overflow(config.layers * kv.block_bytes(), options.kv_blocks, &kv_bytes))
@@ -450,8 +457,15 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   auto activations = cpu_activations::make(config, profile.arithmetic, shape, options.threads);
   if (!activations)
     return fail(activations);
+  auto experts = cpu_experts::make(config, profile.arithmetic, options.rows_max);
+  if (!experts)
+    return fail(experts);
+  auto latent = cpu_latent::make(config, profile.arithmetic, options.rows_max);
+  if (!latent)
+    return fail(latent);
   return std::make_unique<cpu_backend>(std::move(weights), profile, options,
-                                       std::move(*activations), std::move(*kv_cache), shape);
+                                       std::move(*activations), std::move(*experts),
+                                       std::move(*latent), std::move(*kv_cache), shape);
 }
 
 } // namespace rollcast

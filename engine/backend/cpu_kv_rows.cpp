@@ -27,9 +27,10 @@ void read_kv_rows(const kernels::kv_layout& kv, std::span<const kernels::row_pla
     const std::size_t lane = slot % kv_group;
     for (std::size_t head = 0; head < kv.kv_heads; ++head) {
       const std::byte* const k_tile = kv.data + kv.k_offset(place.kv_block, slot, head);
-      const std::byte* const tile = keys ? k_tile : k_tile + kv.tile_bytes();
-      for (std::size_t d = 0; d < kv.head_dim; ++d)
-        *out++ = element_at(kv, tile, keys ? d * kv_group + lane : lane * kv.head_dim + d);
+      const bool in_k_tile = keys || kv.latent_dim != 0;
+      const std::byte* const tile = in_k_tile ? k_tile : k_tile + kv.tile_bytes();
+      for (std::size_t d = 0; d < (keys ? kv.head_dim : kv.value_dim()); ++d)
+        *out++ = element_at(kv, tile, in_k_tile ? d * kv_group + lane : lane * kv.head_dim + d);
     }
   }
 }

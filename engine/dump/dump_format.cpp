@@ -107,21 +107,26 @@ std::vector<dump_operation> operations_of(const model_config& config) {
   const auto hidden = width(config.hidden);
   const auto q = width(config.heads * config.head_dim);
   const auto kv = width(config.kv_heads * config.head_dim);
+  const auto v = config.latent.rank != 0 ? width(config.latent.rank) : kv;
   const auto inner = width(config.intermediate);
-  return {{operation::embedding, hidden},
-          {operation::input_norm, hidden},
-          {operation::q, q},
-          {operation::k, kv},
-          {operation::v, kv},
-          {operation::attention, q},
-          {operation::o, hidden},
-          {operation::post_norm, hidden},
-          {operation::gate_up, 2 * inner},
-          {operation::gated, inner},
-          {operation::down, hidden},
-          {operation::final_norm, hidden},
-          {operation::logits, width(config.vocabulary)},
-          {operation::logprob, 1}};
+  std::vector<dump_operation> out{{operation::embedding, hidden},
+                                  {operation::input_norm, hidden},
+                                  {operation::q, q},
+                                  {operation::k, kv},
+                                  {operation::v, v},
+                                  {operation::attention, width(config.attended_width())},
+                                  {operation::o, hidden},
+                                  {operation::post_norm, hidden}};
+  // What is within an FFN with experts has no fixed width: each row has experts of its own.
+  if (config.experts.count == 0) {
+    out.push_back({operation::gate_up, 2 * inner});
+    out.push_back({operation::gated, inner});
+  }
+  out.push_back({operation::down, hidden});
+  out.push_back({operation::final_norm, hidden});
+  out.push_back({operation::logits, width(config.vocabulary)});
+  out.push_back({operation::logprob, 1});
+  return out;
 }
 
 std::vector<dump_block> blocks_of(const dump_header& header, const dump_sequence& sequence) {

@@ -1,6 +1,8 @@
 #include "engine/model/checkpoint.hpp"
 
+#include "engine/model/fp8_blocks.hpp"
 #include "engine/model/json_reader.hpp"
+#include "engine/model/tensor_text.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -88,16 +90,19 @@ result<checkpoint> checkpoint::open(const std::filesystem::path& directory) {
     return fail(errc::io_failed, directory.string() + ": not a directory");
   const auto single = directory / "model.safetensors";
   const auto index = directory / "model.safetensors.index.json";
-  if (is_there(single)) {
-    if (const auto added = out.add_file(single); !added)
-      return fail(added);
-    return out;
-  }
-  if (is_there(index)) {
-    if (const auto added = out.add_indexed(index); !added)
-      return fail(added);
-    return out;
-  }
+  const auto added = is_there(single)  ? out.add_file(single)
+                     : is_there(index) ? out.add_indexed(index)
+                                       : out.add_all();
+  if (!added)
+    return fail(added);
+  out.pair_scales();
+  return out;
+}
+
+/// Every *.safetensors of the directory.
+result<void> checkpoint::add_all() {
+  const auto& directory = directory_;
+  std::error_code failed;
   std::set<std::filesystem::path> found; // In name order, so that errors do not depend on the disk.
   // Not a range-for: its increment throws.
   for (std::filesystem::directory_iterator at(directory, failed), end; !failed && at != end;
@@ -113,10 +118,10 @@ result<checkpoint> checkpoint::open(const std::filesystem::path& directory) {
                                           "model.safetensors.index.json with its shards, or other "
                                           "*.safetensors");
   for (const auto& path : found) {
-    if (const auto added = out.add_file(path); !added)
-      return fail(added);
+    if (const auto added = add_file(path); !added)
+      return added;
   }
-  return out;
+  return {};
 }
 
 result<void> checkpoint::add_file(const std::filesystem::path& path) {
@@ -189,30 +194,81 @@ std::string checkpoint::origin(std::string_view name) const {
   return (at == tensors_.end() ? directory_ : files_[at->second.file].path()).string();
 }
 
-result<tensor_view> checkpoint::tensor(std::string_view name) const {
+/// Takes the scales of FP8 tensors out of the names: each is part of its tensor.
+void checkpoint::pair_scales() {
+  constexpr std::string_view ending = "_scale_inv";
+  for (auto at = tensors_.begin(); at != tensors_.end();) {
+    const std::string_view name = at->first;
+    const auto of = name.ends_with(ending)
+                      ? tensors_.find(name.substr(0, name.size() - ending.size()))
+                      : tensors_.end();
+    if (of == tensors_.end() || of->second.entry.dtype != "F8_E4M3") {
+      ++at;
+      continue;
+    }
+    scales_.emplace(of->first, std::move(at->second));
+    at = tensors_.erase(at);
+  }
+}
+
+result<kernels::dtype> checkpoint::type_of(std::string_view name) const {
   const auto at = tensors_.find(name);
   if (at == tensors_.end())
     return fail(errc::bad_checkpoint,
                 directory_.string() + ": tensor " + printable(name) + " is missing");
-  const auto& entry = at->second.entry;
+  const std::string& spelled = at->second.entry.dtype;
+  if (spelled == "BF16" || scales_.contains(name))
+    return kernels::dtype::bf16;
+  if (spelled == "F16")
+    return kernels::dtype::f16;
+  if (spelled == "F32")
+    return kernels::dtype::f32;
+  return fail(errc::bad_checkpoint,
+              origin(name) + ": tensor " + printable(name) + " has dtype " + printable(spelled, 20)
+                + "; accepted: BF16, F16, F32"
+                + (spelled == "F8_E4M3" ? ", and F8_E4M3 beside its weight_scale_inv" : ""));
+}
+
+result<std::span<const std::byte>> checkpoint::widened(const std::string& name,
+                                                       const placed_tensor& placed) const {
+  const auto& scale = scales_.find(name)->second;
+  const auto& shape = placed.entry.shape;
+  const auto blocks = [](std::size_t extent) { return (extent + fp8_block - 1) / fp8_block; };
+  if (shape.size() != 2 || scale.entry.dtype != "F32"
+      || scale.entry.shape != std::vector{blocks(shape[0]), blocks(shape[1])})
+    return fail(errc::bad_checkpoint,
+                origin(name) + ": tensor " + printable(name) + " is FP8 of " + shown(shape)
+                  + ", its weight_scale_inv is " + printable(scale.entry.dtype, 20) + " of "
+                  + shown(scale.entry.shape) + "; needed: F32, one for each 128 x 128 elements");
+  const std::scoped_lock lock{widened_->mutex};
+  const auto [at, fresh] = widened_->made.try_emplace(name);
+  if (fresh)
+    at->second = widen_fp8_blocks(bytes_of(placed), shape[0], shape[1], bytes_of(scale));
+  return std::span<const std::byte>{at->second};
+}
+
+result<tensor_view> checkpoint::tensor(std::string_view name) const {
+  const auto type = type_of(name);
+  if (!type)
+    return fail(type);
+  const auto& [key, placed] = *tensors_.find(name);
   tensor_view out;
   out.name = name;
-  out.shape = entry.shape;
-  out.bytes = files_[at->second.file].bytes().subspan(entry.begin, entry.end - entry.begin);
-  if (entry.dtype == "BF16")
-    out.type = kernels::dtype::bf16;
-  else if (entry.dtype == "F16")
-    out.type = kernels::dtype::f16;
-  else if (entry.dtype == "F32")
-    out.type = kernels::dtype::f32;
-  else
-    return fail(errc::bad_checkpoint, origin(name) + ": tensor " + printable(name) + " has dtype "
-                                        + printable(entry.dtype, 20)
-                                        + "; accepted: BF16, F16, F32");
+  out.shape = placed.entry.shape;
+  out.type = *type;
+  out.bytes = bytes_of(placed);
+  if (scales_.contains(name)) {
+    const auto wide = widened(key, placed);
+    if (!wide)
+      return fail(wide);
+    out.bytes = *wide;
+  }
   return out;
 }
 
 void checkpoint::release(const tensor_view& tensor) const noexcept {
+  if (scales_.contains(tensor.name))
+    return; // not a part of a file
   // Whole pages inside of the tensor only; its neighbours may still be needed.
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());

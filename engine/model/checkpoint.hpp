@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -56,6 +58,10 @@ parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
 ///
 /// The files must not be shortened while this object lives: reading past the new end of a mapped
 /// file ends the process. `model_weights` keeps no checkpoint once it has loaded.
+///
+/// A tensor of F8_E4M3 with its `NAME_scale_inv` is one tensor here, of BF16, widened when it is
+/// first asked for and then held: everything behind this class sees the checkpoint that DeepSeek's
+/// converter would have written. While such a checkpoint is open, it takes two bytes a weight.
 class checkpoint final : public tensor_source {
 public:
   /// Opens `model.safetensors` if it is there; else the shards that `model.safetensors.index.json`
@@ -68,6 +74,9 @@ public:
   std::vector<std::string_view> names() const override;
   bool contains(std::string_view name) const override { return tensors_.contains(name); }
   result<tensor_view> tensor(std::string_view name) const override;
+
+  /// The type that `tensor` would give, without its bytes. Fails as it does.
+  result<kernels::dtype> type_of(std::string_view name) const;
 
   /// The file that holds a tensor; the directory if none does.
   std::string origin(std::string_view name) const override;
@@ -83,10 +92,26 @@ private:
 
   result<void> add_file(const std::filesystem::path& path);
   result<void> add_indexed(const std::filesystem::path& index);
+  result<void> add_all();
+  void pair_scales();
+  std::span<const std::byte> bytes_of(const placed_tensor& placed) const {
+    return files_[placed.file].bytes().subspan(placed.entry.begin,
+                                               placed.entry.end - placed.entry.begin);
+  }
+  result<std::span<const std::byte>> widened(const std::string& name,
+                                             const placed_tensor& placed) const;
+
+  /// BF16 bytes by name, made once each.
+  struct widened_tensors {
+    std::mutex mutex;
+    std::map<std::string, std::vector<std::byte>> made; ///< Guarded by `mutex`.
+  };
 
   std::filesystem::path directory_;
   std::vector<mapped_file> files_;
   std::map<std::string, placed_tensor, std::less<>> tensors_;
+  std::map<std::string, placed_tensor, std::less<>> scales_; ///< By the tensor they belong to.
+  std::unique_ptr<widened_tensors> widened_ = std::make_unique<widened_tensors>();
 };
 
 } // namespace rollcast

@@ -1,5 +1,7 @@
 #include "engine/model/config.hpp"
 
+#include "engine/model/config_experts.hpp"
+#include "engine/model/config_latent.hpp"
 #include "engine/model/config_reader.hpp"
 #include "engine/model/json_reader.hpp"
 
@@ -32,11 +34,14 @@ struct family_row {
   std::string_view class_name;
 };
 
-constexpr std::array<family_row, 4> families{{
+constexpr std::array<family_row, 7> families{{
   {architecture::qwen3, "qwen3", "Qwen3ForCausalLM"},
   {architecture::qwen2, "qwen2", "Qwen2ForCausalLM"},
   {architecture::llama, "llama", "LlamaForCausalLM"},
   {architecture::mimo, "mimo", "MiMoForCausalLM"},
+  {architecture::qwen3_moe, "qwen3_moe", "Qwen3MoeForCausalLM"},
+  {architecture::glm4_moe, "glm4_moe", "Glm4MoeForCausalLM"},
+  {architecture::deepseek_v3, "deepseek_v3", "DeepseekV3ForCausalLM"},
 }};
 
 const family_row& row_of(architecture family) noexcept {
@@ -44,11 +49,12 @@ const family_row& row_of(architecture family) noexcept {
 }
 
 architecture read_family(config_reader& in) {
-  constexpr std::string_view accepted =
-    "accepted: one of Qwen3ForCausalLM, Qwen2ForCausalLM, LlamaForCausalLM, MiMoForCausalLM";
+  std::string accepted = "accepted: one of ";
+  for (const auto& row : families)
+    accepted += std::string(&row == families.data() ? "" : ", ") + std::string(row.class_name);
   const auto* value = in.find("architectures");
   if (value == nullptr) {
-    in.refuse("key \"architectures\" is missing; " + std::string(accepted));
+    in.refuse("key \"architectures\" is missing; " + accepted);
     return {};
   }
   if (value->is_array() && value->size() == 1 && value->front().is_string()) {
@@ -60,6 +66,17 @@ architecture read_family(config_reader& in) {
   }
   in.refuse("architectures", accepted);
   return {};
+}
+
+/// What some families always have, and GLM's files tell.
+void read_variant(config_reader& in, model_config& config) {
+  const auto is = [&](architecture family) { return config.family == family; };
+  config.attention_bias = is(architecture::qwen2) || is(architecture::mimo);
+  config.qk_norm = is(architecture::qwen3) || is(architecture::qwen3_moe);
+  if (is(architecture::glm4_moe)) {
+    config.attention_bias = in.flag("attention_bias");
+    config.qk_norm = in.flag("use_qk_norm");
+  }
 }
 
 void read_shape(config_reader& in, model_config& config) {
@@ -74,6 +91,8 @@ void read_shape(config_reader& in, model_config& config) {
   config.vocabulary = in.count("vocab_size", vocabulary_max);
   config.max_positions = in.count("max_position_embeddings", positions_max);
   config.rms_eps = static_cast<float>(in.real("rms_norm_eps", 1e-30, 0.1));
+  if (config.family == architecture::deepseek_v3)
+    return read_latent(in, config);
   if (config.heads % config.kv_heads != 0)
     in.refuse("num_key_value_heads",
               "it must divide num_attention_heads = " + std::to_string(config.heads));
@@ -93,7 +112,11 @@ void read_shape(config_reader& in, model_config& config) {
 
 // -- rotary frequencies -------------------------------------------------------
 
-void refuse_unknown_rope_keys(config_reader& rope, const nlohmann::json& object) {
+constexpr std::string_view rope_types(bool yarn) noexcept {
+  return yarn ? "default, linear, llama3, yarn" : "default, linear, llama3";
+}
+
+void refuse_unknown_rope_keys(config_reader& rope, const nlohmann::json& object, bool yarn) {
   constexpr std::array<std::string_view, 8> known{"rope_type",
                                                   "type",
                                                   "rope_theta",
@@ -102,14 +125,21 @@ void refuse_unknown_rope_keys(config_reader& rope, const nlohmann::json& object)
                                                   "high_freq_factor",
                                                   "partial_rotary_factor",
                                                   "original_max_position_embeddings"};
+  constexpr std::array<std::string_view, 4> of_yarn{"beta_fast", "beta_slow", "mscale",
+                                                    "mscale_all_dim"};
+  const auto among = [](const auto& list, std::string_view key) {
+    return std::find(list.begin(), list.end(), key) != list.end();
+  };
   for (const auto& [key, value] : object.items()) {
-    if (std::find(known.begin(), known.end(), key) == known.end() && !value.is_null())
-      rope.refuse(printable(key, 40), "this key is not supported; accepted rope types: default, "
-                                      "linear, llama3");
+    if (!among(known, key) && !(yarn && among(of_yarn, key)) && !value.is_null())
+      rope.refuse(printable(key, 40), "this key is not supported; accepted rope types: "
+                                        + std::string(rope_types(yarn)));
   }
 }
 
-void read_scaling(config_reader& rope, config_reader& in, kernels::rope_params& out) {
+void read_scaling(config_reader& rope, config_reader& in, model_config& config) {
+  auto& out = config.rope;
+  const bool yarn = config.family == architecture::deepseek_v3;
   using kernels::rope_scaling;
   if (rope.has("rope_type") && rope.has("type") && *rope.find("rope_type") != *rope.find("type"))
     rope.refuse("type", "it contradicts rope_type");
@@ -131,14 +161,36 @@ void read_scaling(config_reader& rope, config_reader& in, kernels::rope_params& 
       static_cast<double>(holder.count("original_max_position_embeddings", positions_max));
     if (out.low_freq_factor >= out.high_freq_factor)
       rope.refuse("low_freq_factor", "it must be less than high_freq_factor");
+  } else if (type == "yarn" && yarn) {
+    read_yarn(rope, config);
   } else {
-    rope.refuse(key, "accepted: default, linear, llama3");
+    rope.refuse(key, "accepted: " + std::string(rope_types(yarn)));
+  }
+}
+
+/// GLM rotates the first dimensions of a head only; every other family all of them.
+void read_partial_rotation(config_reader& rope, config_reader& in, model_config& config) {
+  constexpr std::string_view key = "partial_rotary_factor";
+  if (config.family == architecture::glm4_moe) {
+    auto& holder = rope.has(key) ? rope : in;
+    const double factor = holder.real(key, 0.0, 1.0);
+    // The least bit more, so that a factor like 1/3 gives back the whole number that it came from.
+    config.rope.head_dim =
+      static_cast<std::size_t>(static_cast<double>(config.head_dim) * factor + 1e-9);
+    if (config.rope.head_dim == 0 || config.rope.head_dim % 16 != 0)
+      holder.refuse(key, "accepted: a share of head_dim = " + std::to_string(config.head_dim)
+                           + " that is a multiple of 16");
+    return;
+  }
+  for (auto* holder : {&rope, &in}) {
+    if (holder->has(key) && holder->real(key, 0.0, 1.0) != 1.0)
+      holder->refuse(key, "accepted: 1, every dimension of a head is rotated");
   }
 }
 
 void read_rope(config_reader& in, model_config& config) {
   auto& out = config.rope;
-  out.head_dim = config.head_dim;
+  out.head_dim = config.latent.rank != 0 ? config.latent.rope : config.head_dim;
   static const nlohmann::json nothing = nlohmann::json::object();
   const nlohmann::json* object = &nothing;
   std::string name = "rope_scaling";
@@ -153,17 +205,13 @@ void read_rope(config_reader& in, model_config& config) {
     name = key;
   }
   config_reader rope(*object, in.where() + ": " + name);
-  refuse_unknown_rope_keys(rope, *object);
+  refuse_unknown_rope_keys(rope, *object, config.family == architecture::deepseek_v3);
   const bool nested = rope.has("rope_theta");
   if (nested && in.has("rope_theta") && *rope.find("rope_theta") != *in.find("rope_theta"))
     rope.refuse("rope_theta", "it contradicts the rope_theta outside");
   out.theta = (nested ? rope : in).real("rope_theta", 1.0, 1e12);
-  for (auto* holder : {&rope, &in}) {
-    if (holder->has("partial_rotary_factor")
-        && holder->real("partial_rotary_factor", 0.0, 1.0) != 1.0)
-      holder->refuse("partial_rotary_factor", "accepted: 1, every dimension of a head is rotated");
-  }
-  read_scaling(rope, in, out);
+  read_partial_rotation(rope, in, config);
+  read_scaling(rope, in, config);
   if (!rope.ok())
     in.refuse_as(rope.failure());
 }
@@ -203,8 +251,9 @@ void refuse_unsupported(config_reader& in, const model_config& config) {
               config.attention_bias
                 ? "this architecture has biases on q, k and v; accepted: true or absent"
                 : "accepted: false; a bias on the attention output is not supported");
+  const bool fp8 = config.family == architecture::deepseek_v3 && has_fp8_blocks(in);
   for (const auto* key : {"quantization_config", "compression_config"}) {
-    if (in.has(key))
+    if (in.has(key) && !fp8)
       in.refuse(key, "quantised checkpoints are not supported; give a bf16, f16 or f32 one");
   }
   refuse_sliding_window(in, config);
@@ -253,14 +302,14 @@ result<model_config> load_config(const std::filesystem::path& directory) {
   model_config config;
   config_reader in(*json, file.string());
   config.family = read_family(in);
-  config.attention_bias =
-    config.family == architecture::qwen2 || config.family == architecture::mimo;
-  config.qk_norm = config.family == architecture::qwen3;
+  read_variant(in, config);
   read_shape(in, config);
+  read_experts(in, config);
   read_rope(in, config);
   config.tie_embeddings = in.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(in);
-  if (config.family == architecture::mimo)
+  if (config.family == architecture::mimo || config.family == architecture::glm4_moe
+      || config.family == architecture::deepseek_v3)
     config.mtp_layers = in.count_or("num_nextn_predict_layers", 0, 0, mtp_layers_max);
   refuse_unsupported(in, config);
   read_eos(in, config);
@@ -312,6 +361,13 @@ std::string to_config_json(const model_config& config) {
   out["torch_dtype"] = config.dtype;
   if (config.mtp_layers != 0)
     out["num_nextn_predict_layers"] = config.mtp_layers;
+  if (config.family == architecture::glm4_moe) {
+    out["use_qk_norm"] = config.qk_norm;
+    out["partial_rotary_factor"] =
+      static_cast<double>(config.rope.head_dim) / static_cast<double>(config.head_dim);
+  }
+  write_latent(config, out);
+  write_experts(config, out);
   return out.dump(2) + "\n";
 }
 

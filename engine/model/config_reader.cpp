@@ -87,6 +87,10 @@ double config_reader::real(std::string_view key, double least, double most) {
   return least;
 }
 
+bool config_reader::flag(std::string_view key) {
+  return required(key, "true or false") != nullptr && flag_or(key, false);
+}
+
 bool config_reader::flag_or(std::string_view key, bool otherwise) {
   if (!has(key))
     return otherwise;

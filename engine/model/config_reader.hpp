@@ -28,6 +28,8 @@ public:
                        std::size_t most);
   /// A required finite number in [least, most].
   double real(std::string_view key, double least, double most);
+  /// A required true or false.
+  bool flag(std::string_view key);
   bool flag_or(std::string_view key, bool otherwise);
   std::string text_or(std::string_view key, std::string otherwise);
 

@@ -2,6 +2,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/model/config.hpp"
+#include "kernels/kv_layout.hpp"
 #include "kernels/types.hpp"
 
 #include <cstddef>
@@ -23,6 +24,10 @@ struct weight_footprint {
 result<weight_footprint>
 weight_footprint_of(const model_config& config, kernels::arithmetic how,
                     const std::function<result<kernels::dtype>(const std::string&)>& type_of);
+
+/// How one layer of the model's KV cache lies in memory; `data` is null.
+kernels::kv_layout kv_layout_of(const model_config& config, kernels::dtype kv_type,
+                                std::uint32_t block_tokens) noexcept;
 
 /// Bytes of one KV block over all layers. @param block_tokens  A multiple of `kernels::kv_group`.
 std::uint64_t kv_block_bytes(const model_config& config, kernels::dtype kv_type,

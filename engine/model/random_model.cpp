@@ -37,19 +37,27 @@ std::size_t elements_of(const named_shape& tensor) {
   return out;
 }
 
-/// MiMo's MTP layer is a decoder layer and four tensors more.
+/// An MTP layer is a decoder layer like the last one, and some tensors more.
 void add_mtp_layers(const model_config& config, std::vector<named_shape>& out) {
-  constexpr std::string_view first = "model.layers.0.";
+  const bool mimo = config.family == architecture::mimo;
+  const std::string last = "model.layers." + std::to_string(config.layers - 1) + ".";
   const auto base = plan_tensors(config);
   for (std::size_t layer = 0; layer < config.mtp_layers; ++layer) {
-    const std::string prefix = "model.mtp_layers." + std::to_string(layer) + ".";
+    const std::string prefix = mimo ? "model.mtp_layers." + std::to_string(layer) + "."
+                                    : "model.layers." + std::to_string(config.layers + layer) + ".";
     for (const auto& tensor : base) {
-      if (tensor.name.starts_with(first))
-        out.push_back({prefix + tensor.name.substr(first.size()), tensor.shape});
+      if (tensor.name.starts_with(last))
+        out.push_back({prefix + tensor.name.substr(last.size()), tensor.shape});
     }
-    for (const auto* norm : {"token_layernorm", "hidden_layernorm", "final_layernorm"})
+    const auto norms = mimo ? std::array{"token_layernorm", "hidden_layernorm", "final_layernorm"}
+                            : std::array{"enorm", "hnorm", "shared_head.norm"};
+    for (const auto* norm : norms)
       out.push_back({prefix + norm + ".weight", {config.hidden}});
-    out.push_back({prefix + "input_proj.weight", {config.hidden, 2 * config.hidden}});
+    out.push_back({prefix + (mimo ? "input_proj.weight" : "eh_proj.weight"),
+                   {config.hidden, 2 * config.hidden}});
+    if (!mimo)
+      for (const auto* shared : {"embed_tokens", "shared_head.head"})
+        out.push_back({prefix + shared + ".weight", {config.vocabulary, config.hidden}});
   }
 }
 

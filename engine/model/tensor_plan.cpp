@@ -6,32 +6,91 @@ namespace rollcast {
 
 namespace {
 
+/// The FFN of one layer: one for all tokens, or a router and its experts.
+void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".mlp.";
+  const std::size_t hidden = config.hidden;
+  const auto add = [&](const std::string& name, std::size_t rows, std::size_t columns,
+                       tensor_role role, std::size_t expert = 0) {
+    out.push_back({prefix + name + ".weight", {rows, columns}, role, layer, expert});
+  };
+  if (!config.is_sparse(layer)) {
+    add("gate_proj", config.intermediate, hidden, tensor_role::gate);
+    add("up_proj", config.intermediate, hidden, tensor_role::up);
+    add("down_proj", hidden, config.intermediate, tensor_role::down);
+    return;
+  }
+  const std::size_t inner = config.experts.intermediate;
+  add("gate", config.experts.count, hidden, tensor_role::router);
+  if (config.experts.choice_bias)
+    out.push_back({prefix + "gate.e_score_correction_bias",
+                   {config.experts.count},
+                   tensor_role::choice_bias,
+                   layer,
+                   0});
+  if (const std::size_t shared = config.experts.shared * inner; shared != 0) {
+    add("shared_experts.gate_proj", shared, hidden, tensor_role::shared_gate);
+    add("shared_experts.up_proj", shared, hidden, tensor_role::shared_up);
+    add("shared_experts.down_proj", hidden, shared, tensor_role::shared_down);
+  }
+  for (std::size_t e = 0; e < config.experts.count; ++e) {
+    const std::string expert = "experts." + std::to_string(e) + ".";
+    add(expert + "gate_proj", inner, hidden, tensor_role::expert_gate, e);
+    add(expert + "up_proj", inner, hidden, tensor_role::expert_up, e);
+    add(expert + "down_proj", hidden, inner, tensor_role::expert_down, e);
+  }
+}
+
+/// Attention's projections and norms, from the hidden state to it.
+void plan_attention(const model_config& config, std::size_t layer,
+                    std::vector<planned_tensor>& out) {
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+  const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
+    out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
+  };
+  const std::size_t hidden = config.hidden;
+  if (const auto& latent = config.latent; latent.rank != 0) {
+    const std::size_t q = config.heads * (latent.nope + latent.rope);
+    if (latent.q_rank != 0) {
+      add("q_a_proj.weight", {latent.q_rank, hidden}, tensor_role::q_a);
+      add("q_a_layernorm.weight", {latent.q_rank}, tensor_role::q_a_norm);
+      add("q_b_proj.weight", {q, latent.q_rank}, tensor_role::q_b);
+    } else {
+      add("q_proj.weight", {q, hidden}, tensor_role::q);
+    }
+    add("kv_a_proj_with_mqa.weight", {latent.rank + latent.rope, hidden}, tensor_role::kv_a);
+    add("kv_a_layernorm.weight", {latent.rank}, tensor_role::kv_a_norm);
+    add("kv_b_proj.weight", {config.heads * (latent.nope + latent.value), latent.rank},
+        tensor_role::kv_b);
+    return;
+  }
+  const std::size_t q = config.heads * config.head_dim;
+  const std::size_t kv = config.kv_heads * config.head_dim;
+  add("q_proj.weight", {q, hidden}, tensor_role::q);
+  add("k_proj.weight", {kv, hidden}, tensor_role::k);
+  add("v_proj.weight", {kv, hidden}, tensor_role::v);
+  if (config.attention_bias) {
+    add("q_proj.bias", {q}, tensor_role::q_bias);
+    add("k_proj.bias", {kv}, tensor_role::k_bias);
+    add("v_proj.bias", {kv}, tensor_role::v_bias);
+  }
+  if (config.qk_norm) {
+    add("q_norm.weight", {config.head_dim}, tensor_role::q_norm);
+    add("k_norm.weight", {config.head_dim}, tensor_role::k_norm);
+  }
+}
+
 void plan_layer(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".";
   const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
-    out.push_back({prefix + std::string(name), std::move(shape), role, layer});
+    out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
   };
   const std::size_t hidden = config.hidden;
-  const std::size_t q = config.heads * config.head_dim;
-  const std::size_t kv = config.kv_heads * config.head_dim;
   add("input_layernorm.weight", {hidden}, tensor_role::input_norm);
-  add("self_attn.q_proj.weight", {q, hidden}, tensor_role::q);
-  add("self_attn.k_proj.weight", {kv, hidden}, tensor_role::k);
-  add("self_attn.v_proj.weight", {kv, hidden}, tensor_role::v);
-  if (config.attention_bias) {
-    add("self_attn.q_proj.bias", {q}, tensor_role::q_bias);
-    add("self_attn.k_proj.bias", {kv}, tensor_role::k_bias);
-    add("self_attn.v_proj.bias", {kv}, tensor_role::v_bias);
-  }
-  if (config.qk_norm) {
-    add("self_attn.q_norm.weight", {config.head_dim}, tensor_role::q_norm);
-    add("self_attn.k_norm.weight", {config.head_dim}, tensor_role::k_norm);
-  }
-  add("self_attn.o_proj.weight", {hidden, q}, tensor_role::o);
+  plan_attention(config, layer, out);
+  add("self_attn.o_proj.weight", {hidden, config.attended_width()}, tensor_role::o);
   add("post_attention_layernorm.weight", {hidden}, tensor_role::post_norm);
-  add("mlp.gate_proj.weight", {config.intermediate, hidden}, tensor_role::gate);
-  add("mlp.up_proj.weight", {config.intermediate, hidden}, tensor_role::up);
-  add("mlp.down_proj.weight", {hidden, config.intermediate}, tensor_role::down);
+  plan_ffn(config, layer, out);
 }
 
 } // namespace
@@ -40,12 +99,12 @@ std::vector<planned_tensor> plan_tensors(const model_config& config) {
   const std::size_t hidden = config.hidden;
   std::vector<planned_tensor> out;
   out.push_back(
-    {"model.embed_tokens.weight", {config.vocabulary, hidden}, tensor_role::embedding, 0});
+    {"model.embed_tokens.weight", {config.vocabulary, hidden}, tensor_role::embedding, 0, 0});
   for (std::size_t layer = 0; layer < config.layers; ++layer)
     plan_layer(config, layer, out);
-  out.push_back({"model.norm.weight", {hidden}, tensor_role::final_norm, 0});
+  out.push_back({"model.norm.weight", {hidden}, tensor_role::final_norm, 0, 0});
   if (!config.tie_embeddings)
-    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0});
+    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0, 0});
   return out;
 }
 
@@ -54,7 +113,12 @@ bool is_known_extra(const model_config& config, std::string_view name) {
     return true;
   if (config.tie_embeddings && name == "lm_head.weight")
     return true;
-  return config.family == architecture::mimo && name.starts_with("model.mtp_layers.");
+  if (config.family == architecture::mimo)
+    return name.starts_with("model.mtp_layers.");
+  for (std::size_t i = 0; i < config.mtp_layers; ++i)
+    if (name.starts_with("model.layers." + std::to_string(config.layers + i) + "."))
+      return true;
+  return false;
 }
 
 } // namespace rollcast

@@ -29,13 +29,28 @@ enum class tensor_role : std::uint8_t {
   q_bias,
   k_bias,
   v_bias,
+  q_a,
+  q_a_norm,
+  q_b,
+  kv_a,
+  kv_a_norm,
+  kv_b,
+  router,
+  choice_bias,
+  shared_gate,
+  shared_up,
+  shared_down,
+  expert_gate,
+  expert_up,
+  expert_down,
 };
 
 struct planned_tensor {
   std::string name;
   std::vector<std::size_t> shape; ///< Linear weights are [out, in].
   tensor_role role;
-  std::size_t layer = 0; ///< Meaningless for embedding, final_norm and lm_head.
+  std::size_t layer = 0;  ///< Meaningless for embedding, final_norm and lm_head.
+  std::size_t expert = 0; ///< Of the layer, for the tensors of an expert.
 };
 
 /// Every tensor that a model of this shape needs, under its Hugging Face name, layer by layer. The
@@ -44,7 +59,7 @@ std::vector<planned_tensor> plan_tensors(const model_config& config);
 
 /// True for tensors that published checkpoints hold and the engine does not need: the
 /// `rotary_emb.inv_freq` buffers of old files, `lm_head.weight` when the embedding is the head, and
-/// MiMo's `model.mtp_layers.*`.
+/// MTP layers: MiMo's `model.mtp_layers.*`, or those behind the last layer.
 bool is_known_extra(const model_config& config, std::string_view name);
 
 } // namespace rollcast

@@ -76,6 +76,9 @@ public:
     out_.config_ = config;
     out_.arithmetic_ = how;
     out_.layers_.resize(config.layers);
+    for (std::size_t i = 0; i < config.layers; ++i)
+      if (config.is_sparse(i))
+        out_.layers_[i].experts.resize(config.experts.count);
   }
 
   result<std::shared_ptr<const model_weights>> load();
@@ -88,6 +91,8 @@ private:
     std::vector<std::size_t> parts;       ///< In `plan_`.
   };
 
+  using matrix_place = std::pair<kernels::packed_matrix*, std::size_t>; ///< And where it begins.
+
   template <class Weights>
   static auto& vector_of(Weights& weights, const planned_tensor& tensor);
   template <class Weights>
@@ -98,6 +103,8 @@ private:
   result<void> load_vectors();
   void collect_matrices();
   result<void> lay_out_arena();
+  void place_halves(std::size_t layer, std::size_t& total, std::vector<matrix_place>& places);
+  result<void> load_halves(std::size_t part);
   result<void> load_embedding();
   result<void> load_tied_head();
   result<void> load_matrix(const fused_matrix& matrix);
@@ -208,6 +215,9 @@ auto& weight_loader::vector_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::post_norm: return layer.post_norm;
     case tensor_role::q_norm: return layer.q_norm;
     case tensor_role::k_norm: return layer.k_norm;
+    case tensor_role::choice_bias: return layer.choice_bias;
+    case tensor_role::q_a_norm: return layer.q_a_norm;
+    case tensor_role::kv_a_norm: return layer.kv_a_norm;
     default: return layer.qkv_bias; // The plan lists q, k and v in this order.
   }
 }
@@ -242,12 +252,23 @@ auto* weight_loader::matrix_of(Weights& weights, const planned_tensor& tensor) {
   auto& layer = weights.layers_[tensor.layer];
   switch (tensor.role) {
     case tensor_role::q:
+    case tensor_role::q_a:
+    case tensor_role::kv_a:
     case tensor_role::k:
     case tensor_role::v: return &layer.qkv;
     case tensor_role::o: return &layer.o;
     case tensor_role::gate:
     case tensor_role::up: return &layer.gate_up;
     case tensor_role::down: return &layer.down;
+    case tensor_role::q_b: return &layer.q_b;
+    case tensor_role::kv_b: return &layer.absorb; // and `expand`
+    case tensor_role::router: return &layer.router;
+    case tensor_role::shared_gate:
+    case tensor_role::shared_up: return &layer.shared_gate_up;
+    case tensor_role::shared_down: return &layer.shared_down;
+    case tensor_role::expert_gate:
+    case tensor_role::expert_up: return &layer.experts[tensor.expert].gate_up;
+    case tensor_role::expert_down: return &layer.experts[tensor.expert].down;
     case tensor_role::lm_head: return &weights.lm_head_;
     default: return decltype(&layer.qkv){nullptr};
   }
@@ -266,17 +287,34 @@ void weight_loader::collect_matrices() {
   }
 }
 
+/// The projection from the latent becomes two matrices of another shape: `absorb`, which was placed
+/// last and as it is stored, and `expand` behind it.
+void weight_loader::place_halves(std::size_t layer, std::size_t& total,
+                                 std::vector<matrix_place>& places) {
+  const auto& latent = out_.config_.latent;
+  const std::size_t heads = out_.config_.heads;
+  auto& absorb = out_.layers_[layer].absorb;
+  auto& expand = out_.layers_[layer].expand;
+  absorb.n = heads * latent.rank;
+  absorb.k = latent.nope;
+  expand = {nullptr, heads * latent.value, latent.rank, absorb.type};
+  total = places.back().second + kernels::packed_bytes(absorb.type, absorb.n, absorb.k);
+  places.emplace_back(&expand, total);
+  total += kernels::packed_bytes(expand.type, expand.n, expand.k);
+}
+
 /// Gives every matrix its shape, its type and its place, and the embedding its place.
 result<void> weight_loader::lay_out_arena() {
   const auto packed_type = [&](const std::vector<std::size_t>& parts) {
     const bool exact = std::all_of(parts.begin(), parts.end(), [&](std::size_t i) {
       return infos_[i].type == kernels::dtype::bf16;
     });
-    return exact || out_.arithmetic_ == kernels::arithmetic::bf16 ? kernels::dtype::bf16
-                                                                  : kernels::dtype::f32;
+    const bool rounded = out_.arithmetic_ == kernels::arithmetic::bf16
+                         && plan_[parts.front()].role != tensor_role::router;
+    return exact || rounded ? kernels::dtype::bf16 : kernels::dtype::f32;
   };
   std::size_t total = 0;
-  std::vector<std::pair<kernels::packed_matrix*, std::size_t>> places;
+  std::vector<matrix_place> places;
   const auto place = [&](kernels::packed_matrix* matrix, const std::vector<std::size_t>& parts) {
     matrix->k = infos_[parts.front()].shape[1];
     matrix->n = 0;
@@ -286,8 +324,11 @@ result<void> weight_loader::lay_out_arena() {
     places.emplace_back(matrix, total);
     total += kernels::packed_bytes(matrix->type, matrix->n, matrix->k);
   };
-  for (const auto& matrix : matrices_)
+  for (const auto& matrix : matrices_) {
     place(matrix.target, matrix.parts);
+    if (plan_[matrix.parts.front()].role == tensor_role::kv_b)
+      place_halves(plan_[matrix.parts.front()].layer, total, places);
+  }
   if (out_.config_.tie_embeddings)
     place(&out_.lm_head_, {0});
   const std::size_t embedding_at = total;
@@ -357,9 +398,45 @@ result<void> weight_loader::load_tied_head() {
   return {};
 }
 
+/// Cuts a projection from the latent ([heads * (nope + value), rank]) into its heads' halves.
+result<void> weight_loader::load_halves(std::size_t part) {
+  const auto& latent = out_.config_.latent;
+  const std::size_t layer = plan_[part].layer;
+  const auto& absorb = out_.layers_[layer].absorb;
+  const auto& expand = out_.layers_[layer].expand;
+  if (!views_[part]) {
+    copy_packed(base_->layers_[layer].absorb, absorb);
+    copy_packed(base_->layers_[layer].expand, expand);
+    return {};
+  }
+  const auto& view = *views_[part];
+  if (auto finite = check_values(view, 0, view.shape[0] * view.shape[1]); !finite)
+    return finite;
+  infos_[part].hash = hash_of_tensor(view);
+  const std::size_t size = kernels::size_of(view.type);
+  std::vector<std::byte> turned(latent.rank * latent.nope * size);
+  for (std::size_t head = 0; head < out_.config_.heads; ++head) {
+    const std::byte* const from =
+      view.bytes.data() + head * (latent.nope + latent.value) * latent.rank * size;
+    for (std::size_t i = 0; i < latent.nope; ++i)
+      for (std::size_t c = 0; c < latent.rank; ++c)
+        std::memcpy(&turned[(c * latent.nope + i) * size], from + (i * latent.rank + c) * size,
+                    size);
+    kernels::pack_weights(turned.data(), view.type, latent.rank, latent.nope, head * latent.rank,
+                          place_of(absorb), absorb.type, absorb.n);
+    kernels::pack_weights(from + latent.nope * latent.rank * size, view.type, latent.value,
+                          latent.rank, head * latent.value, place_of(expand), expand.type,
+                          expand.n);
+  }
+  source_.release(view);
+  return {};
+}
+
 result<void> weight_loader::load_matrix(const fused_matrix& matrix) {
   if (auto wanted = still_wanted(); !wanted)
     return wanted;
+  if (plan_[matrix.parts.front()].role == tensor_role::kv_b)
+    return load_halves(matrix.parts.front());
   const auto kept = [&](std::size_t i) { return !views_[i]; };
   // Parts that stay are columns among those that do not, so all is copied, and theirs replaced.
   if (std::any_of(matrix.parts.begin(), matrix.parts.end(), kept))

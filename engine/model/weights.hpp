@@ -17,18 +17,38 @@
 
 namespace rollcast {
 
+/// One expert of a sparse layer.
+struct expert_weights {
+  kernels::packed_matrix gate_up; ///< n = 2 * experts.intermediate, k = hidden; gate, then up.
+  kernels::packed_matrix down;    ///< n = hidden, k = experts.intermediate.
+};
+
 /// One decoder layer, as the forward pass reads it. Matrices are packed and lie in the arena of the
 /// `model_weights`; vectors are widened to f32.
 struct layer_weights {
-  std::vector<float> input_norm;  ///< [hidden].
-  std::vector<float> post_norm;   ///< [hidden], before the FFN.
-  std::vector<float> q_norm;      ///< [head_dim], or empty without `qk_norm`.
-  std::vector<float> k_norm;      ///< [head_dim], or empty without `qk_norm`.
-  std::vector<float> qkv_bias;    ///< [(heads + 2 * kv_heads) * head_dim], or empty.
-  kernels::packed_matrix qkv;     ///< n = (heads + 2 * kv_heads) * head_dim, k = hidden; q, k, v.
-  kernels::packed_matrix o;       ///< n = hidden, k = heads * head_dim.
+  std::vector<float> input_norm; ///< [hidden].
+  std::vector<float> post_norm;  ///< [hidden], before the FFN.
+  std::vector<float> q_norm;     ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> k_norm;     ///< [head_dim], or empty without `qk_norm`.
+  std::vector<float> qkv_bias;   ///< [(heads + 2 * kv_heads) * head_dim], or empty.
+  /// n = qkv_width(), k = hidden: q, k, v; with a latent q (or what q is made of), latent, key.
+  kernels::packed_matrix qkv;
+  kernels::packed_matrix o; ///< n = hidden, k = attended_width().
+  // With a latent alone.
+  std::vector<float> q_a_norm;  ///< [latent.q_rank], or empty.
+  std::vector<float> kv_a_norm; ///< [latent.rank]
+  kernels::packed_matrix q_b;   ///< n = heads * (nope + rope), k = q_rank, if there is one.
+  /// n = heads * rank, k = nope: head by head, plain parts of queries into the latent's space.
+  kernels::packed_matrix absorb;
+  kernels::packed_matrix expand; ///< n = heads * value, k = rank: head by head, latents to values.
+  // A dense layer has these two and a sparse one those below; what a layer lacks has n = 0.
   kernels::packed_matrix gate_up; ///< n = 2 * intermediate, k = hidden; gate, then up.
   kernels::packed_matrix down;    ///< n = hidden, k = intermediate.
+  kernels::packed_matrix router;  ///< n = experts.count, k = hidden; exact in either arithmetic.
+  std::vector<float> choice_bias; ///< [experts.count], or empty.
+  kernels::packed_matrix shared_gate_up; ///< As `gate_up`, of the shared experts' width, if any.
+  kernels::packed_matrix shared_down;
+  std::vector<expert_weights> experts;
 };
 
 struct load_options {
@@ -41,7 +61,7 @@ struct load_options {
 class model_weights {
 public:
   /// Checks and packs all tensors of a model. In the f32 arithmetic bf16 matrices stay bf16 and f16
-  /// and f32 ones become f32; in the bf16 arithmetic all become bf16 (rounded once).
+  /// and f32 ones become f32; in the bf16 arithmetic all become bf16 (rounded once), but routers.
   ///
   /// @param source  Nothing of it is needed afterwards.
   /// @returns `bad_checkpoint` with one line that names: the missing and unknown tensors (up to

@@ -43,12 +43,23 @@ HWY_INLINE f32_vec load_kv(const std::uint16_t* p) {
   return hn::BitCast(f32, hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, p))));
 }
 
+HWY_INLINE auto load_four(const float* p) {
+  return hn::LoadU(hn::CappedTag<float, 4>(), p);
+}
+
+HWY_INLINE auto load_four(const std::uint16_t* p) {
+  const hn::CappedTag<float, 4> d;
+  const hn::Rebind<std::uint16_t, decltype(d)> u16;
+  const hn::RebindToUnsigned<decltype(d)> u32;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, p))));
+}
+
 /// 64 keys of one kv head. Groups past the last that is needed repeat the first one: they may not
 /// exist, and their scores are masked.
-template <class T>
+template <class K, class V = K>
 struct key_value_tile {
-  const T* k[tile_groups];
-  const T* v[tile_groups];
+  const K* k[tile_groups];
+  const V* v[tile_groups];
 };
 
 /// The rows of a pass. Row `r` is head `first_head + r % group` at position `position + r / group`.
@@ -61,10 +72,9 @@ struct row_block {
 };
 
 /// scores[r][j] = scale * sum_d q[r][d] * k[d][j], the chain over d ascending from +0.
-template <std::size_t R, class T>
-HWY_INLINE void tile_scores(const row_block& rows, const key_value_tile<T>& tile,
-                            const key_value_tile<T>& next, std::size_t head_dim, float scale,
-                            float (*scores)[key_tile]) {
+template <std::size_t R, class Tile>
+HWY_INLINE void tile_scores(const row_block& rows, const Tile& tile, const Tile& next,
+                            std::size_t head_dim, float scale, float (*scores)[key_tile]) {
   constexpr std::size_t vectors = HWY_MAX(block_vectors, group_vectors);
   constexpr std::size_t groups = vectors / group_vectors;
   for (std::size_t g = 0; g < tile_groups; g += groups) {
@@ -142,11 +152,10 @@ HWY_INLINE void tile_softmax(const row_block& rows, float (*scores)[key_tile], f
 
 /// out[r][d] = out[r][d] * alpha[r], then fma(p[r][j], v[j][d], .) for keys j from `begin` to
 /// `end`, ascending, over `V` vectors of the head dimension at `d`.
-template <std::size_t R, std::size_t V, class T>
-HWY_INLINE void tile_values(float* const* out, const key_value_tile<T>& tile,
-                            const key_value_tile<T>& next, std::size_t head_dim, std::size_t d,
-                            const float (*p)[key_tile], const float* alpha, std::size_t begin,
-                            std::size_t end) {
+template <std::size_t R, std::size_t V, class Tile>
+HWY_INLINE void tile_values(float* const* out, const Tile& tile, const Tile& next,
+                            std::size_t value_dim, std::size_t d, const float (*p)[key_tile],
+                            const float* alpha, std::size_t begin, std::size_t end) {
   f32_vec acc[R][V];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < R; ++r) {
@@ -156,9 +165,9 @@ HWY_INLINE void tile_values(float* const* out, const key_value_tile<T>& tile,
       acc[r][i] = hn::Mul(hn::LoadU(f32, out[r] + d + i * lanes), factor);
   }
   for (std::size_t j = begin; j < end; ++j) {
-    const std::size_t at = j % kv_group * head_dim + d;
-    const T* row = tile.v[j / kv_group] + at;
-    const T* ahead = next.v[j / kv_group] + at;
+    const std::size_t at = j % kv_group * value_dim + d;
+    const auto* row = tile.v[j / kv_group] + at;
+    const auto* ahead = next.v[j / kv_group] + at;
     f32_vec v[V];
 #pragma GCC unroll 4
     for (std::size_t i = 0; i < V; ++i) {
@@ -180,22 +189,21 @@ HWY_INLINE void tile_values(float* const* out, const key_value_tile<T>& tile,
       hn::StoreU(acc[r][i], f32, out[r] + d + i * lanes);
 }
 
-template <std::size_t R, class T>
-HWY_INLINE void tile_values(float* const* out, const key_value_tile<T>& tile,
-                            const key_value_tile<T>& next, std::size_t head_dim,
-                            const float (*p)[key_tile], const float* alpha, std::size_t begin,
-                            std::size_t end) {
+template <std::size_t R, class Tile>
+HWY_INLINE void tile_values(float* const* out, const Tile& tile, const Tile& next,
+                            std::size_t value_dim, const float (*p)[key_tile], const float* alpha,
+                            std::size_t begin, std::size_t end) {
   std::size_t d = 0;
-  for (; d + block_vectors * lanes <= head_dim; d += block_vectors * lanes)
-    tile_values<R, block_vectors>(out, tile, next, head_dim, d, p, alpha, begin, end);
-  for (; d < head_dim; d += lanes)
-    tile_values<R, 1>(out, tile, next, head_dim, d, p, alpha, begin, end);
+  for (; d + block_vectors * lanes <= value_dim; d += block_vectors * lanes)
+    tile_values<R, block_vectors>(out, tile, next, value_dim, d, p, alpha, begin, end);
+  for (; d < value_dim; d += lanes)
+    tile_values<R, 1>(out, tile, next, value_dim, d, p, alpha, begin, end);
 }
 
 /// One tile for one block of R rows.
-template <std::size_t R, class T>
-HWY_NOINLINE void tile_block(const row_block& rows, const key_value_tile<T>& tile,
-                             const key_value_tile<T>& next, std::size_t head_dim, float scale) {
+template <std::size_t R, class Tile>
+HWY_NOINLINE void tile_block(const row_block& rows, const Tile& tile, const Tile& next,
+                             std::size_t head_dim, std::size_t value_dim, float scale) {
   HWY_ALIGN float p[R][key_tile];
   HWY_ALIGN float alpha[R];
   tile_scores<R>(rows, tile, next, head_dim, scale, p);
@@ -203,22 +211,23 @@ HWY_NOINLINE void tile_block(const row_block& rows, const key_value_tile<T>& til
   // Keys that every row sees go together; the ragged edge of the diagonal goes row by row, so that
   // no row ever touches a value past its own position.
   const std::size_t common = rows.keys[0];
-  tile_values<R>(rows.out, tile, next, head_dim, p, alpha, 0, common);
+  tile_values<R>(rows.out, tile, next, value_dim, p, alpha, 0, common);
   const float one = 1.0f;
   for (std::size_t r = 1; r < R; ++r)
     if (rows.keys[r] > common)
-      tile_values<1>(&rows.out[r], tile, tile, head_dim, &p[r], &one, common, rows.keys[r]);
+      tile_values<1>(&rows.out[r], tile, tile, value_dim, &p[r], &one, common, rows.keys[r]);
 }
 
 /// Calls `tile_block` for `count` rows, R at most.
-template <std::size_t R, class T>
-HWY_INLINE void run_block(std::size_t count, const row_block& rows, const key_value_tile<T>& tile,
-                          const key_value_tile<T>& next, std::size_t head_dim, float scale) {
+template <std::size_t R, class Tile>
+HWY_INLINE void run_block(std::size_t count, const row_block& rows, const Tile& tile,
+                          const Tile& next, std::size_t head_dim, std::size_t value_dim,
+                          float scale) {
   if constexpr (R > 1) {
     if (count < R)
-      return run_block<R - 1>(count, rows, tile, next, head_dim, scale);
+      return run_block<R - 1>(count, rows, tile, next, head_dim, value_dim, scale);
   }
-  tile_block<R>(rows, tile, next, head_dim, scale);
+  tile_block<R>(rows, tile, next, head_dim, value_dim, scale);
 }
 
 /// Looks up the tile that begins at position `first`; `keys` of it, at least 1, are in the cache.
@@ -237,35 +246,93 @@ HWY_INLINE key_value_tile<T> find_tile(const kv_layout& kv, const std::uint32_t*
   return tile;
 }
 
-/// Rows [begin, begin + count) of the item's positions x heads, over all their keys.
+/// The keys of one group, turned into the rows that values are: out[lane][d] = k[d][lane].
 template <class T>
+HWY_INLINE void turn_group(const T* k, std::size_t dim, float* out) {
+  const hn::CappedTag<float, 4> four;
+  const hn::Repartition<std::uint64_t, decltype(four)> two;
+  for (std::size_t d = 0; d < dim; d += 4)
+    for (std::size_t lane = 0; lane < kv_group; lane += 4) {
+      const T* from = k + d * kv_group + lane;
+      const auto a = load_four(from), b = load_four(from + kv_group);
+      const auto c = load_four(from + 2 * kv_group), e = load_four(from + 3 * kv_group);
+      const auto ab_low = hn::BitCast(two, hn::InterleaveLower(four, a, b));
+      const auto ab_high = hn::BitCast(two, hn::InterleaveUpper(four, a, b));
+      const auto ce_low = hn::BitCast(two, hn::InterleaveLower(four, c, e));
+      const auto ce_high = hn::BitCast(two, hn::InterleaveUpper(four, c, e));
+      float* to = out + lane * dim + d;
+      hn::StoreU(hn::BitCast(four, hn::InterleaveLower(two, ab_low, ce_low)), four, to);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveUpper(two, ab_low, ce_low)), four, to + dim);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveLower(two, ab_high, ce_high)), four, to + 2 * dim);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveUpper(two, ab_high, ce_high)), four, to + 3 * dim);
+    }
+}
+
+/// Tiles of a cache that holds keys and values.
+template <class T>
+class plain_tiles {
+public:
+  using tile = key_value_tile<T>;
+  const tile& with_values(const tile& found, std::size_t, std::size_t) { return found; }
+  /// What is fetched while `now` is used.
+  const tile& to_fetch(const tile&, const tile& next) { return next; }
+};
+
+/// Tiles of a cache whose values are part of the keys: turned once for all rows of a pass.
+template <class T>
+class latent_tiles {
+public:
+  using tile = key_value_tile<T, float>;
+  const tile& with_values(const key_value_tile<T>& found, std::size_t keys, std::size_t dim) {
+    for (std::size_t g = 0; g < tile_groups; ++g) {
+      made_.k[g] = found.k[g];
+      made_.v[g] = values_ + g * kv_group * dim;
+      if (g * kv_group < keys)
+        turn_group(found.k[g], dim, values_ + g * kv_group * dim);
+    }
+    return made_;
+  }
+  tile to_fetch(const tile& now, const key_value_tile<T>& next) {
+    tile out = now; // its values are made when their turn comes
+    std::copy(next.k, next.k + tile_groups, out.k);
+    return out;
+  }
+
+private:
+  tile made_;
+  HWY_ALIGN float values_[key_tile * latent_dim_max];
+};
+
+/// Rows [begin, begin + count) of the item's positions x heads, over all their keys.
+template <class T, class Tiles>
 HWY_INLINE void attention_pass(const attention_args& args, const attention_item& item,
-                               std::size_t begin, std::size_t count) {
+                               std::size_t begin, std::size_t count, Tiles& tiles) {
   const attention_sequence& sequence = args.sequences[item.sequence];
-  const std::size_t head_dim = args.kv.head_dim, group = args.heads / args.kv.kv_heads;
+  const std::size_t head_dim = args.kv.head_dim, value_dim = args.kv.value_dim();
+  const std::size_t group = args.heads / (args.kv.kv_heads * args.shares);
+  const std::size_t kv_head = item.kv_head / args.shares;
   const std::size_t row0 = sequence.row_begin + item.row_begin;
   const std::size_t position0 = sequence.position + item.row_begin;
   const auto position = [&](std::size_t r) { return position0 + (begin + r) / group; };
-  const auto column = [&](std::size_t r) {
-    return (item.kv_head * group + (begin + r) % group) * head_dim;
-  };
+  const auto head = [&](std::size_t r) { return item.kv_head * group + (begin + r) % group; };
   const auto out = [&](std::size_t r) {
-    return args.out + (row0 + (begin + r) / group) * args.out_stride + column(r);
+    return args.out + (row0 + (begin + r) / group) * args.out_stride + head(r) * value_dim;
   };
   float max[pass_rows], sum[pass_rows];
   for (std::size_t r = 0; r < count; ++r) {
     max[r] = -std::numeric_limits<float>::infinity();
     sum[r] = 0.0f;
-    std::fill_n(out(r), head_dim, 0.0f);
+    std::fill_n(out(r), value_dim, 0.0f);
   }
   const std::size_t blocks = (count + block_rows - 1) / block_rows;
   const std::size_t keys = position(count - 1) + 1;
-  auto tile = find_tile<T>(args.kv, sequence.blocks, item.kv_head, 0, keys);
+  auto found = find_tile<T>(args.kv, sequence.blocks, kv_head, 0, keys);
   for (std::size_t first = 0; first < keys; first += key_tile) {
     const std::size_t ahead = first + key_tile;
-    const auto next = ahead < keys
-                        ? find_tile<T>(args.kv, sequence.blocks, item.kv_head, ahead, keys - ahead)
-                        : tile;
+    const auto next =
+      ahead < keys ? find_tile<T>(args.kv, sequence.blocks, kv_head, ahead, keys - ahead) : found;
+    const auto& tile = tiles.with_values(found, keys - first, value_dim);
+    const auto later = tiles.to_fetch(tile, next);
     for (std::size_t b = 0; b < blocks; ++b) {
       std::size_t r = b * count / blocks;
       const std::size_t end = (b + 1) * count / blocks;
@@ -277,32 +344,42 @@ HWY_INLINE void attention_pass(const attention_args& args, const attention_item&
       rows.max = max + r;
       rows.sum = sum + r;
       for (std::size_t i = 0; r + i < end; ++i) {
-        rows.q[i] = args.q + (row0 + (begin + r + i) / group) * args.q_stride + column(r + i);
+        rows.q[i] =
+          args.q + (row0 + (begin + r + i) / group) * args.q_stride + head(r + i) * head_dim;
         rows.out[i] = out(r + i);
         rows.keys[i] = std::min(key_tile, position(r + i) + 1 - first);
       }
-      run_block<block_rows>(end - r, rows, tile, b == 0 ? next : tile, head_dim, args.scale);
+      run_block<block_rows>(end - r, rows, tile, b == 0 ? later : tile, head_dim, value_dim,
+                            args.scale);
     }
-    tile = next;
+    found = next;
   }
   for (std::size_t r = 0; r < count; ++r) {
     const auto divisor = hn::Set(f32, sum[r]);
     float* y = out(r);
-    for (std::size_t d = 0; d < head_dim; d += lanes)
+    for (std::size_t d = 0; d < value_dim; d += lanes)
       hn::StoreU(hn::Div(hn::LoadU(f32, y + d), divisor), f32, y + d);
   }
 }
 
-void attention_item_rows(const attention_args& args, const attention_item& item) {
-  const std::size_t rows = item.rows * (args.heads / args.kv.kv_heads);
+template <class T, class Tiles>
+HWY_NOINLINE void attention_passes(const attention_args& args, const attention_item& item) {
+  Tiles tiles;
+  const std::size_t rows = item.rows * (args.heads / (args.kv.kv_heads * args.shares));
   const std::size_t passes = (rows + pass_rows - 1) / pass_rows;
   for (std::size_t i = 0; i < passes; ++i) {
     const std::size_t begin = i * rows / passes, end = (i + 1) * rows / passes;
-    if (args.kv.type == dtype::f32)
-      attention_pass<float>(args, item, begin, end - begin);
-    else
-      attention_pass<std::uint16_t>(args, item, begin, end - begin);
+    attention_pass<T>(args, item, begin, end - begin, tiles);
   }
+}
+
+void attention_item_rows(const attention_args& args, const attention_item& item) {
+  const bool latent = args.kv.latent_dim != 0;
+  if (args.kv.type == dtype::f32)
+    return latent ? attention_passes<float, latent_tiles<float>>(args, item)
+                  : attention_passes<float, plain_tiles<float>>(args, item);
+  return latent ? attention_passes<std::uint16_t, latent_tiles<std::uint16_t>>(args, item)
+                : attention_passes<std::uint16_t, plain_tiles<std::uint16_t>>(args, item);
 }
 
 } // namespace rollcast::kernels::HWY_NAMESPACE

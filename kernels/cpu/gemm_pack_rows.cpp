@@ -1,5 +1,7 @@
 #include "kernels/gemm.hpp"
 
+#include <cstring>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gemm_pack_rows.cpp"
 // foreach_target.h includes this file again for every instruction set, so it must come before
@@ -109,14 +111,28 @@ void pack_tile_f32(const float* x, std::size_t stride, std::size_t k, std::size_
       out[k * rows + r] = 0;
 }
 
-void pack_tile_bf16(const float* x, std::size_t stride, std::size_t k, std::size_t rows,
-                    std::byte* tile) {
+/// As `pack_tile_f32`, of rows that lie apart.
+void pack_tile_f32_of(const float* const* x, std::size_t k, std::size_t rows, std::byte* tile) {
+  HWY_ALIGN std::uint32_t staged[staged_rows * block_words];
+  auto* out = reinterpret_cast<std::uint32_t*>(tile);
+  for (std::size_t i = 0; i < k; i += block_words) {
+    const std::size_t words = HWY_MIN(block_words, k - i);
+    for (std::size_t r = 0; r < rows; ++r)
+      std::memcpy(staged + r * block_words, x[r] + i, words * sizeof(float));
+    turn(staged, block_words, words, out + i * rows, rows);
+  }
+  if (k % 2 != 0)
+    for (std::size_t r = 0; r < rows; ++r)
+      out[k * rows + r] = 0;
+}
+
+void pack_tile_bf16(const float* const* x, std::size_t k, std::size_t rows, std::byte* tile) {
   HWY_ALIGN std::uint32_t staged[staged_rows * block_words];
   auto* out = reinterpret_cast<std::uint32_t*>(tile);
   for (std::size_t i = 0; i < k; i += 2 * block_words) {
     const std::size_t count = HWY_MIN(2 * block_words, k - i);
     for (std::size_t r = 0; r < rows; ++r)
-      round_pairs(x + r * stride + i, count, staged + r * block_words);
+      round_pairs(x[r] + i, count, staged + r * block_words);
     turn(staged, block_words, detail::pair_count(count), out + i / 2 * rows, rows);
   }
 }
@@ -128,6 +144,7 @@ HWY_AFTER_NAMESPACE();
 namespace rollcast::kernels {
 
 HWY_EXPORT(pack_tile_f32);
+HWY_EXPORT(pack_tile_f32_of);
 HWY_EXPORT(pack_tile_bf16);
 
 std::size_t packed_rows_bytes(arithmetic how, std::size_t rows, std::size_t k) noexcept {
@@ -138,18 +155,50 @@ std::size_t row_tile_count(arithmetic, std::size_t rows) noexcept {
   return detail::tile_count(rows);
 }
 
+namespace {
+
+/// Where one tile's rows go.
+struct tile_place {
+  std::size_t first; ///< Row.
+  std::size_t rows;
+  std::byte* to;
+};
+
+tile_place place_of(const packed_rows& out, std::size_t tile) noexcept {
+  const std::size_t row_bytes = detail::pair_count(out.k) * detail::row_pair_bytes(out.how);
+  const std::size_t first = detail::tile_begin(out.rows, tile);
+  return {first, detail::tile_begin(out.rows, tile + 1) - first, out.data + first * row_bytes};
+}
+
+} // namespace
+
 void pack_rows(const float* x, std::size_t x_stride, const packed_rows& out, std::size_t tile_begin,
                std::size_t tile_end) noexcept {
-  const std::size_t row_bytes = detail::pair_count(out.k) * detail::row_pair_bytes(out.how);
+  const float* rows[detail::tile_rows_max];
   for (std::size_t tile = tile_begin; tile < tile_end; ++tile) {
-    const std::size_t first = detail::tile_begin(out.rows, tile);
-    const std::size_t rows = detail::tile_begin(out.rows, tile + 1) - first;
-    const float* from = x + first * x_stride;
-    std::byte* to = out.data + first * row_bytes;
+    const auto place = place_of(out, tile);
+    const float* from = x + place.first * x_stride;
+    if (out.how == arithmetic::f32) {
+      HWY_DYNAMIC_DISPATCH(pack_tile_f32)(from, x_stride, out.k, place.rows, place.to);
+      continue;
+    }
+    for (std::size_t r = 0; r < place.rows; ++r)
+      rows[r] = from + r * x_stride;
+    HWY_DYNAMIC_DISPATCH(pack_tile_bf16)(rows, out.k, place.rows, place.to);
+  }
+}
+
+void pack_rows_of(const float* x, std::size_t x_stride, const std::uint32_t* rows,
+                  const packed_rows& out, std::size_t tile_begin, std::size_t tile_end) noexcept {
+  const float* from[detail::tile_rows_max];
+  for (std::size_t tile = tile_begin; tile < tile_end; ++tile) {
+    const auto place = place_of(out, tile);
+    for (std::size_t r = 0; r < place.rows; ++r)
+      from[r] = x + rows[place.first + r] * x_stride;
     if (out.how == arithmetic::f32)
-      HWY_DYNAMIC_DISPATCH(pack_tile_f32)(from, x_stride, out.k, rows, to);
+      HWY_DYNAMIC_DISPATCH(pack_tile_f32_of)(from, out.k, place.rows, place.to);
     else
-      HWY_DYNAMIC_DISPATCH(pack_tile_bf16)(from, x_stride, out.k, rows, to);
+      HWY_DYNAMIC_DISPATCH(pack_tile_bf16)(from, out.k, place.rows, place.to);
   }
 }
 

@@ -16,6 +16,8 @@ void copy_group(const kv_layout& kv, std::byte* to, const std::byte* from, std::
   for (std::size_t d = 0; d < kv.head_dim; ++d)
     std::memcpy(to + (d * kv_group + begin) * element, from + (d * kv_group + begin) * element,
                 count * element);
+  if (kv.latent_dim != 0)
+    return;
   std::memcpy(to + kv.tile_bytes() + begin * row, from + kv.tile_bytes() + begin * row,
               count * row);
 }
@@ -33,7 +35,7 @@ void copy_kv_cpu(const kv_layout& kv, const kv_slots* copies, std::size_t count,
         std::byte* to = kv.data + kv.k_offset(c.to, slot, head);
         const std::byte* from = kv.data + kv.k_offset(c.from, slot, head);
         if (in_group == 0 && until == kv_group)
-          std::memcpy(to, from, 2 * kv.tile_bytes());
+          std::memcpy(to, from, kv.head_bytes());
         else
           copy_group(kv, to, from, in_group, until);
         slot += until - in_group;

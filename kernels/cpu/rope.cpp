@@ -12,10 +12,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace rollcast::kernels::HWY_NAMESPACE {
 
-/// Rotates one head in place. Half a head is a multiple of eight, so eight lanes always fit.
-HWY_INLINE void rotate_head(float* head, const float* cos_sin, std::size_t head_dim) {
+/// Rotates the first dimensions of one head in place. Half of them are a multiple of eight, so
+/// eight lanes always fit.
+HWY_INLINE void rotate_head(float* head, const float* cos_sin, std::size_t rotary_dim) {
   const hn::CappedTag<float, 8> d;
-  const std::size_t half = head_dim / 2;
+  const std::size_t half = rotary_dim / 2;
   for (std::size_t i = 0; i < half; i += hn::Lanes(d)) {
     const auto c = hn::LoadU(d, cos_sin + i);
     const auto s = hn::LoadU(d, cos_sin + half + i);
@@ -47,12 +48,13 @@ HWY_INLINE void qkv_rope_row(const qkv_rope_args& args, std::size_t r) {
   const std::size_t dim = args.kv.head_dim;
   float* row = args.qkv + r * args.qkv_stride;
   const row_place place = args.places[r];
-  const float* cos_sin = args.cos_sin + place.position * dim;
+  const std::size_t rotary = args.rotary_dim != 0 ? args.rotary_dim : dim;
+  const float* cos_sin = args.cos_sin + place.position * rotary;
   for (std::size_t h = 0; h < args.heads + args.kv_heads; ++h) {
     float* head = row + h * dim;
     if (const float* norm = h < args.heads ? args.q_norm : args.k_norm)
       rms_norm_row(head, norm, head, dim, args.eps);
-    rotate_head(head, cos_sin, dim);
+    rotate_head(head, cos_sin, rotary);
   }
   float* k = row + args.heads * dim;
   float* v = k + args.kv_heads * dim;

@@ -4,9 +4,11 @@
 // twice, against the kernels at -O2 and at -O0.
 #include "kernels/dispatch.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/latent.hpp"
 #include "kernels/numerics.hpp"
 #include "kernels/rms_norm.hpp"
 #include "kernels/rope.hpp"
+#include "kernels/route.hpp"
 #include "kernels/sampling.hpp"
 #include "tests/contract/golden.hpp"
 #include "tests/unit/kernels/attention_problem.hpp"
@@ -94,7 +96,9 @@ TEST(attention_contract, bits_are_the_committed_ones_on_every_instruction_set) {
   on_every_instruction_set([] {
     for (const auto& shape :
          {attention_shape{6, 2, 64, dtype::f32}, attention_shape{6, 2, 64, dtype::bf16},
-          attention_shape{7, 1, 80, dtype::f32}, attention_shape{4, 1, 128, dtype::bf16}}) {
+          attention_shape{7, 1, 80, dtype::f32}, attention_shape{4, 1, 128, dtype::bf16},
+          attention_shape{16, 1, 576, dtype::f32, 512},
+          attention_shape{16, 1, 576, dtype::bf16, 512}}) {
       attention_problem problem{shape, 150, 16, 7};
       problem.append(0, 150);
       std::vector<float> out;
@@ -103,6 +107,63 @@ TEST(attention_contract, bits_are_the_committed_ones_on_every_instruction_set) {
       expect_golden("kernels.attention." + std::to_string(shape.head_dim)
                       + (shape.type == dtype::f32 ? ".f32" : ".bf16"),
                     out);
+    }
+  });
+}
+
+TEST(latent_contract, bits_are_the_committed_ones_on_every_instruction_set) {
+  constexpr std::size_t rows = 40, heads = 3, nope = 24, turned = 16, rank = 64;
+  rope_params params{turned, 10000.0, rope_scaling::yarn, 8.0, 1.0, 4.0, 32};
+  params.attention_factor = 1.0625;
+  std::vector<float> table(64 * turned);
+  rope_table(params, 64, table.data());
+  expect_golden("kernels.rope_table.3", table);
+  for (const auto type : {dtype::f32, dtype::bf16})
+    on_every_instruction_set([&] {
+      const auto q = pattern(rows * heads * (nope + turned), 12, 3.0f);
+      const auto kv_rows = pattern(rows * (rank + turned), 13, 3.0f), norm = pattern(rank, 14);
+      std::vector<float> q_latent(rows * heads * (rank + turned));
+      std::vector<row_place> places;
+      for (std::uint32_t r = 0; r < rows; ++r)
+        places.push_back({r + 8, (r + 8) / 16});
+      kv_layout kv{nullptr, 16, 1, rank + turned, type, rank};
+      std::vector<float> cache(3 * kv.block_bytes() / sizeof(float));
+      kv.data = reinterpret_cast<std::byte*>(cache.data());
+      latent_append_cpu({q.data(), heads * (nope + turned), kv_rows.data(), rank + turned, heads,
+                         nope, turned, norm.data(), 1e-6f, table.data(), places.data(),
+                         q_latent.data(), kv},
+                        0, rows);
+      const std::string name = type == dtype::f32 ? "f32" : "bf16";
+      expect_golden("kernels.latent_q." + name, q_latent);
+      expect_golden("kernels.latent_append." + name, cache);
+    });
+}
+
+TEST(route_contract, bits_are_the_committed_ones_on_every_instruction_set) {
+  constexpr std::size_t rows = 9, experts = 130, top_k = 6, dim = 77;
+  const auto bias = pattern(experts, 11);
+  on_every_instruction_set([&] {
+    for (const auto score : {router_score::softmax, router_score::sigmoid}) {
+      const auto logits = pattern(rows * experts, 8, 5.0f);
+      std::vector<std::uint32_t> ids(rows * top_k);
+      std::vector<float> weights(rows * top_k);
+      route_args args{logits.data(), experts, experts,    top_k,
+                      score,         true,    ids.data(), weights.data()};
+      const bool grouped = score == router_score::sigmoid;
+      if (grouped) {
+        args.choice_bias = bias.data();
+        args.groups = 10;
+        args.groups_kept = 3;
+        args.scaling = 2.5f;
+      }
+      route_cpu(args, 0, rows);
+      const std::string name = grouped ? "sigmoid" : "softmax";
+      expect_golden("kernels.route_ids." + name, ids);
+      expect_golden("kernels.route_weights." + name, weights);
+      const auto outputs = pattern(experts * dim, 9);
+      auto y = pattern(rows * dim, 10);
+      combine_cpu({outputs.data(), ids.data(), weights.data(), top_k, y.data(), dim}, 0, rows);
+      expect_golden("kernels.combine." + name, y);
     }
   });
 }

@@ -22,7 +22,7 @@ class poisoning_backend final : public forwarding_backend {
 public:
   poisoning_backend(std::unique_ptr<backend> inner, const model_config& config)
     : forwarding_backend(std::move(inner)), head_dim_(config.head_dim), heads_(config.kv_heads),
-      layers_(config.layers), blocks_(inner_->shape().kv_blocks) {
+      layers_(config.layers), latent_(config.latent.rank != 0), blocks_(inner_->shape().kv_blocks) {
     std::iota(blocks_.begin(), blocks_.end(), 0u);
     image_.resize(groups() * shape().kv_group_bytes);
   }
@@ -80,17 +80,20 @@ private:
   }
 
   void poison_slot(std::size_t slot) {
+    const std::size_t tiles = latent_ ? 1 : 2; // values that are part of the keys have none
     const std::size_t element =
-      shape().kv_group_bytes / (layers_ * heads_ * 2 * kernels::kv_group * head_dim_);
+      shape().kv_group_bytes / (layers_ * heads_ * tiles * kernels::kv_group * head_dim_);
     const std::size_t tile = kernels::kv_group * head_dim_ * element;
     const std::size_t lane = slot % kernels::kv_group;
     for (std::size_t layer = 0; layer < layers_; ++layer)
       for (std::size_t head = 0; head < heads_; ++head) {
-        std::byte* k = image_.data()
-                       + ((layer * groups() + slot / kernels::kv_group) * heads_ + head) * 2 * tile;
+        std::byte* k =
+          image_.data()
+          + ((layer * groups() + slot / kernels::kv_group) * heads_ + head) * tiles * tile;
         for (std::size_t d = 0; d < head_dim_; ++d)
           std::memset(k + (d * kernels::kv_group + lane) * element, 0xff, element);
-        std::memset(k + tile + lane * head_dim_ * element, 0xff, head_dim_ * element);
+        if (!latent_)
+          std::memset(k + tile + lane * head_dim_ * element, 0xff, head_dim_ * element);
       }
     ++poisoned_;
   }
@@ -98,6 +101,7 @@ private:
   std::size_t head_dim_;
   std::size_t heads_;
   std::size_t layers_;
+  bool latent_;
   std::vector<std::uint32_t> blocks_;
   std::vector<std::byte> image_;
   std::size_t passes_ = 0;

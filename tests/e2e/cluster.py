@@ -21,7 +21,8 @@ BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
 COLLATZ = ROOT / "examples" / "collatz" / "model"
 PROMPTS = ROOT / "examples" / "collatz" / "prompts.jsonl"
 FAMILIES = ROOT / "tests" / "fixtures" / "models"
-VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200}  # of the models there
+VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200,  # of the models there
+              "qwen3_moe": 200, "glm4_moe": 200, "deepseek_v3": 200, "moonlight": 200}
 LIMIT_S = 15.0  # the longest that a command may take to refuse
 
 _libc = ctypes.CDLL(None)

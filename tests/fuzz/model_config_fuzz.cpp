@@ -16,7 +16,17 @@ void check_config(const model_config& c) {
           "sizes are there");
   require(c.max_positions > 0, "there are positions");
   require(c.kv_heads > 0 && c.heads > 0 && c.heads % c.kv_heads == 0, "heads divide");
-  require(c.head_dim > 0 && c.head_dim % 16 == 0 && c.head_dim <= 256, "a head fits the kernels");
+  require(c.head_dim > 0 && c.head_dim % 16 == 0 && (c.head_dim <= 256 || c.latent.rank != 0),
+          "a head fits the kernels");
+  const auto& l = c.latent;
+  require(l.rank == 0 || c.head_dim == l.rank + l.rope, "a cached key is latent and rotated part");
+  require(l.rank % 32 == 0 && l.rank <= kernels::latent_dim_max && l.value % 32 == 0,
+          "a latent fits the kernels");
+  require(std::isfinite(c.attention_scale()) && c.attention_scale() > 0, "scores have a scale");
+  const auto& e = c.experts;
+  require(e.count <= kernels::experts_max && e.per_token <= e.count, "chosen experts are there");
+  require((e.count == 0) == (e.intermediate == 0), "an expert has a width");
+  require(e.dense_layers.size() <= c.layers, "dense layers are layers");
   require(std::isfinite(c.rms_eps) && c.rms_eps > 0, "the epsilon is a positive number");
   for (const auto id : c.eos_token_ids)
     require(id >= 0 && static_cast<std::size_t>(id) < c.vocabulary,

@@ -2,6 +2,7 @@
 
 #include "kernels/rope.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <numbers>
@@ -18,6 +19,20 @@ inline long double rope_frequency(const kernels::rope_params& p, std::size_t i) 
     return f / static_cast<long double>(p.factor);
   if (p.scaling == kernels::rope_scaling::none)
     return f;
+  if (p.scaling == kernels::rope_scaling::yarn) {
+    const auto dimension = [&](double turns) {
+      const long double waves =
+        p.original_max_position / (turns * 2.0L * std::numbers::pi_v<long double>);
+      return static_cast<long double>(p.head_dim) * std::log(waves)
+             / (2.0L * std::log(static_cast<long double>(p.theta)));
+    };
+    const long double low = std::max(0.0L, std::floor(dimension(p.beta_fast)));
+    const long double high =
+      std::min(static_cast<long double>(p.head_dim) - 1.0L, std::ceil(dimension(p.beta_slow)));
+    const long double ramp =
+      std::clamp((static_cast<long double>(i) - low) / (high - low), 0.0L, 1.0L);
+    return f / static_cast<long double>(p.factor) * ramp + f * (1 - ramp);
+  }
   const long double wavelength = 2.0L * std::numbers::pi_v<long double> / f;
   const long double low = p.original_max_position / p.low_freq_factor;
   const long double high = p.original_max_position / p.high_freq_factor;

@@ -35,6 +35,48 @@ model_config tiny_config(architecture family) {
     config.rope.high_freq_factor = 4.0;
     config.rope.original_max_position = 32;
   }
+  if (family == architecture::qwen3_moe) {
+    config.head_dim = config.rope.head_dim = 32;
+    config.qk_norm = true;
+    config.experts.count = 11;
+    config.experts.per_token = 3;
+    config.experts.intermediate = 40;
+    config.experts.normalise = true;
+    config.experts.dense_layers = {0};
+  }
+  if (family == architecture::glm4_moe) {
+    config.attention_bias = config.qk_norm = true;
+    config.head_dim = 32;
+    config.rope.head_dim = 16;
+  }
+  if (family == architecture::deepseek_v3) {
+    config.kv_heads = 1;
+    config.latent.rank = 64;
+    config.latent.q_rank = 48;
+    config.latent.nope = 24;
+    config.latent.rope = config.rope.head_dim = 16;
+    config.latent.value = 32;
+    config.head_dim = config.latent.rank + config.latent.rope;
+    config.rope.scaling = kernels::rope_scaling::yarn;
+    config.rope.theta = 1e4;
+    config.rope.factor = 8.0;
+    config.rope.original_max_position = 64;
+    config.latent.mscale = config.latent.mscale_all = 1.0;
+  }
+  if (family == architecture::glm4_moe || family == architecture::deepseek_v3) {
+    config.mtp_layers = 1;
+    auto& experts = config.experts;
+    experts.count = 12;
+    experts.per_token = 3;
+    experts.intermediate = 40;
+    experts.shared = 2;
+    experts.score = kernels::router_score::sigmoid;
+    experts.choice_bias = experts.normalise = true;
+    experts.groups = 4;
+    experts.groups_kept = 2;
+    experts.scaling = 2.5f;
+    experts.dense_layers = {0};
+  }
   if (family == architecture::mimo)
     config.mtp_layers = 1;
   return config;

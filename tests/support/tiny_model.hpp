@@ -13,7 +13,9 @@ namespace rollcast {
 
 /// A model of two small layers with the family's peculiarities: head_dim other than hidden / heads
 /// and tied embeddings for Qwen3, llama3 scaling from 32 positions for Llama, an MTP layer for
-/// MiMo. Hidden 64, 4 heads, 2 kv heads, FFN 96, vocabulary 200, 512 positions, eos 199.
+/// MiMo, 3 of 11 experts in the second layer for Qwen3-MoE, 3 of 12 in groups beside 2 shared ones
+/// for GLM and DeepSeek, which has a latent of 64 and yarn besides. Hidden 64, 4 heads, 2 kv heads,
+/// FFN 96, vocabulary 200, 512 positions, eos 199.
 model_config tiny_config(architecture family);
 
 /// Writes a random checkpoint of `tiny_config(family)` and stops the test program if it cannot.

@@ -85,11 +85,13 @@ TEST_P(family, footprint_is_what_loading_takes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(fixtures, family,
-                         testing::Values("tests/fixtures/models/qwen3",
-                                         "tests/fixtures/models/qwen2",
-                                         "tests/fixtures/models/llama",
-                                         "tests/fixtures/models/mimo", "examples/collatz/model"));
+INSTANTIATE_TEST_SUITE_P(
+  fixtures, family,
+  testing::Values("tests/fixtures/models/qwen3", "tests/fixtures/models/qwen2",
+                  "tests/fixtures/models/llama", "tests/fixtures/models/mimo",
+                  "tests/fixtures/models/qwen3_moe", "tests/fixtures/models/glm4_moe",
+                  "tests/fixtures/models/deepseek_v3", "tests/fixtures/models/moonlight",
+                  "examples/collatz/model"));
 
 TEST(sizing, of_qwen3_8b_on_an_h200_is_what_a_pocket_calculator_says) {
   auto q = question();

@@ -18,6 +18,8 @@ struct attention_shape {
   std::size_t kv_heads = 2;
   std::size_t head_dim = 64;
   kernels::dtype type = kernels::dtype::f32;
+  std::size_t latent_dim = 0; ///< Values are so many first dimensions of the keys; one kv head.
+  std::size_t shares = 1;
 };
 
 /// One sequence with its q, k and v, and a paged cache whose blocks lie in a shuffled order and
@@ -33,6 +35,7 @@ public:
     kv.kv_heads = shape.kv_heads;
     kv.head_dim = shape.head_dim;
     kv.type = shape.type;
+    kv.latent_dim = shape.latent_dim;
     const std::size_t blocks = (length + block_tokens - 1) / block_tokens;
     table.resize(blocks);
     std::iota(table.begin(), table.end(), 0u);
@@ -53,7 +56,8 @@ public:
         for (std::size_t d = 0; d < shape.head_dim; ++d) {
           const std::size_t from = (p * shape.kv_heads + h) * shape.head_dim + d;
           put(tile, d * kernels::kv_group + lane, k[from]);
-          put(tile + kv.tile_bytes(), lane * shape.head_dim + d, v[from]);
+          if (shape.latent_dim == 0)
+            put(tile + kv.tile_bytes(), lane * shape.head_dim + d, v[from]);
         }
       }
   }
@@ -65,10 +69,11 @@ public:
                                                static_cast<std::uint32_t>(end - begin),
                                                static_cast<std::uint32_t>(begin)};
     const std::size_t stride = shape.heads * shape.head_dim;
-    out.resize(length * stride);
-    const kernels::attention_args args{q.data(),    stride,  out.data(), stride,
-                                       shape.heads, scale(), kv,         &sequence};
-    for (std::uint32_t h = 0; h < shape.kv_heads; ++h)
+    const std::size_t out_stride = shape.heads * kv.value_dim();
+    out.resize(length * out_stride);
+    const kernels::attention_args args{q.data(), stride, out.data(), out_stride,  shape.heads,
+                                       scale(),  kv,     &sequence,  shape.shares};
+    for (std::uint32_t h = 0; h < shape.kv_heads * shape.shares; ++h)
       for (std::size_t row = 0; row < end - begin; row += item_rows)
         kernels::attention_cpu(
           args, {0, h, static_cast<std::uint32_t>(row),

@@ -205,6 +205,32 @@ TEST(gemm, unaligned_checkpoint_rows_pack_the_same) {
             std::memcmp(out.data(), w.packed.data(), kernels::packed_bytes(dtype::bf16, 33, 21)));
 }
 
+TEST(gemm, rows_that_lie_apart_pack_as_if_they_lay_together) {
+  const std::size_t stride = 150;
+  const auto x = numbers(40 * stride, 24);
+  with_every_instruction_set([&] {
+    for (const auto how : {arithmetic::f32, arithmetic::bf16})
+      for (const std::size_t k : {1u, 7u, 64u, 129u})
+        for (const std::size_t rows : awkward_rows) {
+          std::vector<std::uint32_t> chosen;
+          std::vector<float> together;
+          for (std::uint32_t r = 0; r < rows; ++r) {
+            chosen.push_back(r * 23 % 40);
+            const auto from = x.begin() + static_cast<std::ptrdiff_t>(chosen.back() * stride);
+            together.insert(together.end(), from, from + static_cast<std::ptrdiff_t>(k));
+          }
+          const std::size_t bytes = kernels::packed_rows_bytes(how, rows, k);
+          line_buffer apart{bytes}, want{bytes};
+          const std::size_t tiles = kernels::row_tile_count(how, rows);
+          kernels::pack_rows(together.data(), k, {want.data(), rows, k, how}, 0, tiles);
+          for (std::size_t t = 0; t < tiles; ++t)
+            kernels::pack_rows_of(x.data(), stride, chosen.data(), {apart.data(), rows, k, how}, t,
+                                  t + 1);
+          ASSERT_EQ(0, std::memcmp(want.data(), apart.data(), bytes)) << rows << " rows of " << k;
+        }
+  });
+}
+
 TEST(gemm, leaves_the_rounding_mode_as_it_was) {
   const weight_case w{dtype::bf16, arithmetic::bf16, 32, 8, 23};
   with_every_instruction_set([&] {

@@ -149,6 +149,26 @@ TEST(rope_table, agrees_with_the_long_double_oracle) {
   }
 }
 
+TEST(rope_table, of_yarn_agrees_with_the_long_double_oracle_and_is_stretched) {
+  for (const double factor : {1.0, 8.0, 40.0}) {
+    rope_params p{64, 10000.0, rope_scaling::yarn, factor, 1.0, 4.0, 4096};
+    p.attention_factor = 1.25;
+    constexpr std::size_t positions = 1000;
+    std::vector<float> table(positions * p.head_dim);
+    rope_table(p, positions, table.data());
+    for (std::size_t position : {0u, 1u, 37u, 999u})
+      for (std::size_t i = 0; i < 32; ++i) {
+        const long double angle = static_cast<long double>(position) * oracle::rope_frequency(p, i);
+        EXPECT_NEAR(1.25 * static_cast<double>(std::cos(angle)), table[position * 64 + i], 0x1p-23);
+        EXPECT_NEAR(1.25 * static_cast<double>(std::sin(angle)), table[position * 64 + 32 + i],
+                    0x1p-23);
+      }
+    EXPECT_EQ(oracle::rope_frequency(p, 0), 1.0L) << "the shortest wave is kept";
+    EXPECT_NEAR(static_cast<double>(oracle::rope_frequency(p, 31)) * factor,
+                std::pow(10000.0, -62.0 / 64), 1e-9);
+  }
+}
+
 /// A layer's rows before the step between qkv and attention.
 struct qkv_problem {
   static constexpr std::size_t heads = 3, kv_heads = 2, rows = 20, position0 = 30,
@@ -220,6 +240,34 @@ TEST(qkv_rope_append, agrees_with_the_double_oracle) {
             ASSERT_EQ(before[r * p.args.qkv_stride + (p.heads + p.kv_heads + h) * dim + d],
                       p.cached(r, h, d, true));
     }
+}
+
+TEST(qkv_rope_append, rotates_the_first_dimensions_alone_if_it_is_told_so) {
+  on_every_instruction_set([] {
+    qkv_problem p{64, dtype::f32, false};
+    rope_params half = p.rope;
+    half.head_dim = 32;
+    std::vector<float> table(64 * 32);
+    rope_table(half, 64, table.data());
+    p.args.cos_sin = table.data();
+    p.args.rotary_dim = 32;
+    const auto before = p.qkv;
+    qkv_rope_append_cpu(p.args, 0, p.rows);
+    for (std::size_t r = 0; r < p.rows; ++r)
+      for (std::size_t h = 0; h < p.heads + p.kv_heads; ++h) {
+        const float* x = &before[r * p.args.qkv_stride + h * 64];
+        const auto want =
+          oracle::rotate(std::vector<double>(x, x + 32), half, p.places[r].position);
+        for (std::size_t d = 0; d < 64; ++d) {
+          const float got = h < p.heads ? p.qkv[r * p.args.qkv_stride + h * 64 + d]
+                                        : p.cached(r, h - p.heads, d, false);
+          if (d < 32)
+            ASSERT_NEAR(want[d], got, 20 * 0x1p-24 * 4) << "row " << r << " head " << h;
+          else
+            ASSERT_EQ(x[d], got) << "row " << r << " head " << h;
+        }
+      }
+  });
 }
 
 TEST(qkv_rope_append, rounds_once_to_bf16_and_leaves_other_slots_alone) {

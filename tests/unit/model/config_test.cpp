@@ -75,6 +75,27 @@ TEST_P(every_family, reads_back_what_to_config_json_writes) {
   EXPECT_EQ(want.eos_token_ids, config->eos_token_ids);
   EXPECT_EQ(want.dtype, config->dtype);
   EXPECT_EQ(want.mtp_layers, config->mtp_layers);
+  EXPECT_EQ(want.rope.beta_fast, config->rope.beta_fast);
+  EXPECT_EQ(want.rope.beta_slow, config->rope.beta_slow);
+  EXPECT_EQ(want.rope.attention_factor, config->rope.attention_factor);
+  EXPECT_EQ(want.latent.rank, config->latent.rank);
+  EXPECT_EQ(want.latent.q_rank, config->latent.q_rank);
+  EXPECT_EQ(want.latent.nope, config->latent.nope);
+  EXPECT_EQ(want.latent.rope, config->latent.rope);
+  EXPECT_EQ(want.latent.value, config->latent.value);
+  EXPECT_EQ(want.latent.mscale, config->latent.mscale);
+  EXPECT_EQ(want.latent.mscale_all, config->latent.mscale_all);
+  EXPECT_EQ(want.experts.count, config->experts.count);
+  EXPECT_EQ(want.experts.per_token, config->experts.per_token);
+  EXPECT_EQ(want.experts.intermediate, config->experts.intermediate);
+  EXPECT_EQ(want.experts.shared, config->experts.shared);
+  EXPECT_EQ(want.experts.score, config->experts.score);
+  EXPECT_EQ(want.experts.choice_bias, config->experts.choice_bias);
+  EXPECT_EQ(want.experts.groups, config->experts.groups);
+  EXPECT_EQ(want.experts.groups_kept, config->experts.groups_kept);
+  EXPECT_EQ(want.experts.scaling, config->experts.scaling);
+  EXPECT_EQ(want.experts.normalise, config->experts.normalise);
+  EXPECT_EQ(want.experts.dense_layers, config->experts.dense_layers);
   EXPECT_EQ(want.rope.head_dim, config->rope.head_dim);
   EXPECT_EQ(want.rope.theta, config->rope.theta);
   EXPECT_EQ(want.rope.scaling, config->rope.scaling);
@@ -94,7 +115,9 @@ TEST_P(every_family, is_accepted_as_transformers_saved_it) {
 
 INSTANTIATE_TEST_SUITE_P(families, every_family,
                          testing::Values(architecture::qwen3, architecture::qwen2,
-                                         architecture::llama, architecture::mimo),
+                                         architecture::llama, architecture::mimo,
+                                         architecture::qwen3_moe, architecture::glm4_moe,
+                                         architecture::deepseek_v3),
                          [](const auto& about) { return std::string(to_string(about.param)); });
 
 TEST(load_config, takes_the_spelling_of_transformers_5) {
@@ -131,6 +154,118 @@ TEST(load_config, divides_hidden_by_heads_without_head_dim) {
   EXPECT_EQ(16u, config->head_dim);
   EXPECT_EQ(16u, config->rope.head_dim);
   EXPECT_EQ(4u, config->kv_heads);
+}
+
+TEST(load_config, finds_the_sparse_layers_by_step_and_by_name) {
+  auto text = edited({{"num_hidden_layers", 6}}, architecture::qwen3_moe);
+  text["decoder_sparse_step"] = 2;
+  text["mlp_only_layers"] = {3};
+  const auto config = load(text.dump());
+  ASSERT_TRUE(config.has_value()) << config.error().detail;
+  EXPECT_EQ((std::vector<std::size_t>{0, 2, 3, 4}), config->experts.dense_layers);
+  for (std::size_t layer = 0; layer < 6; ++layer)
+    EXPECT_EQ(layer == 1 || layer == 5, config->is_sparse(layer)) << layer;
+  text.erase("mlp_only_layers");
+  text.erase("decoder_sparse_step");
+  EXPECT_TRUE(load(text.dump())->experts.dense_layers.empty());
+  EXPECT_FALSE(load(good(architecture::qwen3).dump())->is_sparse(0));
+}
+
+TEST(load_config, refuses_experts_that_do_not_fit_together) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::qwen3_moe).dump(), words);
+  };
+  refused({{"num_experts_per_tok", 12}}, {"num_experts_per_tok = 12", "num_experts = 11"});
+  refused({{"num_experts", 1025}}, {"num_experts = 1025", "1024"});
+  refused({{"num_experts", nullptr}}, {"is missing"});
+  refused({{"norm_topk_prob", nullptr}}, {"\"norm_topk_prob\" is missing"});
+  refused({{"moe_intermediate_size", 0}}, {"moe_intermediate_size = 0"});
+  refused({{"decoder_sparse_step", 0}}, {"decoder_sparse_step = 0"});
+  refused({{"mlp_only_layers", {2}}}, {"mlp_only_layers", "layers from 0 to 1"});
+  refused({{"mlp_only_layers", {-1}}}, {"mlp_only_layers"});
+  refused({{"mlp_only_layers", 1}}, {"mlp_only_layers"});
+}
+
+TEST(load_config, refuses_groups_of_experts_that_do_not_fit_together) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::glm4_moe).dump(), words);
+  };
+  refused({{"n_group", 5}}, {"n_group = 5", "n_routed_experts = 12"});
+  refused({{"n_group", 12}}, {"n_group = 12", "at least two"});
+  refused({{"topk_group", 5}}, {"topk_group = 5", "n_group = 4"});
+  refused({{"topk_group", 1}, {"num_experts_per_tok", 4}}, {"topk_group = 1", "= 4"});
+  refused({{"n_routed_experts", nullptr}}, {"\"n_routed_experts\" is missing"});
+  refused({{"first_k_dense_replace", nullptr}}, {"\"first_k_dense_replace\" is missing"});
+  refused({{"first_k_dense_replace", 3}}, {"first_k_dense_replace = 3"});
+  refused({{"routed_scaling_factor", 0}}, {"routed_scaling_factor = 0"});
+  refused({{"use_qk_norm", nullptr}}, {"\"use_qk_norm\" is missing"});
+  refused({{"attention_bias", nullptr}}, {"\"attention_bias\" is missing"});
+  refused({{"partial_rotary_factor", nullptr}}, {"\"partial_rotary_factor\" is missing"});
+  refused({{"partial_rotary_factor", 0.3}}, {"partial_rotary_factor = 0.3", "multiple of 16"});
+}
+
+TEST(load_config, refuses_latents_that_the_engine_does_not_compute) {
+  const auto refused = [](const json& patch, const std::vector<std::string>& words) {
+    expect_refused(edited(patch, architecture::deepseek_v3).dump(), words);
+  };
+  refused({{"num_key_value_heads", 2}}, {"num_key_value_heads = 2", "one latent", "= 4"});
+  refused({{"kv_lora_rank", 48}}, {"kv_lora_rank = 48", "multiple of 32 up to 512"});
+  refused({{"kv_lora_rank", 544}}, {"kv_lora_rank = 544", "512"});
+  refused({{"kv_lora_rank", nullptr}}, {"\"kv_lora_rank\" is missing"});
+  refused({{"qk_rope_head_dim", 24}}, {"qk_rope_head_dim = 24", "multiple of 16"});
+  refused({{"qk_nope_head_dim", 0}}, {"qk_nope_head_dim = 0"});
+  refused({{"v_head_dim", 24}}, {"v_head_dim = 24", "multiple of 32"});
+  refused({{"q_lora_rank", 0}}, {"q_lora_rank = 0"});
+  refused({{"rope_interleave", false}}, {"rope_interleave = false"});
+  refused({{"scoring_func", "softmax"}}, {"scoring_func = \"softmax\"", "sigmoid"});
+  refused({{"topk_method", "greedy"}}, {"topk_method = \"greedy\"", "noaux_tc"});
+  refused({{"moe_layer_freq", 2}}, {"moe_layer_freq = 2"});
+  refused({{"attention_bias", true}}, {"attention_bias = true"});
+  auto text = good(architecture::deepseek_v3);
+  text["rope_scaling"]["beta_slow"] = 32;
+  expect_refused(text.dump(), {"beta_slow = 32", "less than beta_fast"});
+  text = good(architecture::deepseek_v3);
+  text["rope_scaling"].erase("mscale_all_dim");
+  expect_refused(text.dump(), {"\"mscale_all_dim\" is missing"});
+  text = good(architecture::deepseek_v3);
+  text["rope_scaling"]["truncate"] = false;
+  expect_refused(text.dump(), {"truncate", "yarn"});
+}
+
+TEST(load_config, takes_fp8_blocks_of_deepseek_and_no_other_quantisation) {
+  const json blocks{{"activation_scheme", "dynamic"},
+                    {"fmt", "e4m3"},
+                    {"quant_method", "fp8"},
+                    {"weight_block_size", {128, 128}}};
+  EXPECT_TRUE(load(edited({{"quantization_config", blocks}}, architecture::deepseek_v3).dump()));
+  expect_refused(edited({{"quantization_config", blocks}}, architecture::glm4_moe).dump(),
+                 {"quantization_config"});
+  const std::vector<json> patches{json{{"weight_block_size", {64, 128}}},
+                                  json{{"weight_block_size", nullptr}},
+                                  json{{"quant_method", "gptq"}}, json{{"fmt", "e5m2"}}};
+  for (const auto& patch : patches) {
+    auto other = blocks;
+    other.update(patch);
+    expect_refused(edited({{"quantization_config", other}}, architecture::deepseek_v3).dump(),
+                   {"quantization_config"});
+  }
+  expect_refused(edited({{"quantization_config", 8}}, architecture::deepseek_v3).dump(),
+                 {"quantization_config = 8"});
+}
+
+TEST(load_config, has_the_attention_scales_of_the_published_files) {
+  EXPECT_EQ(0.125f, [] {
+    auto config = tiny_config(architecture::llama);
+    config.head_dim = 64;
+    return config.attention_scale();
+  }());
+  auto v3 = tiny_config(architecture::deepseek_v3);
+  v3.latent.nope = 128;
+  v3.latent.rope = 64;
+  v3.rope.factor = 40.0; // (0.1 ln 40 + 1)^2 / sqrt(192)
+  EXPECT_NEAR(0.1352338, v3.attention_scale(), 1e-6);
+  v3.rope.scaling = kernels::rope_scaling::none; // Moonlight
+  EXPECT_NEAR(0.0721688, v3.attention_scale(), 1e-6);
 }
 
 TEST(load_config, joins_the_eos_ids_of_both_files) {

@@ -86,6 +86,9 @@ void expect_equal(const model_weights& a, const model_weights& b) {
     EXPECT_EQ(a.layers()[i].q_norm, b.layers()[i].q_norm);
     EXPECT_EQ(a.layers()[i].k_norm, b.layers()[i].k_norm);
     EXPECT_EQ(a.layers()[i].qkv_bias, b.layers()[i].qkv_bias);
+    EXPECT_EQ(a.layers()[i].choice_bias, b.layers()[i].choice_bias);
+    EXPECT_EQ(a.layers()[i].q_a_norm, b.layers()[i].q_a_norm);
+    EXPECT_EQ(a.layers()[i].kv_a_norm, b.layers()[i].kv_a_norm);
   }
 }
 
@@ -128,7 +131,12 @@ INSTANTIATE_TEST_SUITE_P(
                   change_case{architecture::llama, dtype::f32, arithmetic::f32},
                   change_case{architecture::llama, dtype::bf16, arithmetic::bf16},
                   change_case{architecture::mimo, dtype::f16, arithmetic::bf16},
-                  change_case{architecture::mimo, dtype::bf16, arithmetic::f32}));
+                  change_case{architecture::mimo, dtype::bf16, arithmetic::f32},
+                  change_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16},
+                  change_case{architecture::glm4_moe, dtype::bf16, arithmetic::bf16},
+                  change_case{architecture::deepseek_v3, dtype::bf16, arithmetic::bf16},
+                  change_case{architecture::deepseek_v3, dtype::f16, arithmetic::f32},
+                  change_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32}));
 
 TEST(changed_weights, go_back_to_what_they_were) {
   const two_models models(architecture::qwen3);

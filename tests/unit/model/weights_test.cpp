@@ -81,21 +81,81 @@ void expect_vector(std::span<const float> vector, const checkpoint& source,
     ASSERT_EQ(element_at(view->bytes, view->type, i), vector[i]) << name << "[" << i << "]";
 }
 
+void expect_experts(const model_weights& weights, std::size_t index, const checkpoint& source) {
+  const auto& config = weights.config();
+  const auto& layer = weights.layers()[index];
+  const std::string at = "model.layers." + std::to_string(index) + ".mlp.";
+  EXPECT_EQ(0u, layer.gate_up.n);
+  EXPECT_EQ(config.experts.count, layer.router.n);
+  expect_packed(layer.router, 0, source, at + "gate.weight");
+  if (config.experts.choice_bias)
+    expect_vector(layer.choice_bias, source, at + "gate.e_score_correction_bias");
+  if (const std::size_t shared = config.experts.shared * config.experts.intermediate; shared != 0) {
+    EXPECT_EQ(2 * shared, layer.shared_gate_up.n);
+    expect_packed(layer.shared_gate_up, 0, source, at + "shared_experts.gate_proj.weight");
+    expect_packed(layer.shared_gate_up, shared, source, at + "shared_experts.up_proj.weight");
+    expect_packed(layer.shared_down, 0, source, at + "shared_experts.down_proj.weight");
+  }
+  ASSERT_EQ(config.experts.count, layer.experts.size());
+  for (std::size_t e = 0; e < layer.experts.size(); ++e) {
+    const auto& expert = layer.experts[e];
+    const std::string of = at + "experts." + std::to_string(e) + ".";
+    EXPECT_EQ(2 * config.experts.intermediate, expert.gate_up.n);
+    expect_packed(expert.gate_up, 0, source, of + "gate_proj.weight");
+    expect_packed(expert.gate_up, config.experts.intermediate, source, of + "up_proj.weight");
+    expect_packed(expert.down, 0, source, of + "down_proj.weight");
+  }
+}
+
+/// The projections around attention over a latent.
+void expect_latent(const model_weights& weights, std::size_t index, const checkpoint& source) {
+  const auto& config = weights.config();
+  const auto& latent = config.latent;
+  const auto& layer = weights.layers()[index];
+  const std::string at = "model.layers." + std::to_string(index) + ".self_attn.";
+  EXPECT_EQ(latent.q_rank + latent.rank + latent.rope, layer.qkv.n);
+  expect_packed(layer.qkv, 0, source, at + "q_a_proj.weight");
+  expect_packed(layer.qkv, latent.q_rank, source, at + "kv_a_proj_with_mqa.weight");
+  expect_packed(layer.q_b, 0, source, at + "q_b_proj.weight");
+  expect_vector(layer.q_a_norm, source, at + "q_a_layernorm.weight");
+  expect_vector(layer.kv_a_norm, source, at + "kv_a_layernorm.weight");
+  const auto whole = source.tensor(at + "kv_b_proj.weight");
+  ASSERT_TRUE(whole.has_value());
+  for (std::size_t head = 0; head < config.heads; ++head)
+    for (std::size_t c = 0; c < latent.rank; ++c) {
+      const std::size_t row = head * (latent.nope + latent.value);
+      for (std::size_t i = 0; i < latent.nope; ++i)
+        ASSERT_EQ(expected(stored(*whole, row + i, c), layer.absorb.type),
+                  unpacked(layer.absorb, head * latent.rank + c, i));
+      for (std::size_t j = 0; j < latent.value; ++j)
+        ASSERT_EQ(expected(stored(*whole, row + latent.nope + j, c), layer.expand.type),
+                  unpacked(layer.expand, head * latent.value + j, c));
+    }
+}
+
 void expect_layer(const model_weights& weights, std::size_t index, const checkpoint& source) {
   const auto& config = weights.config();
   const auto& layer = weights.layers()[index];
   const std::string at = "model.layers." + std::to_string(index) + ".";
   const std::size_t q = config.heads * config.head_dim;
   const std::size_t kv = config.kv_heads * config.head_dim;
-  EXPECT_EQ(q + 2 * kv, layer.qkv.n);
-  expect_packed(layer.qkv, 0, source, at + "self_attn.q_proj.weight");
-  expect_packed(layer.qkv, q, source, at + "self_attn.k_proj.weight");
-  expect_packed(layer.qkv, q + kv, source, at + "self_attn.v_proj.weight");
+  if (config.latent.rank != 0) {
+    expect_latent(weights, index, source);
+  } else {
+    EXPECT_EQ(q + 2 * kv, layer.qkv.n);
+    expect_packed(layer.qkv, 0, source, at + "self_attn.q_proj.weight");
+    expect_packed(layer.qkv, q, source, at + "self_attn.k_proj.weight");
+    expect_packed(layer.qkv, q + kv, source, at + "self_attn.v_proj.weight");
+  }
   expect_packed(layer.o, 0, source, at + "self_attn.o_proj.weight");
-  EXPECT_EQ(2 * config.intermediate, layer.gate_up.n);
-  expect_packed(layer.gate_up, 0, source, at + "mlp.gate_proj.weight");
-  expect_packed(layer.gate_up, config.intermediate, source, at + "mlp.up_proj.weight");
-  expect_packed(layer.down, 0, source, at + "mlp.down_proj.weight");
+  if (config.is_sparse(index)) {
+    expect_experts(weights, index, source);
+  } else {
+    EXPECT_EQ(2 * config.intermediate, layer.gate_up.n);
+    expect_packed(layer.gate_up, 0, source, at + "mlp.gate_proj.weight");
+    expect_packed(layer.gate_up, config.intermediate, source, at + "mlp.up_proj.weight");
+    expect_packed(layer.down, 0, source, at + "mlp.down_proj.weight");
+  }
   expect_vector(layer.input_norm, source, at + "input_layernorm.weight");
   expect_vector(layer.post_norm, source, at + "post_attention_layernorm.weight");
   ASSERT_EQ(config.attention_bias ? q + 2 * kv : 0, layer.qkv_bias.size());
@@ -147,12 +207,27 @@ TEST_P(every_storage, puts_every_value_in_its_place) {
 
 INSTANTIATE_TEST_SUITE_P(
   storages, every_storage,
-  testing::Values(storage_case{architecture::qwen3, dtype::bf16, arithmetic::f32, dtype::bf16},
-                  storage_case{architecture::qwen3, dtype::f32, arithmetic::bf16, dtype::bf16},
-                  storage_case{architecture::qwen2, dtype::f16, arithmetic::f32, dtype::f32},
-                  storage_case{architecture::llama, dtype::f32, arithmetic::f32, dtype::f32},
-                  storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
-                  storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16}));
+  testing::Values(
+    storage_case{architecture::qwen3, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::qwen3, dtype::f32, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::qwen2, dtype::f16, arithmetic::f32, dtype::f32},
+    storage_case{architecture::llama, dtype::f32, arithmetic::f32, dtype::f32},
+    storage_case{architecture::mimo, dtype::bf16, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::mimo, dtype::f16, arithmetic::bf16, dtype::bf16},
+    storage_case{architecture::glm4_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::deepseek_v3, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::deepseek_v3, dtype::f16, arithmetic::f32, dtype::f32},
+    storage_case{architecture::qwen3_moe, dtype::bf16, arithmetic::f32, dtype::bf16},
+    storage_case{architecture::qwen3_moe, dtype::f32, arithmetic::bf16, dtype::bf16}));
+
+TEST(model_weights, never_round_a_router) {
+  const temporary_directory directory;
+  write_tiny_model(directory.path(), architecture::qwen3_moe, 5, dtype::f32);
+  const auto weights = load(directory.path(), arithmetic::bf16);
+  ASSERT_TRUE(weights.has_value()) << weights.error().detail;
+  EXPECT_EQ(dtype::f32, (*weights)->layers()[1].router.type);
+  EXPECT_EQ(dtype::bf16, (*weights)->layers()[1].experts[0].down.type);
+}
 
 TEST(model_weights, pack_matrices_in_more_than_one_run) {
   // Loading checks and packs 256 KiB at a time; this head has 672 KB, this gate 384 KB.
@@ -170,7 +245,8 @@ TEST(model_weights, pack_matrices_in_more_than_one_run) {
 }
 
 TEST(model_weights, load_the_checkpoints_that_transformers_saved) {
-  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo"}) {
+  for (const std::string family :
+       {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight"}) {
     const auto weights =
       load(std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models" / family);
     ASSERT_TRUE(weights.has_value()) << weights.error().detail;
