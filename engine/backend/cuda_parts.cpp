@@ -46,12 +46,12 @@ result<void> check(const model_config& c) {
     return bad("the model's " + what + " is " + std::to_string(value) + ": a GPU computes " + must
                + "; use --device cpu");
   };
+  if (c.head_dim != 64 && c.head_dim != 128)
+    return wrong("head_dim", c.head_dim, "64 and 128");
   if (c.experts.count != 0 || c.latent.rank != 0 || c.rope.head_dim != c.head_dim)
     return bad("the model is a " + std::string{class_name(c.family)}
                + ": a GPU computes models without experts, latent attention and partial rotation; "
                  "use --device cpu");
-  if (c.head_dim != 64 && c.head_dim != 128)
-    return wrong("head_dim", c.head_dim, "64 and 128");
   if (c.hidden % 8 != 0 || c.hidden > 32768)
     return wrong("hidden_size", c.hidden, "multiples of 8 up to 32768");
   if (c.intermediate % 8 != 0)

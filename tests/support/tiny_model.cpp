@@ -7,34 +7,11 @@
 #include <system_error>
 
 namespace rollcast {
+namespace {
 
-model_config tiny_config(architecture family) {
-  model_config config;
-  config.family = family;
-  config.hidden = 64;
-  config.layers = 2;
-  config.heads = 4;
-  config.kv_heads = 2;
-  config.head_dim = family == architecture::qwen3 ? 32 : 16;
-  config.intermediate = 96;
-  config.vocabulary = 200;
-  config.rms_eps = 1e-6f;
-  config.rope.head_dim = config.head_dim;
-  config.rope.theta = 1e6;
-  config.max_positions = 512;
-  config.tie_embeddings = family == architecture::qwen3;
-  config.attention_bias = family == architecture::qwen2 || family == architecture::mimo;
-  config.qk_norm = family == architecture::qwen3;
-  config.eos_token_ids = {199};
-  config.dtype = "bfloat16";
-  if (family == architecture::llama) {
-    config.rope.theta = 1e4;
-    config.rope.scaling = kernels::rope_scaling::llama3;
-    config.rope.factor = 8.0;
-    config.rope.low_freq_factor = 1.0;
-    config.rope.high_freq_factor = 4.0;
-    config.rope.original_max_position = 32;
-  }
+/// The experts, and what else is particular, of the families that have some.
+void add_experts(model_config& config) {
+  const auto family = config.family;
   if (family == architecture::qwen3_moe) {
     config.head_dim = config.rope.head_dim = 32;
     config.qk_norm = true;
@@ -77,6 +54,38 @@ model_config tiny_config(architecture family) {
     experts.scaling = 2.5f;
     experts.dense_layers = {0};
   }
+}
+
+} // namespace
+
+model_config tiny_config(architecture family) {
+  model_config config;
+  config.family = family;
+  config.hidden = 64;
+  config.layers = 2;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = family == architecture::qwen3 ? 32 : 16;
+  config.intermediate = 96;
+  config.vocabulary = 200;
+  config.rms_eps = 1e-6f;
+  config.rope.head_dim = config.head_dim;
+  config.rope.theta = 1e6;
+  config.max_positions = 512;
+  config.tie_embeddings = family == architecture::qwen3;
+  config.attention_bias = family == architecture::qwen2 || family == architecture::mimo;
+  config.qk_norm = family == architecture::qwen3;
+  config.eos_token_ids = {199};
+  config.dtype = "bfloat16";
+  if (family == architecture::llama) {
+    config.rope.theta = 1e4;
+    config.rope.scaling = kernels::rope_scaling::llama3;
+    config.rope.factor = 8.0;
+    config.rope.low_freq_factor = 1.0;
+    config.rope.high_freq_factor = 4.0;
+    config.rope.original_max_position = 32;
+  }
+  add_experts(config);
   if (family == architecture::mimo)
     config.mtp_layers = 1;
   return config;

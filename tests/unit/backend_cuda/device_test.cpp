@@ -194,8 +194,19 @@ TEST(cuda_device, refuses_in_one_line_what_it_cannot_be) {
   options = small_options();
   options.kv_blocks = 400'000'000; // 3 TB
   refused(options, "take fewer --kv-blocks");
+  const auto good = model.config;
   model.config.head_dim = 32;
   refused(small_options(), "the model's head_dim is 32: a GPU computes 64 and 128");
+  const std::string dense = "a GPU computes models without experts";
+  model.config = good;
+  model.config.experts.count = 8;
+  refused(small_options(), dense);
+  model.config = good;
+  model.config.latent.rank = 64;
+  refused(small_options(), dense);
+  model.config = good;
+  model.config.rope.head_dim = good.head_dim / 2;
+  refused(small_options(), dense);
 }
 
 } // namespace

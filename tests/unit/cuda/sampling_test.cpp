@@ -1,6 +1,7 @@
 // Goal: a token chosen on the device is the CPU's, and so are its log-probability and kept mass,
-// bit for bit. Method: rows of many kinds and parameters through both samplers; all bans; rows of
-// nothing.
+// bit for bit.
+// Method: rows of many kinds and parameters through both samplers; all bans; rows of nothing.
+
 #include "kernels/cuda/sampling.hpp"
 #include "kernels/sampling.hpp"
 #include "tests/unit/cuda/device.hpp"

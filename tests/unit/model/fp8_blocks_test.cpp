@@ -1,7 +1,8 @@
 // Goal: FP8 weights with block scales are read as the bf16 weights that DeepSeek's converter
-// writes, and nothing behind the checkpoint can tell that they were FP8. Method: every e4m3 number
-// by its definition; blocks at ragged edges; the fixture, whose logits come from weights that
-// PyTorch widened, against a checkpoint of those widened weights; one thing broken at a time.
+// writes, and nothing behind the checkpoint can tell that they were FP8.
+// Method: every e4m3 number by its definition; blocks at ragged edges; the fixture, whose logits
+// come from weights that PyTorch widened, against a checkpoint of those widened weights; one thing
+// broken at a time.
 
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/fp8_blocks.hpp"
