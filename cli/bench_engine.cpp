@@ -202,6 +202,7 @@ result<ordered_json> bench_cpu(const bench_engine_options& options,
     options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   const machine_rates machine = measure_machine(threads);
   ordered_json json;
+  double active = 0;
   std::vector<std::string> profiles{"cpu-f32-v1", "cpu-bf16-v1"};
   if (!options.profile.empty())
     profiles = {options.profile};
@@ -212,6 +213,7 @@ result<ordered_json> bench_cpu(const bench_engine_options& options,
     auto what = subject_of(options, model);
     if (!what)
       return fail(what);
+    active = layer_weights_count(what->config);
     what->device.numerics = name;
     what->device.threads = threads;
     what->bytes_per_s = machine.read_bytes_per_s;
@@ -222,10 +224,7 @@ result<ordered_json> bench_cpu(const bench_engine_options& options,
       return fail(measured);
     json[name] = std::move(*measured);
   }
-  const auto config = load_config(model);
-  if (!config)
-    return fail(config);
-  json["model"] = {{"active_layer_parameters", layer_weights_count(*config)}};
+  json["model"] = {{"active_layer_parameters", active}};
   json["machine"] = {{"threads", threads},
                      {"read_bytes_per_s", machine.read_bytes_per_s},
                      {"f32_flops_per_s", machine.f32_flops_per_s},

@@ -5,7 +5,7 @@
 #include "engine/model/finite.hpp"
 #include "engine/model/tensor_check.hpp"
 #include "engine/model/tensor_plan.hpp"
-#include "engine/model/tensor_text.hpp"
+#include "engine/model/tensor_views.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -183,8 +183,6 @@ public:
   result<std::shared_ptr<const cuda_weights>> load();
 
 private:
-  result<void> view_tensors();
-  result<void> view_tensor(const planned_tensor& planned);
   result<void> check_tied_head() const;
   result<void> load_units();
   result<void> load_unit(const unit& u, carrier& way);
@@ -211,8 +209,12 @@ result<std::shared_ptr<const cuda_weights>> cuda_weight_loader::load() {
         check_names(config_, layout_.plan, source_.names(), base_ == nullptr, source_.origin({}));
       !named)
     return fail(named);
-  if (const auto viewed = view_tensors(); !viewed)
-    return fail(viewed);
+  auto found =
+    view_tensors(layout_.plan, source_, base_ ? std::optional{base_->tensors()} : std::nullopt);
+  if (!found)
+    return fail(found);
+  infos_ = std::move(found->infos);
+  views_ = std::move(found->views);
   if (const auto tied = check_tied_head(); !tied)
     return fail(tied);
   if (const auto used = gpu::use_device(device_); !used)
@@ -234,41 +236,6 @@ result<std::shared_ptr<const cuda_weights>> cuda_weight_loader::load() {
 }
 
 // -- what there is ------------------------------------------------------------
-
-result<void> cuda_weight_loader::view_tensors() {
-  for (const auto& planned : layout_.plan) {
-    if (base_ == nullptr || source_.contains(planned.name)) {
-      if (const auto viewed = view_tensor(planned); !viewed)
-        return viewed;
-      continue;
-    }
-    const auto all = base_->tensors();
-    const auto at = std::ranges::find(all, planned.name, &tensor_info::name);
-    ROLLCAST_CHECK(at != all.end());
-    infos_.push_back(*at);
-    views_.push_back(std::nullopt);
-  }
-  return {};
-}
-
-result<void> cuda_weight_loader::view_tensor(const planned_tensor& planned) {
-  auto view = source_.tensor(planned.name);
-  if (!view)
-    return fail(view);
-  if (auto shaped = check_shape(planned, view->shape, source_.origin(planned.name)); !shaped)
-    return shaped;
-  if (base_ != nullptr) {
-    const auto before = std::ranges::find(base_->tensors(), planned.name, &tensor_info::name)->type;
-    if (view->type != before)
-      return fail(errc::bad_checkpoint,
-                  source_.origin(planned.name) + ": tensor " + planned.name + " is of "
-                    + std::string(name_of(view->type)) + ", the weights that it changes are of "
-                    + std::string(name_of(before)) + "; send every tensor to change dtypes");
-  }
-  infos_.push_back({planned.name, view->type, view->shape, {}});
-  views_.emplace_back(std::move(*view));
-  return {};
-}
 
 result<void> cuda_weight_loader::check_tied_head() const {
   ROLLCAST_CHECK(layout_.plan[0].role == tensor_role::embedding);

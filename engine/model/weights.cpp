@@ -5,6 +5,7 @@
 #include "engine/model/tensor_check.hpp"
 #include "engine/model/tensor_plan.hpp"
 #include "engine/model/tensor_text.hpp"
+#include "engine/model/tensor_views.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -54,16 +55,6 @@ content_hash hash_of_tensor(const tensor_view& tensor) {
   return tensor.hash ? *tensor.hash : hash_bytes(tensor.bytes);
 }
 
-/// @pre the weights have a tensor of this name.
-const tensor_info& info_in(const model_weights& weights, std::string_view name) {
-  const auto all = weights.tensors();
-  const auto at =
-    std::lower_bound(all.begin(), all.end(), name,
-                     [](const tensor_info& x, std::string_view y) { return x.name < y; });
-  ROLLCAST_CHECK(at != all.end() && at->name == name);
-  return *at;
-}
-
 } // namespace
 
 /// The steps of `model_weights::load` and `load_over`, with what they share.
@@ -98,8 +89,6 @@ private:
   template <class Weights>
   static auto* matrix_of(Weights& weights, const planned_tensor& tensor);
 
-  result<void> view_tensors();
-  result<void> view_tensor(const planned_tensor& planned);
   result<void> load_vectors();
   void collect_matrices();
   result<void> lay_out_arena();
@@ -135,8 +124,11 @@ result<std::shared_ptr<const model_weights>> weight_loader::load() {
         check_names(out_.config_, plan_, names, base_ == nullptr, source_.origin({}));
       !named)
     return fail(named);
-  if (const auto viewed = view_tensors(); !viewed)
-    return fail(viewed);
+  auto found = view_tensors(plan_, source_, base_ ? std::optional{base_->tensors()} : std::nullopt);
+  if (!found)
+    return fail(found);
+  infos_ = std::move(found->infos);
+  views_ = std::move(found->views);
   if (const auto widened = load_vectors(); !widened)
     return fail(widened);
   collect_matrices();
@@ -156,39 +148,6 @@ result<std::shared_ptr<const model_weights>> weight_loader::load() {
 }
 
 // -- what there is ------------------------------------------------------------
-
-result<void> weight_loader::view_tensors() {
-  for (const auto& planned : plan_) {
-    if (base_ == nullptr || source_.contains(planned.name)) {
-      if (const auto viewed = view_tensor(planned); !viewed)
-        return viewed;
-    } else {
-      infos_.push_back(info_in(*base_, planned.name));
-      views_.push_back(std::nullopt);
-    }
-  }
-  return {};
-}
-
-result<void> weight_loader::view_tensor(const planned_tensor& planned) {
-  auto view = source_.tensor(planned.name);
-  if (!view)
-    return fail(view);
-  if (auto shaped = check_shape(planned, view->shape, source_.origin(planned.name)); !shaped)
-    return shaped;
-  if (base_ != nullptr) {
-    // Another dtype could need another layout, and with it the base's source bytes.
-    const auto type = info_in(*base_, planned.name).type;
-    if (view->type != type)
-      return fail(errc::bad_checkpoint,
-                  source_.origin(planned.name) + ": tensor " + planned.name + " is of "
-                    + std::string(name_of(view->type)) + ", the weights that it changes are of "
-                    + std::string(name_of(type)) + "; send every tensor to change dtypes");
-  }
-  infos_.push_back({planned.name, view->type, view->shape, {}});
-  views_.emplace_back(std::move(*view));
-  return {};
-}
 
 result<void> weight_loader::check_values(const tensor_view& view, std::size_t begin,
                                          std::size_t count) const {
