@@ -15,7 +15,7 @@ namespace rollcast::journal {
 struct journal_options {
   std::string path; ///< Of the SQLite database; "-wal", "-shm" and ".lock" lie beside it.
   /// How long records are gathered for one commit. An idle journal commits the first at once.
-  std::chrono::milliseconds gather{5};
+  std::chrono::milliseconds gather{25};
   std::uint64_t bytes_max = std::uint64_t{16} << 30;      ///< Of the database; then no new batches.
   std::size_t pending_bytes_max = std::size_t{256} << 20; ///< Not yet on disk; then no new batches.
   std::chrono::milliseconds retry{200}; ///< After a commit that failed, for a full disk say.
