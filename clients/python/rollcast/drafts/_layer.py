@@ -66,7 +66,7 @@ class RmsNorm(nn.Module):
 def rotated(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """x [..., rows, head_dim], its rows at `positions`; halves are pairs, as in Llama and Qwen."""
     half = x.shape[-1] // 2
-    exponents = torch.arange(half, dtype=torch.float64) / half
+    exponents = torch.arange(half, dtype=torch.float64, device=x.device) / half
     angles = positions.double()[:, None] * theta**-exponents
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
@@ -94,7 +94,7 @@ class Past:
         keys = [x.repeat_interleave(shared, 1) for x in self.keys]
         values = [x.repeat_interleave(shared, 1) for x in self.values]
         rows, q = q.shape[2], q * q.shape[-1] ** -0.5
-        later = torch.ones(rows, rows, dtype=torch.bool).triu(1)
+        later = torch.ones(rows, rows, dtype=torch.bool, device=q.device).triu(1)
         prefix = (q @ keys[0].transpose(-1, -2)).masked_fill(later, float("-inf"))
         own = torch.stack([(q * key).sum(-1) for key in keys[1:]], dim=-1)
         weights = torch.softmax(torch.cat([prefix, own], dim=-1), dim=-1)

@@ -92,7 +92,8 @@ class Draft(nn.Module):
         state, out = self.enter(hidden), []
         for k in range(steps):
             embedded = F.embedding(following[:, k + 1 : k + 1 + rows], ends.embedding)
-            x, state = self.step(embedded, state, torch.arange(k, k + rows), past)
+            positions = torch.arange(k, k + rows, device=hidden.device)
+            x, state = self.step(embedded, state, positions, past)
             out.append(self.logits(x, ends))
         return out
 
@@ -179,7 +180,7 @@ class Eagle3Draft(Draft):
 
     @property
     def target_ids(self) -> Tensor:
-        return torch.arange(len(self.d2t)) + self.d2t
+        return torch.arange(len(self.d2t), device=self.d2t.device) + self.d2t
 
     @staticmethod
     def create(
@@ -288,7 +289,8 @@ class MtpDraft(Draft):
 
     @property
     def target_ids(self) -> Tensor:
-        return torch.arange(self._vocabulary)
+        device = self.layer.input_proj.weight.device
+        return torch.arange(self._vocabulary, device=device)
 
     @staticmethod
     def create(target: Mapping[str, Any], seed: int = 0, **other: Any) -> "MtpDraft":
@@ -332,7 +334,7 @@ def _randomise(draft: Draft, seed: int) -> None:
                 weight.copy_(noise * weight.shape[1] ** -0.5)
 
 
-def _read(directory: Path) -> dict[str, Tensor]:
+def read_tensors(directory: Path) -> dict[str, Tensor]:
     index = directory / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
@@ -351,7 +353,7 @@ def load_draft(directory: str | os.PathLike[str]) -> Draft:
     where = Path(directory)
     try:
         config = json.loads((where / "config.json").read_text())
-        tensors = _read(where)
+        tensors = read_tensors(where)
     except (OSError, ValueError) as failure:
         raise DraftError(f"{where}: cannot be read: {failure}") from None
     architectures = config.get("architectures")

@@ -38,11 +38,6 @@ def gumbel(bits: Tensor) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
-def signed(seed: int) -> int:
-    """A seed of 64 bits as torch's int64 holds it."""
-    return seed - 2**64 if seed >= 2**63 else seed
-
-
 def choose(
     logits: Tensor, token_ids: Tensor, seeds: Tensor, positions: Tensor, temperature: Tensor
 ) -> Tensor:
