@@ -182,8 +182,8 @@ class Noise(unittest.TestCase):
 
 
 class Language:
-    """A target whose states are made up: the next token's logits are a product with the last
-    state, which is the embedding of the last two tokens. Rollouts are sampled as the engine does."""
+    """A target with made-up states: the last two tokens' embeddings, of which the next logits are a
+    product. Rollouts are sampled as the engine does."""
 
     VOCABULARY, HIDDEN = 40, 32
 

@@ -89,8 +89,8 @@ class Past:
         self.values.append(v)
         shared = q.shape[1] // k.shape[1]
         if len(self.keys) == 1:
-            repeated = (x.repeat_interleave(shared, 1) for x in (k, v))
-            return F.scaled_dot_product_attention(q, *repeated, is_causal=True)
+            k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         keys = [x.repeat_interleave(shared, 1) for x in self.keys]
         values = [x.repeat_interleave(shared, 1) for x in self.values]
         rows, q = q.shape[2], q * q.shape[-1] ** -0.5

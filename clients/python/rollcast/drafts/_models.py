@@ -17,10 +17,9 @@ from ._layer import Attention, DraftError, Mlp, Past, RmsNorm, Shape
 EAGLE3, MTP = "LlamaForCausalLMEagle3", "MiMoForCausalLM"
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MTP_PREFIX = "model.mtp_layers.0."
-# What a draft's config.json has of its target's.
 _SHAPE_KEYS = (
     "hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
-    "rms_norm_eps rope_theta rope_scaling vocab_size max_position_embeddings"
+    "rms_norm_eps vocab_size max_position_embeddings"
 ).split()
 
 
@@ -201,7 +200,7 @@ class Eagle3Draft(Draft):
         config = {
             "architectures": [EAGLE3],
             "model_type": "llama",
-            **{key: target[key] for key in _SHAPE_KEYS if key in target},
+            **_of_target(target),
             "num_hidden_layers": 1,
             "draft_vocab_size": len(ids),
             "tie_word_embeddings": False,
@@ -298,7 +297,7 @@ class MtpDraft(Draft):
         config = {
             "architectures": [MTP],
             "model_type": "mimo",
-            **{key: target[key] for key in _SHAPE_KEYS if key in target},
+            **_of_target(target),
             "num_hidden_layers": int(target["num_hidden_layers"]),
             "num_nextn_predict_layers": 1,
             "tie_word_embeddings": bool(target.get("tie_word_embeddings", False)),
@@ -323,6 +322,13 @@ class MtpDraft(Draft):
 
     def _fill(self, tensors: Mapping[str, Tensor]) -> None:
         super()._fill({"layer." + n.removeprefix(_MTP_PREFIX): w for n, w in tensors.items()})
+
+
+def _of_target(target: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new draft's config.json has of its target's: widths, and rotation without scaling."""
+    theta = (target.get("rope_parameters") or target).get("rope_theta", 10000.0)
+    shape = {key: target[key] for key in _SHAPE_KEYS if key in target}
+    return {**shape, "rope_theta": theta, "rope_scaling": None}
 
 
 def _randomise(draft: Draft, seed: int) -> None:

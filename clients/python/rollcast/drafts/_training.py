@@ -98,7 +98,7 @@ class DraftTrainer:
             group["lr"] = lr
         self._optimiser.zero_grad()
         loss = draft_loss(self.draft, batch, ends, self.steps, self.decay)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.draft.parameters(), 1.0)
         self._optimiser.step()
         return loss.item()
