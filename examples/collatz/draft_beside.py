@@ -25,6 +25,11 @@ class DraftBeside:
         self._trainer = DraftTrainer(self.draft, lr=lr, steps=STEPS, rows_at_once=2048, seed=seed)
         self._samples = []
 
+    def tensors(self):
+        """As a weight update has them; tables of integers never change and stay at home."""
+        named = self.draft.tensors().items()
+        return ((f"draft.{name}", w) for name, w in named if w.is_floating_point())
+
     def watch(self, model):
         """A context in which the policy's forward passes leave their states for `take`."""
         return Watch(model, self.draft.aux_layers)

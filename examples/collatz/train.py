@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 # Before torch is imported: its threads spin while they wait, which on a machine that does anything
@@ -149,10 +150,12 @@ class Trainer:
         return sum(judged(r)[1] for r in responses) / len(responses)
 
     def publish(self):
-        """Sends the weights, as they are stored, under their checkpoint's names."""
+        """Sends the weights, as they are stored, under their checkpoint's names; and those of the
+        draft, if workers draft with it."""
         dtype = getattr(torch, self.model.stored)
-        weights = self.model.state_dict().items()
-        return self.rollouts.publish((name, w.to(dtype)) for name, w in weights)
+        weights = ((name, w.to(dtype)) for name, w in self.model.state_dict().items())
+        drafted = self.beside.tensors() if self.options.draft_on_workers else ()
+        return self.rollouts.publish(chain(weights, drafted))
 
     def iterate(self):
         options, begin = self.options, time.monotonic()
@@ -188,6 +191,8 @@ class Trainer:
             "flip_pause_s": round(served.pause_s, 6),
             **drafted,
         }
+        if self.beside:
+            line["rollout_acceptance"] = self.rollouts.acceptance
         self.iteration += 1
         if self.iteration % options.evaluate_every == 0 or self.iteration == options.iterations:
             line["heldout_exact"] = self.evaluate()
@@ -248,7 +253,9 @@ def rollouts_of(options):
     if options.connect:
         return ClusterRollouts(options.connect, None, options.chunk_tokens)
     log = options.out / "cluster.log"
-    cluster = Cluster(options.rollcast, options.model, options.workers, options.speculate, log)
+    how = (options.workers, options.speculate, log)
+    draft_model = options.draft_model if options.draft_on_workers else None
+    cluster = Cluster(options.rollcast, options.model, *how, draft_model)
     return ClusterRollouts(cluster.endpoint, cluster, options.chunk_tokens)
 
 
@@ -304,6 +311,7 @@ def options_of(arguments=None):
         parser.error("--kill-worker-at kills a worker of a private cluster: leave out --connect")
     if options.train_draft and options.draft_model is None:
         options.draft_model = HERE / options.train_draft
+    options.draft_on_workers = options.train_draft == options.speculate
     return options
 
 
