@@ -28,7 +28,7 @@ from rollcast import drafts
 from rollcast.drafts import Eagle3Draft, MtpDraft
 from rollcast.drafts.__main__ import main
 from rollcast.qwen3 import Qwen3ForRollout
-from rollouts import BINARY, TINY, rollout
+from rollouts import BINARY, COLLATZ, TINY, rollout
 
 CONFIG = json.loads((TINY / "config.json").read_text())
 
@@ -145,6 +145,29 @@ class OfRollouts(unittest.TestCase):
         draft = Eagle3Draft.create(CONFIG, range(100), aux_layers=(0, 1, 2))
         with self.assertRaisesRegex(drafts.DraftError, r"layers \[2\]"):
             drafts.sample_with(self.model, draft, self.rollouts)
+
+
+class Shipped(unittest.TestCase):
+    def test_the_drafts_of_the_example_know_it_and_shared_noise_keeps_more(self):
+        torch.set_num_threads(1)
+        starts = json.loads((COLLATZ / "heldout.json").read_text())[:8]
+        prompts = [list(f"{n}:".encode()) for n in starts]
+        lines = rollout(COLLATZ, prompts, **{"max-new-tokens": 150})
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "responses.jsonl"
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            rollouts = drafts.read_rollouts(file)
+        model = Qwen3ForRollout(COLLATZ)
+        for kind in ("eagle3", "mtp"):
+            draft = drafts.load_draft(COLLATZ.parent / kind)
+            self.assertEqual(draft.kind, kind)
+            samples = drafts.sample_with(model, draft, rollouts)
+            shared, independent = (
+                drafts.acceptance(draft, samples, drafts.ends_of(model), noise=n).length
+                for n in ("shared", "independent")
+            )
+            self.assertGreater(shared, 2.2, kind)
+            self.assertGreater(shared, independent + 0.1, kind)
 
 
 if __name__ == "__main__":
