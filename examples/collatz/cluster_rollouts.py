@@ -24,9 +24,10 @@ def _end_with_parent():
 class Cluster:
     """`rollcast up` on this machine, with ports of its own, until `stop`."""
 
-    def __init__(self, binary, model, workers, speculate, log):
+    def __init__(self, binary, model, workers, speculate, log, draft_model=None):
         command = [binary, "up", "--model", model, "--workers", workers, "--threads", 1]
         command += ["--speculate", speculate, "--listen", "tcp://127.0.0.1:*"]
+        command += ["--draft-model", draft_model] if draft_model else []
         command += ["--control-port", 0, "--metrics-port", 0]
         with open(log, "ab") as errors:
             # A session of its own: Ctrl-C is for the trainer, which then stops the cluster.
@@ -72,6 +73,7 @@ class ClusterRollouts:
                 cluster.stop()
             raise
         self.version = None  # published last
+        self.acceptance = None  # tokens a pass of the last batch, drafts' and its own
 
     def __enter__(self):
         return self
@@ -107,6 +109,7 @@ class ClusterRollouts:
             if kill_worker and 4 * len(found) >= batch.responses:
                 self._kill_a_worker(f"{len(found)} of {batch.responses} responses")
                 kill_worker = False
+        self.acceptance = batch.summary.mean_acceptance_length
         return [found[place] for place in sorted(found)]
 
     def _kill_a_worker(self, when):

@@ -13,6 +13,8 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 # Before torch is imported: its threads spin while they wait, which on a machine that does anything
@@ -21,11 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from rollcast import RollcastError
+from rollcast.drafts import DraftError
 from rollcast.torch_ops import KernelError
 from rollcast.qwen3 import Qwen3ForRollout
 
 from cluster_rollouts import Cluster, ClusterRollouts, Stop
 from collatz import judge, start_of, text_of, trajectory
+from draft_beside import DraftBeside, plot_drafts
 from make_prompts import SplitMix64
 
 HERE = Path(__file__).resolve().parent
@@ -66,18 +70,22 @@ def parts_of(responses):
         yield part
 
 
-def learn(model, optimiser, responses, wanted):
-    """One step of the optimiser on all responses; `wanted` are their advantages.
+def learn(model, optimiser, responses, wanted, beside=None):
+    """One step of the optimiser on all responses; `wanted` are their advantages. A draft `beside`
+    takes the states that the scoring computes.
 
     No step is taken if the log-probabilities of training and rollout differ. Returns their largest
-    difference."""
+    difference, and what the draft tells of itself."""
     tokens = sum(len(r.token_ids) for r in responses)
     worst = 0.0
     optimiser.zero_grad()
     for part in parts_of(responses):
         chosen = [responses[i] for i in part]
         texts = [r.prompt_token_ids + r.token_ids for r in chosen]
-        values = torch.cat(model.logprobs(texts, [len(r.prompt_token_ids) for r in chosen]))
+        with beside.watch(model) if beside else nullcontext() as watch:
+            values = torch.cat(model.logprobs(texts, [len(r.prompt_token_ids) for r in chosen]))
+        if beside:
+            beside.take(watch, chosen)
         rollout = torch.tensor([v for r in chosen for v in r.logprobs])
         difference = (values.detach() - rollout).abs().max().item()
         # A NaN is no agreement.
@@ -88,10 +96,11 @@ def learn(model, optimiser, responses, wanted):
         # The ratio is exactly 1 at this one step; its gradient is that of the log-probability.
         ratio = torch.exp(values - rollout)
         (-(ratio * by_token).sum() / tokens).backward()
+    drafted = beside.iterate(model) if beside else {}
     if worst == 0.0:  # else the gradient is of other weights than those that wrote this
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-    return worst
+    return worst, drafted
 
 
 class Trainer:
@@ -103,6 +112,15 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
         )
+        self.beside = None
+        if options.train_draft:
+            self.beside = DraftBeside(
+                options.draft_model,
+                options.draft_tokens,
+                options.draft_epochs,
+                options.draft_lr,
+                options.seed,
+            )
         self.iteration = 0
         self.metrics = []
         checkpoint = self.out / "checkpoint.pt"
@@ -111,6 +129,8 @@ class Trainer:
             self.iteration = state["iteration"]
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
+            if self.beside:
+                self.beside.load_state_dict(state["draft"])
             lines = (self.out / "metrics.jsonl").read_text().splitlines()
             self.metrics = [json.loads(line) for line in lines[: self.iteration]]
         heldout = json.loads((HERE / "model" / "heldout.json").read_text())
@@ -130,10 +150,12 @@ class Trainer:
         return sum(judged(r)[1] for r in responses) / len(responses)
 
     def publish(self):
-        """Sends the weights, as they are stored, under their checkpoint's names."""
+        """Sends the weights, as they are stored, under their checkpoint's names; and those of the
+        draft, if workers draft with it."""
         dtype = getattr(torch, self.model.stored)
-        weights = self.model.state_dict().items()
-        return self.rollouts.publish((name, w.to(dtype)) for name, w in weights)
+        weights = ((name, w.to(dtype)) for name, w in self.model.state_dict().items())
+        drafted = self.beside.tensors() if self.options.draft_on_workers else ()
+        return self.rollouts.publish(chain(weights, drafted))
 
     def iterate(self):
         options, begin = self.options, time.monotonic()
@@ -149,7 +171,9 @@ class Trainer:
         verdicts = [judged(r) for r in responses]
         rewards = [reward for reward, _ in verdicts]
         wanted = advantages(rewards, options.group_size)
-        difference = learn(self.model, self.optimiser, responses, wanted)
+        difference, drafted = learn(
+            self.model, self.optimiser, responses, wanted, self.beside
+        )
         trained = time.monotonic()
         served = self.publish()
         lengths = [len(r.token_ids) for r in responses]
@@ -165,7 +189,10 @@ class Trainer:
             "weight_version": version,
             "update_phases": {name: round(s, 4) for name, s in served.phases.items()},
             "flip_pause_s": round(served.pause_s, 6),
+            **drafted,
         }
+        if self.beside:
+            line["rollout_acceptance"] = self.rollouts.acceptance
         self.iteration += 1
         if self.iteration % options.evaluate_every == 0 or self.iteration == options.iterations:
             line["heldout_exact"] = self.evaluate()
@@ -180,6 +207,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        if self.beside:
+            state["draft"] = self.beside.state_dict()
         text = "".join(json.dumps(line) + "\n" for line in self.metrics)
         replace(self.out / "metrics.jsonl", lambda path: path.write_text(text))
         replace(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
@@ -224,7 +253,9 @@ def rollouts_of(options):
     if options.connect:
         return ClusterRollouts(options.connect, None, options.chunk_tokens)
     log = options.out / "cluster.log"
-    cluster = Cluster(options.rollcast, options.model, options.workers, options.speculate, log)
+    how = (options.workers, options.speculate, log)
+    draft_model = options.draft_model if options.draft_on_workers else None
+    cluster = Cluster(options.rollcast, options.model, *how, draft_model)
     return ClusterRollouts(cluster.endpoint, cluster, options.chunk_tokens)
 
 
@@ -246,6 +277,9 @@ def run(options, rollouts):
             )
     trainer.model.save(options.out / "weights")
     plot(trainer.metrics, before, options.out / "curve.png")
+    if trainer.beside:
+        trainer.beside.draft.save(options.out / "draft")
+        plot_drafts(trainer.metrics, options.train_draft, options.out / "draft_curve.png")
 
 
 def options_of(arguments=None):
@@ -265,11 +299,19 @@ def options_of(arguments=None):
     parser.add_argument("--speculate", default="auto", help="the private cluster's drafts")
     parser.add_argument("--chunk-tokens", type=int, default=256)
     parser.add_argument("--kill-worker-at", type=int, help="iteration in whose rollout one dies")
+    parser.add_argument("--train-draft", choices=("eagle3", "mtp"), help="beside the policy")
+    parser.add_argument("--draft-model", type=Path, help="where it starts")
+    parser.add_argument("--draft-tokens", type=int, default=16384, help="that it gets an iteration")
+    parser.add_argument("--draft-epochs", type=int, default=2, help="over them")
+    parser.add_argument("--draft-lr", type=float, default=5e-4)
     rollcast = os.environ.get("ROLLCAST_BINARY", HERE.parents[1] / "build" / "rollcast")
     parser.add_argument("--rollcast", type=Path, default=rollcast)
     options = parser.parse_args(arguments)
     if options.connect and options.kill_worker_at is not None:
         parser.error("--kill-worker-at kills a worker of a private cluster: leave out --connect")
+    if options.train_draft and options.draft_model is None:
+        options.draft_model = HERE / options.train_draft
+    options.draft_on_workers = options.train_draft == options.speculate
     return options
 
 
@@ -284,7 +326,7 @@ def main():
     except RollcastError as failure:
         print(f"train: {failure}", file=sys.stderr)
         return 3
-    except (KernelError, OSError) as failure:
+    except (DraftError, KernelError, OSError) as failure:
         print(f"train: {failure}", file=sys.stderr)
         return 2
     return 0

@@ -34,11 +34,12 @@ from rollouts import BINARY, ROOT
 sys.path.insert(0, str(ROOT / "examples" / "collatz"))
 import train  # noqa: E402
 from cluster_rollouts import check_version  # noqa: E402
-from rollcast import RollcastError, WeightSpan  # noqa: E402
+from rollcast import RollcastError, WeightSpan, drafts  # noqa: E402
 
 TRAIN = ROOT / "examples" / "collatz" / "train.py"
 KEYS = ["iteration", "reward", "exact", "response_length", "train_rollout_logprob_abs_diff"]
 TIMES = ["rollout_s", "train_s", "update_s", "update_phases", "flip_pause_s"]
+FROZEN = ["draft_acceptance_frozen", "draft_acceptance"]
 FLAGS = {
     "prompts": 6,
     "group-size": 4,
@@ -90,6 +91,26 @@ class TrueOnPolicy(Loop):
         self.assertEqual(
             [[m[k] for k in KEYS] for m in resumed], [[m[k] for k in KEYS] for m in whole]
         )
+
+
+    def test_a_draft_is_trained_beside_and_changes_nothing_else(self):
+        small = {"prompts": 4, "evaluate-every": 99}
+        config = json.loads((ROOT / "examples/collatz/model/config.json").read_text())
+        draft = drafts.MtpDraft.create(config, intermediate_size=32)
+        draft.save(self.scratch / "draft", "float32")
+        flags = {"train-draft": "mtp", "draft-model": self.scratch / "draft", "draft-lr": 4e-3}
+        plain, _ = self.train("plain", 2, **small)
+        self.train("beside", 1, **small, **flags)
+        beside, _ = self.train("beside", 2, **small, **flags)
+        self.assertEqual(
+            [[m[k] for k in KEYS] for m in beside], [[m[k] for k in KEYS] for m in plain]
+        )
+        before, after = ([m[k] for m in beside] for k in FROZEN)
+        self.assertEqual(before[0], after[0])  # nothing has been learnt yet
+        self.assertGreater(after[1], before[1])
+        trained = drafts.load_draft(self.scratch / "beside" / "draft").tensors()
+        changed = [n for n, t in draft.tensors().items() if not torch.equal(t, trained[n])]
+        self.assertEqual(len(changed), len(trained))
 
 
 class Between:
