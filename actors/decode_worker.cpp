@@ -247,8 +247,10 @@ void step(self_ptr self) {
       1
       + static_cast<double>(after.accepted_tokens - before.accepted_tokens)
           / static_cast<double>(verified));
-  if (st.parts.drafts && after.generated_tokens > before.generated_tokens) {
-    const auto looking = st.parts.drafts->figures().draft_seconds;
+  const auto& drafts = st.parts.drafts;
+  const auto& model = st.parts.model;
+  if ((drafts || model) && after.generated_tokens > before.generated_tokens) {
+    const auto looking = drafts ? drafts->figures().draft_seconds : model->figures().seconds;
     st.parts.metrics->draft_seconds.observe(looking - std::exchange(st.drafted_s, looking));
     st.parts.metrics->draft_budget_tokens.observe(
       static_cast<double>(after.draft_tokens - before.draft_tokens));
@@ -405,8 +407,16 @@ void show_figures(self_ptr self, const policy::kv_prices& prices) {
   m.generated_tokens.raise_to(stats.generated_tokens);
   m.recomputed_tokens.raise_to(stats.recomputed_tokens);
   m.preemptions.raise_to(stats.preemptions);
-  m.draft_tokens.suffix.raise_to(stats.draft_tokens);
-  m.accepted_tokens.suffix.raise_to(stats.accepted_tokens);
+  model_draft_figures by_model;
+  if (const auto& model = self->state.parts.model)
+    by_model = model->figures();
+  m.draft_tokens.suffix.raise_to(stats.draft_tokens - by_model.tokens);
+  m.accepted_tokens.suffix.raise_to(stats.accepted_tokens - by_model.accepted);
+  m.draft_tokens.model.raise_to(by_model.tokens);
+  m.accepted_tokens.model.raise_to(by_model.accepted);
+  m.draft_model_passes.raise_to(by_model.passes);
+  m.draft_context_restarts.raise_to(by_model.restarts);
+  m.draft_contexts_starved.raise_to(by_model.starved);
   if (const auto& drafts = self->state.parts.drafts) {
     m.draft_index_bytes.set(static_cast<double>(drafts->figures().bytes));
   }

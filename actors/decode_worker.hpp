@@ -40,6 +40,7 @@ struct decode_worker_parts {
   std::shared_ptr<worker_pulse> pulse;
   std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
   weight_mover* weights = nullptr;
+  std::shared_ptr<model_drafter> model = {}; ///< Null: no model drafts.
   /// Runs what takes long and is no actor's: packing new weights. Null: on threads of its own.
   std::function<void(std::function<void()>)> aside = {};
 };

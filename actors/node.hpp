@@ -71,6 +71,7 @@ struct worker_node_options {
   engine_limits engine;
   spill_limits spill;
   speculation_options speculation;
+  std::shared_ptr<model_drafter> draft_model; ///< Of mtp and eagle3; of auto if there is one.
   std::string
     draft_server; ///< Its endpoint, for group and auto; "": siblings elsewhere stay unheard.
   std::shared_ptr<curve_policy> draft_keys; ///< Of the connection to it.

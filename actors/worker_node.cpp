@@ -91,20 +91,31 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   return hello;
 }
 
-/// What drafts from what is written here; null if nothing is drafted.
-std::shared_ptr<speculator> make_drafts(const speculation_options& options, backend& device) {
-  if (options.how == speculation::off)
+std::string shown(const step_costs& costs) {
+  std::string table;
+  for (const auto& [rows, seconds] : costs.points())
+    table += fmt::format("{}{}: {:.3g} ms", table.empty() ? "" : ", ", rows, seconds * 1e3);
+  return table;
+}
+
+/// What drafts from what is written here; null if nothing does.
+std::shared_ptr<speculator> make_drafts(const worker_node_options& options, backend& device) {
+  const auto& how = options.speculation;
+  if (how.how == speculation::off || how.how == speculation::mtp || how.how == speculation::eagle3)
     return nullptr;
-  if (options.how == speculation::auto_) {
-    auto costs = measure_steps(device);
-    // Where rows are dear from the first on, this table says why nothing is drafted.
-    std::string table;
-    for (const auto& [rows, seconds] : costs.points())
-      table += fmt::format("{}{}: {:.3g} ms", table.empty() ? "" : ", ", rows, seconds * 1e3);
-    spdlog::info("a step by its rows takes {}", table);
-    return std::make_shared<speculator>(options, std::move(costs));
+  if (how.how != speculation::auto_)
+    return std::make_shared<speculator>(how);
+  auto costs = measure_steps(device);
+  // Where rows are dear from the first on, this table says why nothing is drafted.
+  spdlog::info("a step by its rows takes {}", shown(costs));
+  const auto drafts = std::make_shared<speculator>(how, std::move(costs));
+  if (const auto& model = options.draft_model) {
+    model->use_target(device.weights());
+    auto passes = measure_steps(*model->model().device, model->model().width);
+    spdlog::info("a pass of the draft model by its rows takes {}", shown(passes));
+    drafts->consider(model, std::move(passes));
   }
-  return std::make_shared<speculator>(options);
+  return drafts;
 }
 
 /// What drafts also from what siblings write on other workers; null if nothing is shared.
@@ -252,7 +263,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   if (!spill)
     return fail(spill);
   const std::shared_ptr<spill_store> spilled = std::move(*spill);
-  const auto drafts = make_drafts(options.speculation, *device);
+  const auto drafts = make_drafts(options, *device);
   const auto runner = std::make_shared<engine>(std::move(device), options.engine);
   const auto metrics = std::make_shared<worker_metrics>(
     ROLLCAST_VERSION, std::string{runner->device().numerics().name});
@@ -262,8 +273,10 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     return fail(shared);
   if (*shared)
     runner->speculate(*shared);
-  else
+  else if (drafts)
     runner->speculate(drafts);
+  else
+    runner->speculate(options.draft_model);
   const auto pulse = std::make_shared<worker_pulse>();
   pulse->beat_ns = steady_ns();
   // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the
@@ -290,10 +303,11 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     hello_of(options, *runner, *spilled, (*exchange)->endpoint(), (*weights)->endpoint());
   worker_options.weight_threads = options.weight_threads;
   worker_options.weight_memory_kept = options.weight_memory_kept;
-  auto actor = node.get().spawn(decode_worker,
-                                decode_worker_parts{runner, spilled, drafts, exchange->get(),
-                                                    metrics, pulse, *shared, weights->get()},
-                                worker_options);
+  auto actor =
+    node.get().spawn(decode_worker,
+                     decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse,
+                                         *shared, weights->get(), options.draft_model},
+                     worker_options);
   node.keep(actor);
   slot.set(actor);
   spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,

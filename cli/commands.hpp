@@ -83,6 +83,21 @@ struct bench_speculation_options {
 /// engine` replaying recorded streams.
 int run_bench_speculation(const bench_speculation_options& options);
 
+struct bench_drafters_options {
+  device_options device; ///< With the drafter's model.
+  std::filesystem::path prompts;
+  std::uint32_t groups = 16; ///< Of the file, the first ones.
+  std::uint32_t group_size = 8;
+  std::uint32_t max_new_tokens = 512;
+  float temperature = 1.0f;
+  std::uint32_t repeats = 3;
+  std::filesystem::path out;
+};
+
+/// Tokens a second and acceptance lengths of a drafter's model at batch 1, 4, 16 and 64, beside
+/// those of groups, of both as `auto` takes them, and of none; and with other noise than shared.
+int run_bench_drafters(const bench_drafters_options& options);
+
 struct bench_weights_options {
   std::string numerics{default_profile};
   std::uint32_t workers = 2;

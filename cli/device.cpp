@@ -61,7 +61,9 @@ std::uint32_t rows_of(const device_options& options) {
 
 std::uint32_t logit_rows_of(const device_options& options) {
   // Every verified token is a row that needs logits.
-  const auto drafted = options.speculate == "off" ? 0 : std::max(options.max_batch, draft_rows_min);
+  const auto of_one = options.draft_tokens == 0 ? 1 : options.draft_tokens - 1;
+  const auto drafted =
+    options.speculate == "off" ? 0 : std::max(options.max_batch * of_one, draft_rows_min);
   return std::min(options.max_batch + drafted, rows_of(options));
 }
 
@@ -76,7 +78,7 @@ result<std::unique_ptr<backend>> open_gpu(const device_options& options, std::ui
   device.logit_rows_max = logit_rows_of(options);
   device.batch_max = options.max_batch;
   prepare_options prepare;
-  prepare.threads = options.threads != 0 ? options.threads : processors();
+  prepare.threads = threads_of(options);
   return make_cuda_backend(config, source, profile, device, prepare);
 }
 
@@ -115,7 +117,12 @@ result<numerics_profile> profile_of(const device_options& options) {
   return profile;
 }
 
-result<std::unique_ptr<backend>> open_device(const device_options& options) {
+std::uint32_t threads_of(const device_options& options) {
+  return options.threads != 0 ? options.threads : processors();
+}
+
+result<std::unique_ptr<backend>> open_device(const device_options& options,
+                                             std::shared_ptr<thread_pool> pool) {
   const auto profile = profile_of(options);
   if (!profile)
     return fail(profile);
@@ -135,12 +142,13 @@ result<std::unique_ptr<backend>> open_device(const device_options& options) {
   if (gpu)
     return open_gpu(options, *gpu, *profile, *config, *source);
   load_options load;
-  load.threads = options.threads != 0 ? options.threads : processors();
+  load.threads = threads_of(options);
   auto weights = model_weights::load(*config, *source, profile->arithmetic, load);
   if (!weights)
     return fail(weights);
   cpu_backend_options device;
   device.threads = static_cast<std::uint32_t>(load.threads);
+  device.pool = std::move(pool);
   device.block_tokens = options.block_tokens;
   device.kv_blocks = options.kv_blocks;
   if (device.kv_blocks == 0 && device.block_tokens != 0)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/backend/backend.hpp"
+#include "engine/backend/thread_pool.hpp"
 #include "engine/base/error.hpp"
 #include "engine/cache/spill_store.hpp"
 #include "engine/model/config.hpp"
@@ -28,9 +29,13 @@ struct device_options {
   std::uint32_t kv_spill_memory_mib = 0; ///< KV kept beside the blocks, in memory.
   std::uint32_t kv_spill_disk_mib = 0;   ///< And in a file once that is full.
   std::filesystem::path kv_spill_dir = "/var/tmp";
-  std::string speculate = "off"; ///< off, self, group or auto.
-  std::uint32_t draft_width = 1; ///< Tokens tried in one place; 1 drafts chains.
-  std::string draft_server;      ///< Endpoint; "none"; "": what the command starts by itself.
+  std::string speculate = "off";     ///< off, self, group, mtp, eagle3 or auto.
+  std::uint32_t draft_width = 1;     ///< Tokens tried in one place; 1 drafts chains.
+  std::filesystem::path draft_model; ///< Directory; "": none, or the model's own.
+  std::uint32_t draft_steps = 0;     ///< Of a drafter's model; these three 0: `settle_drafts`.
+  std::uint32_t draft_topk = 0;
+  std::uint32_t draft_tokens = 0;
+  std::string draft_server; ///< Endpoint; "none"; "": what the command starts by itself.
 };
 
 /// The number in "cuda:N"; nothing for "cpu". Fails with `bad_config` for anything else.
@@ -41,9 +46,14 @@ result<std::optional<std::uint32_t>> gpu_of(const std::string& device);
 /// `unsupported_numerics` if the profile is unknown or of another kind of device.
 result<numerics_profile> profile_of(const device_options& options);
 
+/// Threads of the options' CPU device; 0 stands for all processors.
+std::uint32_t threads_of(const device_options& options);
+
 /// Loads the checkpoint and makes the device over it. Fails with one line also for a GPU that is
 /// not there, or that this build cannot use.
-result<std::unique_ptr<backend>> open_device(const device_options& options);
+/// @param pool  Threads of a CPU device, to be shared; null: its own.
+result<std::unique_ptr<backend>> open_device(const device_options& options,
+                                             std::shared_ptr<thread_pool> pool = {});
 
 /// The spill space that follows from the options.
 spill_limits spill_of(const device_options& options);

@@ -1,5 +1,6 @@
 #include "cli/local_launch.hpp"
 
+#include "cli/drafting.hpp"
 #include "cli/stop_signal.hpp"
 #include "cluster/security/curve_keys.hpp"
 #include "cluster/wire/client.hpp"
@@ -119,6 +120,13 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
   add_keys(arguments, options.scheduler.keys);
   if (!device.numerics.empty())
     arguments.insert(arguments.end(), {"--numerics", device.numerics});
+  add_file(arguments, "--draft-model", device.draft_model);
+  for (const auto& [flag, value] :
+       {std::pair{"--speculative-num-steps", device.draft_steps},
+        std::pair{"--speculative-eagle-topk", device.draft_topk},
+        std::pair{"--speculative-num-draft-tokens", device.draft_tokens}})
+    if (value != 0)
+      arguments.insert(arguments.end(), {flag, std::to_string(value)});
   if (!device.draft_server.empty())
     arguments.insert(arguments.end(), {"--draft-server", device.draft_server});
   if (!device.instruction_set.empty())
@@ -188,6 +196,9 @@ result<local_cluster> launch(const cluster_options& options, bool restart_worker
     return fail(config);
   if (const auto files = checkpoint::open(options.device.model); !files)
     return fail(files);
+  auto device = options.device; // each worker fills in the same
+  if (const auto settled = settle_drafts(device); !settled)
+    return fail(settled);
   local_cluster_options local;
   local.restart_workers = restart_workers;
   local.restart_scheduler = !options.scheduler.journal.empty();

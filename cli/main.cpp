@@ -359,6 +359,23 @@ void add_bench_speculation(CLI::App& bench, command& chosen) {
     [options, &chosen] { chosen = [options] { return run_bench_speculation(*options); }; });
 }
 
+void add_bench_drafters(CLI::App& bench, command& chosen) {
+  auto* app = bench.add_subcommand("drafters", "an MTP layer or EAGLE-3 head beside other drafts");
+  auto options = std::make_shared<bench_drafters_options>();
+  options->device.speculate = "mtp";
+  add_config(*app);
+  add_device(*app, options->device, true)->required();
+  add(*app, "--prompts", options->prompts, "prompts.jsonl")->required();
+  add(*app, "--groups", options->groups, "prompts taken of it")->check(at_least_1);
+  add(*app, "--group-size", options->group_size, "responses of each")->check(at_least_1);
+  add(*app, "--max-new-tokens", options->max_new_tokens, "of a response")->check(at_least_1);
+  add(*app, "--temperature", options->temperature, "0: argmax")->check(CLI::NonNegativeNumber);
+  add(*app, "--repeats", options->repeats, "the median counts")->check(at_least_1);
+  add(*app, "--out", options->out, "file; empty: stdout");
+  app->callback(
+    [options, &chosen] { chosen = [options] { return run_bench_drafters(*options); }; });
+}
+
 void add_bench_draft(CLI::App& bench, command& chosen) {
   auto* app = bench.add_subcommand("draft", "drafts of a group: time, memory, acceptance length");
   auto options = std::make_shared<bench_draft_options>();
@@ -387,6 +404,7 @@ void add_bench(CLI::App& root, command& chosen) {
   auto* bench = root.add_subcommand("bench", "benchmarks, JSON out");
   bench->require_subcommand(1);
   add_bench_draft(*bench, chosen);
+  add_bench_drafters(*bench, chosen);
   add_bench_speculation(*bench, chosen);
   add_bench_policies(*bench, chosen);
   add_bench_scheduler(*bench, chosen);

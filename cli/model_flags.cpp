@@ -27,8 +27,18 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
       "disk of a worker for KV that does not fit there either; 0: none");
   add(app, "--kv-spill-dir", device.kv_spill_dir, "directory on that disk");
   add(app, "--speculate", device.speculate,
-      "off, or drafts from the response (self), its group (group), as much as pays (auto)")
-    ->check(CLI::IsMember({"off", "self", "group", "auto"}));
+      "off, or drafts from the response (self), its group (group), an MTP layer (mtp), an EAGLE-3 "
+      "head (eagle3), or whatever pays (auto)")
+    ->check(CLI::IsMember({"off", "self", "group", "mtp", "eagle3", "auto"}));
+  add(app, "--draft-model", device.draft_model,
+      "directory of an EAGLE-3 head or an MTP layer of this model; empty: with mtp and auto the "
+      "model's own MTP layer");
+  add(app, "--speculative-num-steps", device.draft_steps,
+      "tokens of one path that the draft model proposes; 0: 5 for a Llama, else 3");
+  add(app, "--speculative-eagle-topk", device.draft_topk,
+      "tokens that it tries in one place; 0: 4 for a Llama, else 1, and 1 with num-steps");
+  add(app, "--speculative-num-draft-tokens", device.draft_tokens,
+      "tokens verified for one response, its last one counted; 0: 8 for a Llama, else steps + 1");
   add(app, "--draft-width", device.draft_width, "drafted tokens tried in one place; 1: chains")
     ->check(draft_widths);
   add(app, "--draft-server", device.draft_server,

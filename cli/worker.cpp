@@ -1,6 +1,7 @@
 #include "actors/node.hpp"
 #include "cli/announce.hpp"
 #include "cli/commands.hpp"
+#include "cli/drafting.hpp"
 #include "cli/exit_code.hpp"
 #include "cli/role.hpp"
 #include "cli/security.hpp"
@@ -32,10 +33,19 @@ int run_worker(const worker_options& options) {
   if (!keys)
     return fail_start(keys.error(), announce_fd);
   std::optional<leave_on_stop> loading{std::in_place};
-  auto device = open_device(options.device);
-  loading.reset();
+  auto what = options.device;
+  if (const auto settled = settle_drafts(what); !settled)
+    return fail_start(settled.error(), announce_fd);
+  const auto pool = std::make_shared<thread_pool>(threads_of(what));
+  auto device = open_device(what, pool);
   if (!device)
     return fail_start(device.error(), announce_fd);
+  auto drafter = open_drafter(what, **device, pool);
+  loading.reset();
+  if (!drafter)
+    return fail_start(drafter.error(), announce_fd);
+  if (*drafter)
+    *device = with_draft(std::move(*device), **drafter, what);
   worker_node_options node;
   node.name = options.name.empty() ? "worker-" + std::to_string(::getpid()) : options.name;
   node.model = std::filesystem::absolute(options.device.model).filename().string();
@@ -54,10 +64,11 @@ int run_worker(const worker_options& options) {
   if (!options.no_metrics)
     node.metrics_port = options.metrics_port;
   node.liveness = liveness_of(options.lost_after_ms);
-  node.engine = limits_of(options.device);
+  node.engine = limits_of(what);
   node.spill = spill_of(options.device);
   node.speculation.how = *find_speculation(options.device.speculate);
   node.speculation.tree_width = options.device.draft_width;
+  node.draft_model = std::move(*drafter);
   if (options.device.draft_server != "none")
     node.draft_server = options.device.draft_server;
   node.weight_epoch = 1;

@@ -33,7 +33,14 @@ public:
   /// All its responses are over: forgotten, also what of it is still on its way.
   void forget(group_id group);
 
-  bool wants_hidden() const noexcept override { return drafts_->wants_hidden(); }
+  state_wish wants_states() const override { return drafts_->wants_states(); }
+  void use_target(const std::shared_ptr<const device_weights>& target) override {
+    drafts_->use_target(target);
+  }
+  void see(std::span<const seen_rows> seen, std::span<const float> states) override {
+    drafts_->see(seen, states);
+  }
+  void gone(response_id response) override { drafts_->gone(response); }
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;

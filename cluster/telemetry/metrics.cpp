@@ -303,9 +303,13 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
       registry.gauge("rollcast_kv_restore_seconds_per_byte",
                      "Measured price of spilling KV and bringing it back; 0: unknown")),
     draft_tokens{registry.counter("rollcast_draft_tokens_total",
-                                  "Drafted tokens that were verified", "drafter", "suffix")},
+                                  "Drafted tokens that were verified", "drafter", "suffix"),
+                 registry.counter("rollcast_draft_tokens_total",
+                                  "Drafted tokens that were verified", "drafter", "model")},
     accepted_tokens{registry.counter("rollcast_accepted_tokens_total",
-                                     "Drafted tokens that were right", "drafter", "suffix")},
+                                     "Drafted tokens that were right", "drafter", "suffix"),
+                    registry.counter("rollcast_accepted_tokens_total",
+                                     "Drafted tokens that were right", "drafter", "model")},
     acceptance_length(registry.histogram(
       "rollcast_acceptance_length",
       "Mean tokens of the responses of a step that had drafts, bonus token included",
@@ -316,6 +320,13 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                      "Time that one step's drafts took to look up", draft_bounds)),
     draft_index_bytes(registry.gauge("rollcast_draft_index_bytes",
                                      "Memory of what groups have written, kept to draft from")),
+    draft_model_passes(
+      registry.counter("rollcast_draft_model_passes_total", "Forward passes of the draft model")),
+    draft_context_restarts(registry.counter(
+      "rollcast_draft_context_restarts_total",
+      "Times that the draft model forgot what a response had, and went on from there")),
+    draft_contexts_starved(registry.counter("rollcast_draft_contexts_starved_total",
+                                            "Times that it had no KV blocks for a response")),
     sibling_tokens(registry.counter("rollcast_sibling_tokens_total",
                                     "Tokens heard of siblings on other workers")),
     draft_gaps_repaired(

@@ -194,15 +194,20 @@ struct worker_metrics : process_metrics {
   /// Drafted tokens that were verified, by drafter.
   struct {
     metric_counter suffix;
+    metric_counter model;
   } draft_tokens;
   /// Of those: right.
   struct {
     metric_counter suffix;
+    metric_counter model;
   } accepted_tokens;
   metric_histogram acceptance_length;
   metric_histogram draft_budget_tokens;
   metric_histogram draft_seconds;
   metric_gauge draft_index_bytes;
+  metric_counter draft_model_passes;
+  metric_counter draft_context_restarts;
+  metric_counter draft_contexts_starved;
   metric_counter sibling_tokens;
   metric_counter draft_gaps_repaired;
   metric_counter draft_link_dropped;

@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace rollcast {
 
@@ -36,6 +37,15 @@ struct device_shape {
   }
 };
 
+/// The hidden states that a drafter wants of its target's rows, side by side: what the named layers
+/// leave in the residual stream, then, with `last`, what the head reads, behind the final norm.
+struct state_wish {
+  std::vector<std::uint32_t> layers;
+  bool last = false;
+
+  bool empty() const noexcept { return layers.empty() && !last; }
+};
+
 /// The rows of one forward pass. Rows of a sequence are consecutive in every array.
 ///
 /// Two sequences may be branches of one response: they share the blocks before the fork, and each
@@ -49,6 +59,11 @@ struct forward_rows {
   /// To be done in every layer after the rows' K and V are written and before any attention, in
   /// this order: a copy may read what an earlier one has written.
   std::span<const kernels::kv_slots> copies = {};
+  bool keep_states = false; ///< Keep what `backend::keep_states` asked for, of every row.
+  /// Of a drafter's model alone: [rows, state width], what a row takes in beside its token; with
+  /// `own_states` what this model has left (`states` of a row before), not the target.
+  std::span<const float> taken = {};
+  bool own_states = false;
 };
 
 /// One device that holds one model: the seam between what is computed and where.
@@ -98,9 +113,15 @@ public:
   /// memory copies them first.
   virtual std::span<const float> logits() = 0;
 
-  /// Hidden states [logit_rows, hidden] of the last pass: what the last layer leaves, before the
-  /// final norm. For drafters that ask; empty if this device does not give them.
-  virtual std::span<const float> hidden_states() { return {}; }
+  /// Has passes that say so keep hidden states of all their rows. Changes no bit.
+  /// @returns false from a device that cannot, and on a wish for a layer that there is not.
+  virtual bool keep_states(const state_wish& which) { return which.empty(); }
+  /// [rows, width of the wish] of the last pass that kept them, until the next that does.
+  virtual std::span<const float> states() { return {}; }
+
+  /// Has a drafter's model take the embedding and the head that it lacks from its target's weights.
+  /// @pre `target` was made by a device of the same kind, in the same arithmetic.
+  virtual void borrow(std::shared_ptr<const device_weights> /*target*/) {}
 
   /// Shows the intermediate results of every later pass to `by`, which must live as long; null ends
   /// it. Changes no bit. @returns false from a device that cannot show them.

@@ -2,6 +2,7 @@
 
 #include "engine/backend/activation_observer.hpp"
 #include "engine/backend/cpu_activations.hpp"
+#include "engine/backend/cpu_draft_input.hpp"
 #include "engine/backend/cpu_experts.hpp"
 #include "engine/backend/cpu_kv_rows.hpp"
 #include "engine/backend/cpu_latent.hpp"
@@ -44,7 +45,7 @@ private:
 
 /// @pre a CPU device made them.
 const cpu_weights& packed_in(const device_weights& weights) noexcept {
-  const auto* const ours = dynamic_cast<const cpu_weights*>(&weights);
+  const auto* const ours = dynamic_cast<const cpu_weights*>(&weights.bare());
   ROLLCAST_CHECK(ours != nullptr);
   return *ours;
 }
@@ -54,12 +55,13 @@ const cpu_weights& packed_in(const device_weights& weights) noexcept {
 class cpu_backend final : public backend {
 public:
   cpu_backend(std::shared_ptr<const model_weights> weights, const numerics_profile& profile,
-              const cpu_backend_options& options, cpu_activations activations, cpu_experts experts,
-              cpu_latent latent, aligned_buffer kv_cache, device_shape shape)
+              std::shared_ptr<thread_pool> pool, cpu_activations activations, cpu_experts experts,
+              cpu_latent latent, cpu_draft_input input, aligned_buffer kv_cache, device_shape shape)
     : used_(std::make_shared<cpu_weights>(std::move(weights))),
       weights_(packed_in(*used_).packed().get()), config_(weights_->config()), profile_(profile),
-      shape_(shape), pool_(options.threads), act_(std::move(activations)),
-      experts_(std::move(experts)), latent_(std::move(latent)), kv_cache_(std::move(kv_cache)) {
+      shape_(shape), shared_pool_(std::move(pool)), pool_(*shared_pool_),
+      act_(std::move(activations)), experts_(std::move(experts)), latent_(std::move(latent)),
+      input_(std::move(input)), kv_cache_(std::move(kv_cache)) {
     rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
   }
 
@@ -79,9 +81,9 @@ public:
   std::span<const float> logits() override {
     return {act_.logits(), logit_count_ * config_.vocabulary};
   }
-  std::span<const float> hidden_states() override {
-    return {act_.gathered(), logit_count_ * config_.hidden};
-  }
+  bool keep_states(const state_wish& which) override;
+  std::span<const float> states() override { return {states_.get(), states_kept_}; }
+  void borrow(std::shared_ptr<const device_weights> target) override;
   bool observe(activation_observer* by) override {
     observer_ = by;
     return true;
@@ -108,6 +110,11 @@ private:
   void attend(const layer_weights& layer, std::size_t index, const forward_rows& rows);
   void feed_forward(const layer_weights& layer, std::size_t index, std::size_t rows);
   void make_logits(std::span<const std::uint32_t> logit_rows);
+  void keep_layer(std::size_t index, std::size_t rows);
+  void keep_last(std::size_t rows);
+  const packed_matrix& lm_head() const noexcept {
+    return weights_->lm_head().n != 0 ? weights_->lm_head() : lender_->lm_head();
+  }
 
   /// Shows what an operation has left to the observer, if there is one: all there is on the hot
   /// path.
@@ -126,11 +133,18 @@ private:
   const model_config config_;
   numerics_profile profile_;
   device_shape shape_;
-  thread_pool pool_;
+  std::shared_ptr<thread_pool> shared_pool_;
+  thread_pool& pool_;
   cpu_activations act_;
   cpu_experts experts_;
   cpu_latent latent_;
+  cpu_draft_input input_;
+  std::shared_ptr<const model_weights> lender_; ///< Of what a drafter's model lacks.
   aligned_buffer kv_cache_;
+  state_wish wish_;
+  std::unique_ptr<float[]> states_; ///< [rows_max, width]
+  std::size_t state_width_ = 0;
+  std::size_t states_kept_ = 0; ///< Elements.
   std::size_t items_ = 0;       ///< Of the attention plan of this pass.
   double item_ns_ = 0;          ///< Estimated cost of one of them.
   std::size_t logit_count_ = 0; ///< Rows in the logits buffer.
@@ -163,6 +177,48 @@ void cpu_backend::use_weights(std::shared_ptr<const device_weights> weights) {
                  && packed->embedding().shape == weights_->embedding().shape);
   used_ = std::move(weights);
   weights_ = packed;
+}
+
+// -- what drafters take -------------------------------------------------------
+
+bool cpu_backend::keep_states(const state_wish& which) {
+  for (const auto layer : which.layers)
+    if (layer >= config_.layers)
+      return false;
+  wish_ = which;
+  state_width_ = (which.layers.size() + (which.last ? 1 : 0)) * config_.hidden;
+  states_ = std::make_unique_for_overwrite<float[]>(shape_.rows_max * state_width_);
+  states_kept_ = 0;
+  return true;
+}
+
+/// Copies what a layer has left, if it is wished for.
+void cpu_backend::keep_layer(std::size_t index, std::size_t rows) {
+  const std::size_t dim = config_.hidden;
+  for (std::size_t at = 0; at < wish_.layers.size(); ++at)
+    if (wish_.layers[at] == index)
+      for (std::size_t row = 0; row < rows; ++row)
+        std::memcpy(&states_[row * state_width_ + at * dim], act_.hidden() + row * dim,
+                    dim * sizeof(float));
+}
+
+void cpu_backend::keep_last(std::size_t rows) {
+  const std::size_t dim = config_.hidden;
+  const rms_norm_args args{act_.hidden(),
+                           weights_->final_norm().data(),
+                           &states_[state_width_ - dim],
+                           dim,
+                           dim,
+                           state_width_,
+                           config_.rms_eps};
+  pool_.run(
+    rows, grain_for(0.3 * static_cast<double>(dim)),
+    [&](std::size_t begin, std::size_t end, std::size_t) { rms_norm_cpu(args, begin, end); });
+}
+
+void cpu_backend::borrow(std::shared_ptr<const device_weights> target) {
+  lender_ = packed_in(*target).packed();
+  ROLLCAST_CHECK(lender_->arithmetic() == profile_.arithmetic);
 }
 
 // -- pieces -------------------------------------------------------------------
@@ -258,10 +314,15 @@ void cpu_backend::attend(const layer_weights& layer, std::size_t index, const fo
   const std::size_t count = rows.tokens.size();
   const bool latent = config_.latent.rank != 0;
   const kv_layout kv = kv_of(index);
-  norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
-  show(operation::input_norm, index, act_.normed(), config_.hidden, config_.hidden);
-  multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(),
-           layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data(), false);
+  const float* const bias = layer.qkv_bias.empty() ? nullptr : layer.qkv_bias.data();
+  if (config_.draft.kind == draft_kind::eagle3) {
+    multiply(layer.qkv, input_.first_input(pool_, *weights_, act_.hidden(), count), act_.qkv(),
+             bias, false);
+  } else {
+    norm(act_.hidden(), layer.input_norm.data(), act_.normed(), count);
+    show(operation::input_norm, index, act_.normed(), config_.hidden, config_.hidden);
+    multiply(layer.qkv, pack(act_.normed(), count, config_.hidden), act_.qkv(), bias, false);
+  }
   if (latent)
     latent_.project(pool_, layer, act_.qkv(), count, act_.cos_sin(), rows.places.data(), kv);
   else
@@ -322,8 +383,7 @@ void cpu_backend::make_logits(std::span<const std::uint32_t> logit_rows) {
     std::memcpy(gathered + i * dim, act_.hidden() + logit_rows[i] * dim, dim * sizeof(float));
   norm(gathered, weights_->final_norm().data(), act_.normed(), logit_rows.size());
   show(operation::final_norm, 0, act_.normed(), dim, dim);
-  multiply(weights_->lm_head(), pack(act_.normed(), logit_rows.size(), dim), act_.logits(), nullptr,
-           false);
+  multiply(lm_head(), pack(act_.normed(), logit_rows.size(), dim), act_.logits(), nullptr, false);
   show(operation::logits, 0, act_.logits(), config_.vocabulary, config_.vocabulary);
 }
 
@@ -340,12 +400,24 @@ void cpu_backend::forward(const forward_rows& rows) {
              / static_cast<double>(std::max<std::size_t>(items_, 1));
   if (observer_ != nullptr) [[unlikely]]
     note_positions(rows);
-  embed(rows.tokens);
+  if (config_.draft.kind == draft_kind::none)
+    embed(rows.tokens);
+  else
+    input_.fuse(pool_, *weights_,
+                config_.draft.own_embedding ? weights_->embedding() : lender_->embedding(), rows,
+                act_.hidden());
   show(operation::embedding, 0, act_.hidden(), config_.hidden, config_.hidden);
   for (std::size_t index = 0; index < config_.layers; ++index) {
     const auto& layer = weights_->layers()[index];
     attend(layer, index, rows);
     feed_forward(layer, index, count);
+    if (rows.keep_states)
+      keep_layer(index, count);
+  }
+  if (rows.keep_states) {
+    if (wish_.last)
+      keep_last(count);
+    states_kept_ = count * state_width_;
   }
   make_logits(rows.logit_rows);
 }
@@ -463,9 +535,13 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   auto latent = cpu_latent::make(config, profile.arithmetic, options.rows_max);
   if (!latent)
     return fail(latent);
-  return std::make_unique<cpu_backend>(std::move(weights), profile, options,
-                                       std::move(*activations), std::move(*experts),
-                                       std::move(*latent), std::move(*kv_cache), shape);
+  auto input = cpu_draft_input::make(config, profile.arithmetic, options.rows_max);
+  if (!input)
+    return fail(input);
+  auto pool = options.pool ? options.pool : std::make_shared<thread_pool>(options.threads);
+  return std::make_unique<cpu_backend>(
+    std::move(weights), profile, std::move(pool), std::move(*activations), std::move(*experts),
+    std::move(*latent), std::move(*input), std::move(*kv_cache), shape);
 }
 
 } // namespace rollcast

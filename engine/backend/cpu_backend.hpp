@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/backend/backend.hpp"
+#include "engine/backend/thread_pool.hpp"
 #include "engine/base/error.hpp"
 #include "engine/model/weights.hpp"
 
@@ -17,6 +18,8 @@ struct cpu_backend_options {
   std::uint32_t rows_max = 512;
   std::uint32_t logit_rows_max = 64;
   std::uint32_t positions_max = 0; ///< 0: the model's own limit.
+  /// Its threads, shared with others of the same thread; null: `threads` of its own.
+  std::shared_ptr<thread_pool> pool = {};
 };
 
 /// Makes a CPU device over packed weights: allocates every buffer of a forward pass and exactly

@@ -43,9 +43,6 @@ public:
   std::span<const float> logits() override {
     return fetch(p_.buffers.logits, logit_count_ * config_.vocabulary, logits_);
   }
-  std::span<const float> hidden_states() override {
-    return fetch(p_.buffers.gathered, logit_count_ * config_.hidden, hidden_);
-  }
   void sample(std::span<const kernels::sample_params> how,
               std::span<kernels::sampled_token> out) override;
   void score(std::span<const float> temperatures, std::span<const token_id> tokens,
@@ -80,7 +77,6 @@ private:
   gpu::device_buffer banned_; ///< Token ids, grown when a step needs more.
   gpu::pinned_buffer banned_staged_;
   std::vector<float> logits_;
-  std::vector<float> hidden_;
 };
 
 // -- weights ------------------------------------------------------------------

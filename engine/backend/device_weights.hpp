@@ -20,6 +20,9 @@ public:
 
   /// Every tensor by content, in name order.
   virtual std::span<const tensor_info> tensors() const noexcept = 0;
+
+  /// Those of the model alone, where a drafter's come with them.
+  virtual const device_weights& bare() const noexcept { return *this; }
 };
 
 /// How weights are prepared. No bit of them depends on `threads`.

@@ -30,7 +30,11 @@ public:
   }
   void forward(const forward_rows& rows) override { inner_->forward(rows); }
   std::span<const float> logits() override { return inner_->logits(); }
-  std::span<const float> hidden_states() override { return inner_->hidden_states(); }
+  bool keep_states(const state_wish& which) override { return inner_->keep_states(which); }
+  std::span<const float> states() override { return inner_->states(); }
+  void borrow(std::shared_ptr<const device_weights> target) override {
+    inner_->borrow(std::move(target));
+  }
   bool observe(activation_observer* by) override { return inner_->observe(by); }
   void sample(std::span<const kernels::sample_params> how,
               std::span<kernels::sampled_token> out) override {

@@ -1,8 +1,11 @@
 #pragma once
 
+#include "engine/backend/backend.hpp"
 #include "engine/base/ids.hpp"
+#include "kernels/sampling.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -24,6 +27,10 @@ struct draft_seat {
   /// Where the draft goes; empty before. Of two children the first is the one that needs no block
   /// of its own, so the likelier one should come first.
   std::vector<draft_token>* draft = nullptr;
+  /// How the token after `tokens` will be chosen; those after it at the positions that follow. Its
+  /// bans hold for the first `banned_for` of them.
+  kernels::sample_params noise = {};
+  std::uint32_t banned_for = 0;
 };
 
 /// What became of one seat.
@@ -34,9 +41,16 @@ struct draft_outcome {
   std::span<const draft_token> draft;
   std::uint32_t accepted = 0;      ///< Length of the path from the root that turned out right.
   std::span<const token_id> fresh; ///< What was generated: the accepted, and one more.
-  /// If asked for: [fresh, hidden], the target's last hidden state (before the final norm) of the
-  /// row that chose each of these tokens. Valid during the call.
-  std::span<const float> hidden = {};
+};
+
+/// Rows of a pass that computed positions of a response which stand: of its prompt, or of tokens
+/// that it has.
+struct seen_rows {
+  response_id response;
+  std::uint32_t position = 0;          ///< Of the first.
+  std::span<const std::uint32_t> rows; ///< Where in the pass, by position.
+  /// The token behind each; of a response that has ended its last one.
+  std::span<const token_id> next;
 };
 
 /// The step that drafts are added to.
@@ -55,9 +69,20 @@ class drafter {
 public:
   virtual ~drafter() = default;
 
-  /// True if `learn` is to be told hidden states, as a drafter needs that is a model of its own
-  /// (MTP layers, EAGLE). Those of prompt rows are not told, except the last one's.
-  virtual bool wants_hidden() const noexcept { return false; }
+  /// The hidden states that `see` is to be told, as a drafter needs that is a model of its own (MTP
+  /// layers, EAGLE); empty: it is never called.
+  virtual state_wish wants_states() const { return {}; }
+
+  /// Hears of the target's weights, before the first step and at every exchange.
+  virtual void use_target(const std::shared_ptr<const device_weights>& /*target*/) {}
+
+  /// Hears of every row of a step that stands, prompts' too. A position may come again, with the
+  /// same state, after its KV was dropped.
+  /// @param states  [rows of the pass, width of the wish], valid during the call.
+  virtual void see(std::span<const seen_rows> /*seen*/, std::span<const float> /*states*/) {}
+
+  /// A response has ended, or its KV is gone from here.
+  virtual void gone(response_id /*response*/) {}
 
   /// Fills the drafts of the seats, at most `load.rows_free` tokens in all. What does not fit is
   /// not verified; nothing that is drafted can do harm.

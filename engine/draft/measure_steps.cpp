@@ -16,9 +16,9 @@ constexpr int rounds = 6;
 /// Rows of one sequence at consecutive positions, as a draft has them.
 class measured_pass {
 public:
-  measured_pass(backend& device, std::uint32_t rows, std::uint32_t position)
+  measured_pass(backend& device, std::uint32_t rows, std::uint32_t position, std::size_t taken)
     : device_(device), tokens_(rows, 0), logit_rows_(rows), blocks_(device.shape().kv_blocks),
-      how_(rows), sampled_(rows), rows_(rows), position_(position) {
+      how_(rows), sampled_(rows), taken_(rows * taken), rows_(rows), position_(position) {
     std::iota(blocks_.begin(), blocks_.end(), 0u);
     std::iota(logit_rows_.begin(), logit_rows_.end(), 0u);
     for (std::uint32_t i = 0; i < rows; ++i)
@@ -28,7 +28,9 @@ public:
   void run(bool counts) {
     const kernels::attention_sequence sequence{blocks_.data(), 0, rows_, position_};
     const auto begin = std::chrono::steady_clock::now();
-    device_.forward({tokens_, places_, {&sequence, 1}, logit_rows_});
+    forward_rows pass{tokens_, places_, {&sequence, 1}, logit_rows_};
+    pass.taken = taken_;
+    device_.forward(pass);
     device_.sample(how_, sampled_);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
     if (counts)
@@ -47,6 +49,7 @@ private:
   std::vector<kernels::row_place> places_;
   std::vector<kernels::sample_params> how_;
   std::vector<kernels::sampled_token> sampled_;
+  std::vector<float> taken_;
   std::uint32_t rows_;
   std::uint32_t position_;
   double least_ = 1e9;
@@ -54,7 +57,7 @@ private:
 
 } // namespace
 
-step_costs measure_steps(backend& device) {
+step_costs measure_steps(backend& device, std::size_t taken) {
   const auto& shape = device.shape();
   const auto held = std::min<std::uint64_t>(std::uint64_t{shape.kv_blocks} * shape.block_tokens,
                                             shape.positions_max);
@@ -64,12 +67,12 @@ step_costs measure_steps(backend& device) {
   // A draft's rows read what its response's own row reads: what each adds is measured apart.
   const auto draft = static_cast<std::uint32_t>(std::min<std::uint64_t>(8, rows_max));
   const auto reach = std::min<std::uint32_t>(far, static_cast<std::uint32_t>(held - draft));
-  measured_pass one_far{device, 1, reach}, draft_near{device, draft, 0},
-    draft_far{device, draft, reach};
+  measured_pass one_far{device, 1, reach, taken}, draft_near{device, draft, 0, taken},
+    draft_far{device, draft, reach, taken};
   std::vector<measured_pass> near;
   for (std::uint32_t rows = 1; rows < rows_max; rows = rows < 4 ? rows + 1 : rows + rows / 2)
-    near.emplace_back(device, rows, 0u);
-  near.emplace_back(device, rows_max, 0u);
+    near.emplace_back(device, rows, 0u, taken);
+  near.emplace_back(device, rows_max, 0u, taken);
   for (int round = 0; round < rounds; ++round) {
     for (auto* pass : {&one_far, &draft_near, &draft_far})
       pass->run(round > 0);

@@ -25,6 +25,10 @@ std::optional<speculation> find_speculation(std::string_view name) {
     return speculation::self;
   if (name == "group")
     return speculation::group;
+  if (name == "mtp")
+    return speculation::mtp;
+  if (name == "eagle3")
+    return speculation::eagle3;
   if (name == "auto")
     return speculation::auto_;
   return std::nullopt;
@@ -35,6 +39,8 @@ std::string_view to_string(speculation how) {
     case speculation::off: return "off";
     case speculation::self: return "self";
     case speculation::group: return "group";
+    case speculation::mtp: return "mtp";
+    case speculation::eagle3: return "eagle3";
     case speculation::auto_: return "auto";
   }
   return "off";
@@ -174,15 +180,17 @@ std::size_t speculator::budget(const step_load& load, std::size_t seats) {
   return choose_budget(survivals_, static_cast<std::uint32_t>(seats), load, *costs_);
 }
 
-void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
-  drafting_s_ = 0;
+/// Looks up what the groups would draft, and how much of it pays.
+void speculator::plan_group(std::span<const draft_seat> seats, const step_load& load) {
+  candidates_.clear();
+  chosen_ = 0;
+  promised_ = 0;
   const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
   if (held || pause_left_ > 0) {
     pause_left_ -= pause_left_ > 0 ? 1 : 0;
     ++figures_.skipped;
     return;
   }
-  const auto begin = std::chrono::steady_clock::now();
   look_up(seats);
   // No token is worth more than its parent, which has the lower number, so in this order every
   // prefix is made of whole trees. Ties by seat: no address decides.
@@ -191,8 +199,18 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
       return a.worth > b.worth;
     return a.seat != b.seat ? a.seat < b.seat : a.node < b.node;
   });
-  const auto chosen = budget(load, seats.size());
-  for (std::size_t i = 0; i < chosen; ++i) {
+  chosen_ = budget(load, seats.size());
+  for (std::size_t i = 0; i < chosen_; ++i)
+    promised_ += static_cast<double>(candidates_[i].survival);
+  if (options_.how != speculation::auto_)
+    return;
+  // Nothing found is found out cheaply; what does not pay now will not at the next step either.
+  pause_ = chosen_ > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, pause_max);
+  pause_left_ = pause_;
+}
+
+void speculator::commit_group(std::span<const draft_seat> seats) {
+  for (std::size_t i = 0; i < chosen_; ++i) {
     auto& f = *sitting_[candidates_[i].seat];
     auto& draft = *seats[candidates_[i].seat].draft;
     const auto& node = f.draft[candidates_[i].node];
@@ -201,11 +219,23 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
     draft.push_back({node.token, node.parent < 0 ? -1 : f.at[static_cast<std::size_t>(node.parent)],
                      node.probability});
   }
-  if (options_.how == speculation::auto_) {
-    // Nothing found is found out cheaply; what does not pay now will not at the next step either.
-    pause_ = chosen > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, pause_max);
-    pause_left_ = pause_;
+}
+
+void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
+  const auto begin = std::chrono::steady_clock::now();
+  plan_group(seats, load);
+  source_ = chosen_ > 0 ? source::group : source::none;
+  if (model_) {
+    const auto steps = plan_model(seats.size(), load);
+    if (steps > 0 && model_guard_.admits(load.rows)) {
+      source_ = source::model;
+      model_->draft(seats, load, steps, &*costs_);
+    } else {
+      model_->rest();
+    }
   }
+  if (source_ == source::group)
+    commit_group(seats);
   drafting_s_ = seconds_since(begin);
   figures_.draft_seconds += drafting_s_;
 }
@@ -237,10 +267,14 @@ void speculator::learn(const draft_outcome& outcome, acceptance& of_group) {
 void speculator::judge(const step_load& load, std::size_t drafted, std::size_t tokens,
                        std::size_t seats, double seconds) {
   const auto plain = costs_->first_seconds({load.rows, load.kv_tokens});
-  if (drafted == 0)
-    guard_.plain(load.rows, seconds, plain);
-  else
+  // A model that proposed nothing worth a row has cost its time all the same.
+  if (source_ == source::model)
+    model_guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
+  else if (drafted > 0)
     guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
+  if (source_ != source::model && drafted == 0)
+    for (auto* guard : {&guard_, &model_guard_})
+      guard->plain(load.rows, seconds, plain);
   costs_->observe({load.rows + static_cast<std::uint32_t>(drafted), load.kv_tokens,
                    drafted * load.seat_kv_tokens},
                   seconds);
@@ -257,12 +291,17 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
       continue;
     auto& f = it->second;
     auto& g = groups_.at(f.group);
-    learn(o, g.seen);
+    if (source_ != source::model)
+      learn(o, g.seen);
     write(g, f.stream, o.fresh);
   }
+  if (source_ == source::model)
+    model_->learn(outcomes, load, seconds);
   if (costs_)
     judge(load, drafted, tokens, outcomes.size(), seconds);
   expire();
+  source_ = source::none; // a step without seats asks for no draft
+  drafting_s_ = 0;
 }
 
 } // namespace rollcast

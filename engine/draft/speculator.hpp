@@ -3,6 +3,7 @@
 #include "engine/draft/draft_budget.hpp"
 #include "engine/draft/draft_guard.hpp"
 #include "engine/draft/drafter.hpp"
+#include "engine/draft/model_drafter.hpp"
 #include "engine/draft/suffix_index.hpp"
 
 #include <cstdint>
@@ -19,9 +20,11 @@ namespace rollcast {
 /// Whose tokens drafts are made of, and how much is drafted.
 enum class speculation : std::uint8_t {
   off,
-  self,  ///< The response's own past, as much as fits.
-  group, ///< All that the group has written, as much as fits.
-  auto_, ///< The group's, as much as pays at this moment; often nothing.
+  self,   ///< The response's own past, as much as fits.
+  group,  ///< All that the group has written, as much as fits.
+  mtp,    ///< An MTP layer's proposals.
+  eagle3, ///< An EAGLE-3 head's proposals.
+  auto_,  ///< The group's, or a model's if there is one, as much as pays; often nothing.
 };
 
 /// Returns the mode of a name of `--speculate`, nothing for another.
@@ -55,6 +58,9 @@ public:
   /// @param costs  Needed by `auto_` only.
   explicit speculator(const speculation_options& options, std::optional<step_costs> costs = {});
 
+  /// Has `auto_` draft with a model too, where that pays. @param costs  Of its passes.
+  void consider(std::shared_ptr<model_drafter> model, step_costs costs);
+
   /// Tells what a response that will run here has so far. `probe`: its group waits for it, so its
   /// tokens are worth more.
   void follow(response_id response, group_id group, bool probe, std::span<const token_id> tokens);
@@ -69,6 +75,10 @@ public:
   /// Forgets every group, because numbers will mean others: the scheduler was started again.
   void forget_all();
 
+  state_wish wants_states() const override;
+  void use_target(const std::shared_ptr<const device_weights>& target) override;
+  void see(std::span<const seen_rows> seen, std::span<const float> states) override;
+  void gone(response_id response) override;
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;
@@ -105,6 +115,9 @@ private:
   void erase(std::unordered_map<group_id, group_record>::iterator it);
   void look_up(std::span<const draft_seat> seats);
   void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
+  void plan_group(std::span<const draft_seat> seats, const step_load& load);
+  void commit_group(std::span<const draft_seat> seats);
+  std::uint32_t plan_model(std::size_t seats, const step_load& load) const;
   std::size_t budget(const step_load& load, std::size_t seats);
   float chance(const group_record& g, std::size_t place, float said) const;
   void learn(const draft_outcome& outcome, acceptance& of_group);
@@ -123,6 +136,14 @@ private:
   std::vector<followed*> sitting_; ///< By seat, while its step is built.
   std::vector<float> chances_;     ///< By node of the draft looked up last: of being kept.
   std::vector<std::uint32_t> depths_;
+  /// Who drafts in the step being built.
+  enum class source : std::uint8_t { none, group, model };
+  source source_ = source::none;
+  std::size_t chosen_ = 0; ///< Of `candidates_`.
+  double promised_ = 0;    ///< Tokens that these are expected to bring.
+  std::shared_ptr<model_drafter> model_;
+  std::optional<step_costs> model_costs_;
+  draft_guard model_guard_;
   std::uint32_t pause_ = 0; ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
   double drafting_s_ = 0; ///< Of the step being built.

@@ -266,6 +266,21 @@ result<tensor_view> checkpoint::tensor(std::string_view name) const {
   return out;
 }
 
+result<std::span<const std::byte>> checkpoint::list(std::string_view name,
+                                                    std::string_view dtype) const {
+  const auto at = tensors_.find(name);
+  if (at == tensors_.end())
+    return fail(errc::bad_checkpoint,
+                directory_.string() + ": tensor " + printable(name) + " is missing");
+  const auto& entry = at->second.entry;
+  if (entry.dtype != dtype || entry.shape.size() != 1)
+    return fail(errc::bad_checkpoint, origin(name) + ": tensor " + printable(name) + " is "
+                                        + printable(entry.dtype, 20) + " of " + shown(entry.shape)
+                                        + "; needed: " + std::string(dtype)
+                                        + " with one dimension");
+  return bytes_of(at->second);
+}
+
 void checkpoint::release(const tensor_view& tensor) const noexcept {
   if (scales_.contains(tensor.name))
     return; // not a part of a file

@@ -78,6 +78,10 @@ public:
   /// The type that `tensor` would give, without its bytes. Fails as it does.
   result<kernels::dtype> type_of(std::string_view name) const;
 
+  /// A tensor of whole numbers or flags: its bytes as they lie in the file.
+  /// @returns `bad_checkpoint` unless it is there with this dtype and one dimension.
+  result<std::span<const std::byte>> list(std::string_view name, std::string_view dtype) const;
+
   /// The file that holds a tensor; the directory if none does.
   std::string origin(std::string_view name) const override;
 

@@ -2,6 +2,7 @@
 
 #include "engine/model/config_experts.hpp"
 #include "engine/model/config_latent.hpp"
+#include "engine/model/config_parts.hpp"
 #include "engine/model/config_reader.hpp"
 #include "engine/model/json_reader.hpp"
 
@@ -48,6 +49,8 @@ const family_row& row_of(architecture family) noexcept {
   return families[static_cast<std::size_t>(family)];
 }
 
+} // namespace
+
 architecture read_family(config_reader& in) {
   std::string accepted = "accepted: one of ";
   for (const auto& row : families)
@@ -67,6 +70,8 @@ architecture read_family(config_reader& in) {
   in.refuse("architectures", accepted);
   return {};
 }
+
+namespace {
 
 /// What some families always have, and GLM's files tell.
 void read_variant(config_reader& in, model_config& config) {
@@ -286,6 +291,10 @@ std::string read_dtype(config_reader& in) {
 
 } // namespace
 
+result<nlohmann::json> read_config_json(const std::filesystem::path& directory) {
+  return read_json_object(directory / "config.json", config_bytes_max, errc::bad_config);
+}
+
 std::string_view to_string(architecture family) noexcept {
   return row_of(family).name;
 }
@@ -294,14 +303,9 @@ std::string_view class_name(architecture family) noexcept {
   return row_of(family).class_name;
 }
 
-result<model_config> load_config(const std::filesystem::path& directory) {
-  const auto file = directory / "config.json";
-  const auto json = read_json_object(file, config_bytes_max, errc::bad_config);
-  if (!json)
-    return fail(json);
+model_config read_config(config_reader& in, architecture family) {
   model_config config;
-  config_reader in(*json, file.string());
-  config.family = read_family(in);
+  config.family = family;
   read_variant(in, config);
   read_shape(in, config);
   read_experts(in, config);
@@ -313,6 +317,16 @@ result<model_config> load_config(const std::filesystem::path& directory) {
     config.mtp_layers = in.count_or("num_nextn_predict_layers", 0, 0, mtp_layers_max);
   refuse_unsupported(in, config);
   read_eos(in, config);
+  return config;
+}
+
+result<model_config> load_config(const std::filesystem::path& directory) {
+  const auto file = directory / "config.json";
+  const auto json = read_config_json(directory);
+  if (!json)
+    return fail(json);
+  config_reader in(*json, file.string());
+  auto config = read_config(in, read_family(in));
   if (!in.ok())
     return tl::unexpected(in.failure());
 

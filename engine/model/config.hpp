@@ -61,6 +61,29 @@ struct latent_config {
   double mscale_all = 0.0;
 };
 
+enum class draft_kind : std::uint8_t {
+  none,   ///< A model that is rolled out.
+  eagle3, ///< An EAGLE-3 head: fuses what three layers of the target leave.
+  mtp,    ///< A multi-token-prediction layer: takes the target's last hidden state.
+};
+
+/// The name in config.json's `architectures` of an EAGLE-3 head.
+inline constexpr std::string_view eagle3_class_name = "LlamaForCausalLMEagle3";
+
+/// What makes a model of one layer the drafter of another one, its target. Each of its rows takes
+/// in a token and a state: the target's of the position before that token, or its own.
+struct draft_config {
+  draft_kind kind = draft_kind::none;
+  std::string layer_prefix; ///< Of the layer's tensors: "midlayer.", "model.mtp_layers.0."
+  std::string outer_prefix; ///< Of those around it, EAGLE-3: "" or "model."
+  std::vector<std::uint32_t> target_layers; ///< EAGLE-3: the three whose outputs it fuses.
+  std::size_t state_width = 0;              ///< Of what the target hands over for a row.
+  std::size_t target_vocabulary = 0;        ///< Rows of the embedding.
+  bool own_embedding = false;               ///< Else the target's.
+  bool own_head = false;                    ///< Else the target's.
+  bool mimo = false; ///< MTP in MiMo's names: state before token, token 0 without an embedding.
+};
+
 /// The shape of a model: everything that the engine must know besides the weights. What
 /// `load_config` returns has passed every check that this header lists.
 struct model_config {
@@ -86,7 +109,10 @@ struct model_config {
   std::size_t mtp_layers = 0;
   expert_config experts;
   latent_config latent;
+  draft_config draft; ///< `layers` is then 1, `vocabulary` what the head can say.
 
+  /// Columns of what the first projection of attention takes in.
+  std::size_t attention_input() const noexcept;
   /// Columns of the first projection of attention, the fused q, k and v.
   std::size_t qkv_width() const noexcept;
   /// Columns of what attention hands to its output projection.

@@ -104,6 +104,10 @@ void write_latent(const model_config& config, nlohmann::ordered_json& out) {
                             static_cast<std::size_t>(config.rope.original_max_position)}};
 }
 
+std::size_t model_config::attention_input() const noexcept {
+  return draft.kind == draft_kind::eagle3 ? 2 * hidden : hidden; // the token's embedding beside it
+}
+
 std::size_t model_config::qkv_width() const noexcept {
   if (latent.rank == 0)
     return (heads + 2 * kv_heads) * head_dim;

@@ -47,8 +47,10 @@ result<void> check_names(const model_config& config, std::span<const planned_ten
   }
   if (missing.empty() && unknown.empty() && changes_any)
     return {};
-  std::string detail = std::string(origin) + ": not a " + std::string(class_name(config.family))
-                       + " of this config.json: ";
+  const std::string_view what =
+    config.draft.kind == draft_kind::eagle3 ? eagle3_class_name : class_name(config.family);
+  std::string detail =
+    std::string(origin) + ": not a " + std::string(what) + " of this config.json: ";
   if (!missing.empty())
     detail += listing(missing, "missing");
   if (!unknown.empty())

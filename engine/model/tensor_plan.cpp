@@ -6,9 +6,15 @@ namespace rollcast {
 
 namespace {
 
+/// What the names of a layer's tensors begin with.
+std::string prefix_of(const model_config& config, std::size_t layer) {
+  return config.draft.kind != draft_kind::none ? config.draft.layer_prefix
+                                               : "model.layers." + std::to_string(layer) + ".";
+}
+
 /// The FFN of one layer: one for all tokens, or a router and its experts.
 void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
-  const std::string prefix = "model.layers." + std::to_string(layer) + ".mlp.";
+  const std::string prefix = prefix_of(config, layer) + "mlp.";
   const std::size_t hidden = config.hidden;
   const auto add = [&](const std::string& name, std::size_t rows, std::size_t columns,
                        tensor_role role, std::size_t expert = 0) {
@@ -44,11 +50,11 @@ void plan_ffn(const model_config& config, std::size_t layer, std::vector<planned
 /// Attention's projections and norms, from the hidden state to it.
 void plan_attention(const model_config& config, std::size_t layer,
                     std::vector<planned_tensor>& out) {
-  const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+  const std::string prefix = prefix_of(config, layer) + "self_attn.";
   const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
     out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
   };
-  const std::size_t hidden = config.hidden;
+  const std::size_t hidden = config.attention_input();
   if (const auto& latent = config.latent; latent.rank != 0) {
     const std::size_t q = config.heads * (latent.nope + latent.rope);
     if (latent.q_rank != 0) {
@@ -81,7 +87,7 @@ void plan_attention(const model_config& config, std::size_t layer,
 }
 
 void plan_layer(const model_config& config, std::size_t layer, std::vector<planned_tensor>& out) {
-  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  const std::string prefix = prefix_of(config, layer);
   const auto add = [&](std::string_view name, std::vector<std::size_t> shape, tensor_role role) {
     out.push_back({prefix + std::string(name), std::move(shape), role, layer, 0});
   };
@@ -93,9 +99,65 @@ void plan_layer(const model_config& config, std::size_t layer, std::vector<plann
   plan_ffn(config, layer, out);
 }
 
+/// A drafter: its layer, and what stands before and behind it.
+std::vector<planned_tensor> plan_draft(const model_config& config) {
+  const draft_config& draft = config.draft;
+  const std::size_t hidden = config.hidden;
+  const bool eagle = draft.kind == draft_kind::eagle3;
+  const std::string& layer = draft.layer_prefix;
+  const std::string& outer = eagle ? draft.outer_prefix : layer;
+  const auto named = [&](const char* of_eagle, const char* of_mimo, const char* of_next) {
+    return eagle ? of_eagle : draft.mimo ? of_mimo : of_next;
+  };
+  std::vector<planned_tensor> out;
+  if (draft.own_embedding)
+    out.push_back({outer + "embed_tokens.weight",
+                   {draft.target_vocabulary, hidden},
+                   tensor_role::embedding,
+                   0,
+                   0});
+  out.push_back({outer + named("fc", "input_proj", "eh_proj") + ".weight",
+                 {hidden, eagle ? draft.state_width : 2 * hidden},
+                 tensor_role::fuse,
+                 0,
+                 0});
+  if (!eagle) // an EAGLE-3 head's layer norms the token by its input norm
+    out.push_back({layer + named("", "token_layernorm", "enorm") + ".weight",
+                   {hidden},
+                   tensor_role::embed_norm,
+                   0,
+                   0});
+  out.push_back({layer + named("hidden_norm", "hidden_layernorm", "hnorm") + ".weight",
+                 {hidden},
+                 tensor_role::hidden_norm,
+                 0,
+                 0});
+  plan_layer(config, 0, out);
+  out.push_back({outer + named("norm", "final_layernorm", "shared_head.norm") + ".weight",
+                 {hidden},
+                 tensor_role::final_norm,
+                 0,
+                 0});
+  if (draft.own_head)
+    out.push_back({"lm_head.weight", {config.vocabulary, hidden}, tensor_role::lm_head, 0, 0});
+  return out;
+}
+
+/// `is_known_extra` of a drafter.
+bool is_draft_extra(const model_config& config, std::string_view name) {
+  if (name.ends_with("rotary_emb.inv_freq"))
+    return true;
+  if (config.draft.kind == draft_kind::eagle3)
+    return name == "d2t" || name == "t2d";
+  const std::string& prefix = config.draft.layer_prefix;
+  return name == prefix + "embed_tokens.weight" || name == prefix + "shared_head.head.weight";
+}
+
 } // namespace
 
 std::vector<planned_tensor> plan_tensors(const model_config& config) {
+  if (config.draft.kind != draft_kind::none)
+    return plan_draft(config);
   const std::size_t hidden = config.hidden;
   std::vector<planned_tensor> out;
   out.push_back(
@@ -109,6 +171,8 @@ std::vector<planned_tensor> plan_tensors(const model_config& config) {
 }
 
 bool is_known_extra(const model_config& config, std::string_view name) {
+  if (config.draft.kind != draft_kind::none)
+    return is_draft_extra(config, name);
   if (name.starts_with("model.") && name.ends_with("rotary_emb.inv_freq"))
     return true;
   if (config.tie_embeddings && name == "lm_head.weight")

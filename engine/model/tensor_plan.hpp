@@ -43,6 +43,9 @@ enum class tensor_role : std::uint8_t {
   expert_gate,
   expert_up,
   expert_down,
+  fuse,        ///< Of a drafter: the states, or state and token, to the residual stream.
+  embed_norm,  ///< Of a drafter: of the token's embedding.
+  hidden_norm, ///< Of a drafter: of the state.
 };
 
 struct planned_tensor {
@@ -54,12 +57,14 @@ struct planned_tensor {
 };
 
 /// Every tensor that a model of this shape needs, under its Hugging Face name, layer by layer. The
-/// head is not among them when it is the embedding.
+/// head is not among them when it is the embedding; of a drafter's embedding and head only its own.
 std::vector<planned_tensor> plan_tensors(const model_config& config);
 
 /// True for tensors that published checkpoints hold and the engine does not need: the
 /// `rotary_emb.inv_freq` buffers of old files, `lm_head.weight` when the embedding is the head, and
-/// MTP layers: MiMo's `model.mtp_layers.*`, or those behind the last layer.
+/// MTP layers: MiMo's `model.mtp_layers.*`, or those behind the last layer. Of a drafter: the
+/// tables of its vocabulary, which are read apart, and a MTP layer's copies of the target's
+/// embedding and head.
 bool is_known_extra(const model_config& config, std::string_view name);
 
 } // namespace rollcast

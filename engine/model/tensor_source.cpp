@@ -37,4 +37,10 @@ result<tensor_view> tensor_set::tensor(std::string_view name) const {
   return at->second.view;
 }
 
+std::vector<std::string_view> tensor_subset::names() const {
+  auto out = all_.names();
+  std::erase_if(out, [&](std::string_view name) { return !name.starts_with(prefix_); });
+  return out;
+}
+
 } // namespace rollcast

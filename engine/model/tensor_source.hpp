@@ -74,4 +74,24 @@ private:
   std::map<std::string, held_tensor, std::less<>> tensors_;
 };
 
+/// The tensors of another source whose names begin with a prefix.
+class tensor_subset final : public tensor_source {
+public:
+  /// @param all  Must live as long.
+  tensor_subset(const tensor_source& all, std::string prefix)
+    : all_(all), prefix_(std::move(prefix)) {}
+
+  std::vector<std::string_view> names() const override;
+  bool contains(std::string_view name) const override {
+    return name.starts_with(prefix_) && all_.contains(name);
+  }
+  result<tensor_view> tensor(std::string_view name) const override { return all_.tensor(name); }
+  std::string origin(std::string_view name) const override { return all_.origin(name); }
+  void release(const tensor_view& tensor) const noexcept override { all_.release(tensor); }
+
+private:
+  const tensor_source& all_;
+  std::string prefix_;
+};
+
 } // namespace rollcast

@@ -102,6 +102,9 @@ private:
   result<void> still_wanted() const;
   void copy_packed(const kernels::packed_matrix& from, const kernels::packed_matrix& to) const;
 
+  /// False for a drafter that takes its target's; else it is the first that is planned.
+  bool has_embedding() const { return plan_[0].role == tensor_role::embedding; }
+
   /// The bytes of a placed matrix, to be filled.
   std::byte* place_of(const kernels::packed_matrix& matrix) const {
     return out_.arena_.data() + (matrix.data - out_.arena_.data());
@@ -177,6 +180,8 @@ auto& weight_loader::vector_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::choice_bias: return layer.choice_bias;
     case tensor_role::q_a_norm: return layer.q_a_norm;
     case tensor_role::kv_a_norm: return layer.kv_a_norm;
+    case tensor_role::embed_norm: return weights.draft_.embed_norm;
+    case tensor_role::hidden_norm: return weights.draft_.hidden_norm;
     default: return layer.qkv_bias; // The plan lists q, k and v in this order.
   }
 }
@@ -229,6 +234,7 @@ auto* weight_loader::matrix_of(Weights& weights, const planned_tensor& tensor) {
     case tensor_role::expert_up: return &layer.experts[tensor.expert].gate_up;
     case tensor_role::expert_down: return &layer.experts[tensor.expert].down;
     case tensor_role::lm_head: return &weights.lm_head_;
+    case tensor_role::fuse: return &weights.draft_.fuse;
     default: return decltype(&layer.qkv){nullptr};
   }
 }
@@ -291,7 +297,8 @@ result<void> weight_loader::lay_out_arena() {
   if (out_.config_.tie_embeddings)
     place(&out_.lm_head_, {0});
   const std::size_t embedding_at = total;
-  total += bytes_of(infos_[0]);
+  if (has_embedding())
+    total += bytes_of(infos_[0]);
 
   std::string layout;
   for (const auto& [matrix, at] : places)
@@ -316,7 +323,8 @@ void weight_loader::copy_packed(const kernels::packed_matrix& from,
 
 /// Copies the embedding row-major, and packs it as the head where they are tied.
 result<void> weight_loader::load_embedding() {
-  ROLLCAST_CHECK(plan_[0].role == tensor_role::embedding);
+  if (!has_embedding())
+    return {};
   if (auto wanted = still_wanted(); !wanted)
     return wanted;
   const auto& view = views_[0];

@@ -51,6 +51,14 @@ struct layer_weights {
   std::vector<expert_weights> experts;
 };
 
+/// What stands before the layer of a drafter.
+struct draft_weights {
+  /// n = hidden; EAGLE-3: k = the width of the target's states; MTP: k = 2 * hidden.
+  kernels::packed_matrix fuse;
+  std::vector<float> embed_norm;  ///< [hidden], of MTP.
+  std::vector<float> hidden_norm; ///< [hidden]
+};
+
 struct load_options {
   bool allow_non_finite = false; ///< Load NaN and infinities instead of refusing them.
   std::size_t threads = 2;       ///< Speed only; results are identical.
@@ -91,14 +99,19 @@ public:
   std::span<const layer_weights> layers() const noexcept { return layers_; }
 
   /// [vocabulary, hidden], row-major, in the checkpoint's type; widen rows on use
-  /// (`kernels::widen_row_cpu`). The bytes lie in the arena, 64-byte aligned.
+  /// (`kernels::widen_row_cpu`). The bytes lie in the arena, 64-byte aligned. Empty of a drafter
+  /// that takes its target's.
   const tensor_view& embedding() const noexcept { return embedding_; }
 
   /// [hidden].
   std::span<const float> final_norm() const noexcept { return final_norm_; }
 
-  /// n = vocabulary, k = hidden; packed from the embedding when the config ties them.
+  /// n = vocabulary, k = hidden; packed from the embedding when the config ties them. n = 0 of a
+  /// drafter that takes its target's.
   const kernels::packed_matrix& lm_head() const noexcept { return lm_head_; }
+
+  /// Of a drafter alone.
+  const draft_weights& draft() const noexcept { return draft_; }
 
   /// Hash of the content, `epoch_hash_of(tensors())`: of name, dtype, shape and bytes of every
   /// used tensor, in name order. The same for any split into files, any arithmetic and any number
@@ -122,6 +135,7 @@ private:
   std::vector<layer_weights> layers_;
   std::vector<float> final_norm_;
   kernels::packed_matrix lm_head_;
+  draft_weights draft_;
   tensor_view embedding_;
   std::vector<tensor_info> tensors_;
   content_hash hash_;

@@ -35,6 +35,8 @@ engine::state::state(std::unique_ptr<backend> given, engine_limits bounds)
   chosen_.reserve(shape.logit_rows_max);
   seats_.reserve(limits.batch_max);
   outcomes_.reserve(limits.batch_max);
+  standing_.reserve(limits.rows_max);
+  seen_.reserve(limits.rows_max);
   running.reserve(limits.batch_max);
   stepping_.reserve(limits.batch_max);
   reports_.reserve(limits.batch_max);
@@ -86,7 +88,7 @@ void engine::state::adopt_parked(sequence& fresh) {
     old.blocks.clear();
     fresh.cached = old.cached;
   }
-  release(fresh.id);
+  erase(fresh.id);
 }
 
 result<void> engine::state::admit(chunk_request request) {
@@ -124,6 +126,24 @@ result<void> engine::state::admit(chunk_request request) {
 }
 
 bool engine::state::release(response_id response) {
+  if (!erase(response))
+    return false;
+  if (speculator)
+    speculator->gone(response);
+  return true;
+}
+
+void engine::state::speculate(std::shared_ptr<drafter> by) {
+  speculator = std::move(by);
+  const auto wish = speculator ? speculator->wants_states() : state_wish{};
+  keeps_states_ = !wish.empty();
+  ROLLCAST_CHECK(device->keep_states(wish));
+  if (speculator)
+    speculator->use_target(device->weights());
+}
+
+/// Forgets a response that may go on here.
+bool engine::state::erase(response_id response) {
   const auto it = sequences_.find(response);
   if (it == sequences_.end())
     return false;
@@ -153,6 +173,8 @@ result<void> engine::state::use_weights(std::shared_ptr<const device_weights> we
   while (evict_parked()) {
   }
   device->use_weights(std::move(weights));
+  if (speculator)
+    speculator->use_target(device->weights());
   return {};
 }
 
@@ -165,7 +187,7 @@ engine::engine(engine&&) noexcept = default;
 engine& engine::operator=(engine&&) noexcept = default;
 
 void engine::speculate(std::shared_ptr<drafter> by) {
-  state_->speculator = std::move(by);
+  state_->speculate(std::move(by));
 }
 result<void> engine::admit(chunk_request request) {
   return state_->admit(std::move(request));

@@ -28,7 +28,9 @@ void engine::state::plan_drafts(std::uint32_t budget) {
       continue;
     seq->draft_room = fed - seq->size();
     seat_tokens += seq->size();
-    seats_.push_back({seq->id, seq->tokens, seq->draft_room, &seq->draft});
+    const auto least = seq->sampling.min_new_tokens;
+    seats_.push_back({seq->id, seq->tokens, seq->draft_room, &seq->draft, noise_of(*seq, 0),
+                      least > seq->generated() ? least - seq->generated() : 0});
   }
   load_.rows_free = std::min(budget, device->shape().logit_rows_max - choosing);
   draft_rows_left_ = load_.rows_free;
@@ -143,20 +145,35 @@ void engine::state::keep_branch(sequence& seq) {
   pool_.give_back(seq.blocks, seq.blocks_owned);
 }
 
-void engine::state::tell_hidden(std::size_t logit_row) {
-  if (hidden_.empty())
+void engine::state::note_rows(const sequence& seq, std::uint32_t kept) {
+  if (!keeps_states_)
     return;
-  const auto all = device->hidden_states();
-  const auto width = all.size() / chosen_.size();
-  std::copy_n(all.data() + logit_row * width, width, hidden_.data() + told_);
-  told_ += width;
+  const auto begin = standing_.size(); // its memory is reserved, so that spans into it hold
+  for (std::uint32_t i = 0; i < seq.step_rows; ++i)
+    standing_.push_back(seq.row_begin + i);
+  for (std::uint32_t i = 0; i < kept; ++i)
+    standing_.push_back(seq.row_begin + seq.step_rows + accepted_[i]);
+  const auto rows = seq.step_rows + kept;
+  const auto position = seq.cached - rows;
+  seen_.push_back({seq.id, position, std::span{standing_}.subspan(begin),
+                   std::span{seq.tokens}.subspan(position + 1, rows)});
+}
+
+void engine::state::tell_states() {
+  if (keeps_states_)
+    speculator->see(seen_, device->states());
+  tell_ended();
+}
+
+void engine::state::tell_ended() {
+  if (speculator)
+    for (const auto& seq : ended_)
+      speculator->gone(seq->id);
 }
 
 std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sampled_token> chosen) {
   const auto drafted = seq.draft.size();
   const auto before = seq.size();
-  const auto row = static_cast<std::size_t>(chosen.data() - chosen_.data());
-  const auto told = told_;
   const auto accepted = walk(seq, chosen);
   if (drafted > 0)
     keep_branch(seq);
@@ -165,17 +182,16 @@ std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sample
     // The row that chose this token was fed what precedes it, so that much of the KV is right.
     seq.cached = seq.size();
     const std::size_t ahead = said == 0 ? 0 : accepted_[said - 1] + 1;
-    tell_hidden(row + ahead);
     goes_on = append(seq, chosen[ahead]);
   }
+  note_rows(seq, said - 1);
   const auto right = std::min(said, accepted);
   if (drafted > 0) {
     stats.draft_tokens += drafted;
     stats.accepted_tokens += right;
     ++stats.verifications;
   }
-  outcomes_.push_back({seq.id, seq.draft, right, std::span{seq.tokens}.subspan(before),
-                       std::span{hidden_}.subspan(told, told_ - told)});
+  outcomes_.push_back({seq.id, seq.draft, right, std::span{seq.tokens}.subspan(before)});
   return drafted + 1;
 }
 

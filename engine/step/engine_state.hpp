@@ -23,6 +23,7 @@ public:
   std::span<const chunk_report> cut();
   std::span<const chunk_report> cut(response_id response);
   bool release(response_id response);
+  void speculate(std::shared_ptr<drafter> by);
   result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
   result<void> use_weights(std::shared_ptr<const device_weights> weights);
@@ -62,6 +63,7 @@ private:
   void plan_scores(std::span<const score_request> sequences, std::vector<scored_sequence>& active);
   std::unique_ptr<sequence> make_sequence(chunk_request&& request) const;
   void adopt_parked(sequence& fresh);
+  bool erase(response_id response);
   void retire_ended();
   void start_waiting();
   bool evict_parked();
@@ -83,8 +85,12 @@ private:
   void choose_tokens();
   /// Follows what was chosen through the draft, into `accepted_`. @returns how far.
   std::uint32_t walk(const sequence& seq, std::span<const kernels::sampled_token> chosen);
-  /// Adds a logit row's hidden state to what the drafter is told, if it asks.
-  void tell_hidden(std::size_t logit_row);
+  /// Notes the rows of the pass that computed positions of the response which stand: its own, and
+  /// the first `kept` of `accepted_`. Only for a drafter that asks.
+  void note_rows(const sequence& seq, std::uint32_t kept);
+  /// Tells the drafter their states, and which responses have ended.
+  void tell_states();
+  void tell_ended();
   /// Puts the blocks of the accepted branch in their place and returns what was borrowed.
   void keep_branch(sequence& seq);
   /// Adds what was chosen, up to the first token that is not in the draft.
@@ -118,8 +124,9 @@ private:
   std::vector<kernels::kv_slots> row_copies_;
   std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
   std::uint32_t draft_rows_left_ = 0;
-  std::vector<float> hidden_; ///< Of the rows that chose a token that was kept.
-  std::size_t told_ = 0;      ///< Of `hidden_`.
+  bool keeps_states_ = false;           ///< The drafter asks for them.
+  std::vector<std::uint32_t> standing_; ///< Rows of the pass, one response behind the other.
+  std::vector<seen_rows> seen_;
   std::vector<draft_outcome> outcomes_;
   step_load load_;
   double drafting_s_ = 0; ///< In the step being built.

@@ -100,6 +100,8 @@ void engine::state::plan_rows() {
   branches_.clear();
   branch_blocks_.clear();
   row_copies_.clear();
+  standing_.clear();
+  seen_.clear();
   stepping_.assign(running.begin(), running.end());
   for (sequence* seq : stepping_) {
     seq->step_rows = 0;
@@ -129,6 +131,7 @@ void engine::state::plan_rows() {
 
 void engine::state::add_rows(sequence& seq) {
   const std::uint32_t block = device->shape().block_tokens;
+  seq.row_begin = static_cast<std::uint32_t>(row_tokens_.size());
   row_sequences_.push_back(
     {seq.blocks.data(), static_cast<std::uint32_t>(row_tokens_.size()), seq.step_rows, seq.cached});
   for (std::uint32_t i = 0; i < seq.step_rows; ++i) {
@@ -140,7 +143,7 @@ void engine::state::add_rows(sequence& seq) {
   }
   seq.cached += seq.step_rows;
   if (seq.pending() > 0)
-    return;
+    return note_rows(seq, 0);
   choosers_.push_back(&seq);
   logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
   if (!seq.draft.empty())
@@ -179,8 +182,6 @@ void engine::state::choose_tokens() {
   if (choosers_.empty())
     return;
   device->sample(noise_, chosen_);
-  told_ = 0;
-  hidden_.resize(speculator && speculator->wants_hidden() ? device->hidden_states().size() : 0);
   std::size_t row = 0;
   for (sequence* seq : choosers_)
     row += verify(*seq, std::span{chosen_}.subspan(row));
@@ -230,8 +231,10 @@ std::span<const chunk_report> engine::state::step() {
   start_waiting();
   plan_rows();
   if (!row_tokens_.empty()) {
-    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_});
+    device->forward(
+      {row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_, keeps_states_});
     choose_tokens();
+    tell_states();
     ++stats.steps;
     stats.rows += row_tokens_.size();
   }
@@ -250,6 +253,7 @@ std::span<const chunk_report> engine::state::cut() {
   waiting.clear();
   for (sequence* seq : stepping_)
     end_chunk(*seq, chunk_end::budget);
+  tell_ended();
   return reports_;
 }
 
@@ -260,6 +264,7 @@ std::span<const chunk_report> engine::state::cut(response_id response) {
     return reports_;
   std::erase(waiting, it->second.get());
   end_chunk(*it->second, chunk_end::budget);
+  tell_ended();
   return reports_;
 }
 

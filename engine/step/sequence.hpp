@@ -36,6 +36,7 @@ struct sequence {
   std::uint32_t cached = 0;        ///< Positions whose KV is in `blocks`.
   std::uint32_t first_prefill = 0; ///< Positions below it were computed before, somewhere.
   std::uint32_t step_rows = 0;     ///< Positions it computes in the step being built.
+  std::uint32_t row_begin = 0;     ///< Of the pass: its first row; those of its draft follow.
   content_hash prefix;             ///< Of the cached tokens; kept while parked.
   std::vector<draft_token> draft;  ///< What the step being built verifies.
   std::uint32_t draft_room = 0;    ///< Most tokens of one of its paths.

@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
+#include <set>
 
 namespace rollcast::test {
 
@@ -58,40 +60,68 @@ TEST_P(engine_drafts, deep_narrow_trees_cross_blocks_and_change_no_bit) {
 /// Notes what it is told of hidden states, and drafts what another does.
 class listening_drafter final : public drafter {
 public:
-  explicit listening_drafter(std::shared_ptr<drafter> by) : by_(std::move(by)) {}
-  bool wants_hidden() const noexcept override { return true; }
+  listening_drafter(std::shared_ptr<drafter> by, std::size_t hidden)
+    : by_(std::move(by)), width_(2 * hidden) {}
+  state_wish wants_states() const override { return {{1}, true}; }
   void draft(std::span<const draft_seat> seats, const step_load& load) override {
     if (by_)
       by_->draft(seats, load);
   }
+  void see(std::span<const seen_rows> seen, std::span<const float> states) override {
+    for (const auto& s : seen)
+      for (std::uint32_t i = 0; i < s.rows.size(); ++i) {
+        const auto row = states.subspan(s.rows[i] * width_, width_);
+        auto& known = heard[{s.response.value, s.position + i}];
+        EXPECT_TRUE(known.state.empty()
+                    || std::equal(known.state.begin(), known.state.end(), row.begin()))
+          << "a position that comes again has the same state";
+        known = {{row.begin(), row.end()}, s.next[i]};
+      }
+  }
+  void gone(response_id response) override { ended.insert(response.value); }
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override {
-    for (const auto& o : outcomes) {
-      auto& all = heard[o.response.value];
-      EXPECT_EQ(o.hidden.size() % o.fresh.size(), 0u);
-      all.insert(all.end(), o.hidden.begin(), o.hidden.end());
-    }
     if (by_)
       by_->learn(outcomes, load, seconds);
   }
-  std::map<std::uint64_t, std::vector<float>> heard;
+
+  struct heard_row {
+    std::vector<float> state;
+    token_id next = 0;
+  };
+  std::map<std::pair<std::uint64_t, std::uint32_t>, heard_row> heard;
+  std::set<std::uint64_t> ended;
 
 private:
   std::shared_ptr<drafter> by_;
+  std::size_t width_;
 };
 
 TEST_P(engine_drafts, hidden_states_that_a_drafter_asks_for_are_those_of_single_token_decode) {
-  const auto one_by_one = std::make_shared<listening_drafter>(nullptr);
+  const auto hidden = weights->config().hidden;
+  const auto one_by_one = std::make_shared<listening_drafter>(nullptr, hidden);
   const auto expected = run_setting(weights, profile(), work, plain, one_by_one);
-  const auto trees = std::make_shared<listening_drafter>(
-    std::make_shared<knowing_drafter>(expected, knowing_options{30, 24, 40}));
-  (void)run_setting(weights, profile(), work, settings[1], trees);
-  for (const auto& [id, response] : expected) {
-    const auto& want = one_by_one->heard.at(id);
-    const auto& got = trees->heard.at(id);
-    ASSERT_EQ(want.size(), response.tokens.size() * weights->config().hidden);
-    ASSERT_EQ(want.size(), got.size());
-    EXPECT_EQ(0, std::memcmp(want.data(), got.data(), want.size() * sizeof(float))) << id;
+  for (const auto& s : {settings[1], settings[3], settings[4]}) {
+    const auto trees = std::make_shared<listening_drafter>(
+      std::make_shared<knowing_drafter>(expected, knowing_options{30, 24, 40}), hidden);
+    (void)run_setting(weights, profile(), work, s, trees);
+    for (const auto& [id, response] : expected) {
+      const auto end = static_cast<std::uint32_t>(response.prompt.size() + response.tokens.size());
+      for (std::uint32_t at = 0; at + 1 < end; ++at) {
+        ASSERT_TRUE(one_by_one->heard.contains({id, at}) && trees->heard.contains({id, at}))
+          << s.name << ", response " << id << ", position " << at;
+        const auto& want = one_by_one->heard.at({id, at});
+        const auto& got = trees->heard.at({id, at});
+        EXPECT_EQ(want.next, got.next);
+        EXPECT_EQ(want.next, at + 1 < response.prompt.size()
+                               ? response.prompt[at + 1]
+                               : response.tokens[at + 1 - response.prompt.size()]);
+        EXPECT_EQ(
+          0, std::memcmp(want.state.data(), got.state.data(), want.state.size() * sizeof(float)))
+          << s.name << ", response " << id << ", position " << at;
+      }
+      EXPECT_TRUE(trees->ended.contains(id)) << s.name << ", response " << id;
+    }
   }
 }
 
