@@ -64,6 +64,22 @@ TEST(cuda_rows, silu_has_the_cpus_bits) {
   EXPECT_TRUE(same_bits(out.values(), rounded(want)));
 }
 
+TEST(cuda_rows, silu_of_pairs_has_the_cpus_bits_of_what_was_rounded) {
+  const std::size_t rows = 3, dim = 270;
+  const auto pairs = rounded(pattern(rows * 2 * dim, 4, 20.0f));
+  const auto values = widened(pairs);
+  std::vector<float> apart(rows * 2 * dim), want(rows * dim);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t d = 0; d < dim; ++d) {
+      apart[r * 2 * dim + d] = values[(r * dim + d) * 2];
+      apart[r * 2 * dim + dim + d] = values[(r * dim + d) * 2 + 1];
+    }
+  kernels::silu_mul_cpu({apart.data(), 2 * dim, want.data(), dim, dim}, 0, rows);
+  const on_device<std::uint16_t> on{pairs}, out{rows * dim};
+  must(cuda::silu_pairs({on.data(), out.data(), rows, dim}, nullptr));
+  EXPECT_TRUE(same_bits(out.values(), rounded(want)));
+}
+
 struct rope_case {
   std::size_t heads, kv_heads, head_dim;
   bool norms;
