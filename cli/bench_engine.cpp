@@ -246,19 +246,53 @@ ordered_json prices_of(const std::vector<product_times>& products) {
   return out;
 }
 
+/// What the exact profile takes longer than the other, of whole steps: by batch, and for a prefill.
+ordered_json price_of(const ordered_json& exact, const ordered_json& fast) {
+  ordered_json out;
+  const auto price = [](const ordered_json& rate_exact, const ordered_json& rate_fast) {
+    return rate_fast.get<double>() / rate_exact.get<double>() - 1;
+  };
+  for (const auto& [batch, rate] : exact.at("decode_tokens_per_s").items())
+    out["decode"][batch] = price(rate, fast.at("decode_tokens_per_s").at(batch));
+  out["prefill"] = price(exact.at("prefill_tokens_per_s"), fast.at("prefill_tokens_per_s"));
+  return out;
+}
+
+/// Measures the profile that is asked for; without one the exact, and, where there is cuBLASLt, the
+/// one that is not.
+result<ordered_json> bench_profiles(subject& what, const bench_engine_options& options,
+                                    bool has_cublaslt) {
+  std::vector<std::string> names{std::string{cuda_profile}};
+  if (!options.profile.empty())
+    names = {options.profile};
+  else if (has_cublaslt)
+    names.emplace_back(cuda_fast_profile);
+  ordered_json json;
+  for (const auto& name : names) {
+    what.device.numerics = name;
+    auto measured = bench_subject(what, options.repeats);
+    if (!measured)
+      return fail(measured);
+    json[name] = std::move(*measured);
+  }
+  if (names.size() == 2)
+    json["price"] = price_of(json[names[0]], json[names[1]]);
+  return json;
+}
+
 result<ordered_json> bench_gpu(const bench_engine_options& options,
                                const std::filesystem::path& model) {
   auto what = subject_of(options, model);
   if (!what)
     return fail(what);
   what->device.numerics = options.profile;
+  what->device.inexact = true;
   what->device.threads = options.threads;
   what->device.prefill_rows = gpu_prefill_tokens;
   what->prefill_tokens =
     std::min(gpu_prefill_tokens, static_cast<std::uint32_t>(what->config.max_positions) - 1);
-  const auto profile = profile_of(what->device);
-  if (!profile)
-    return fail(profile);
+  if (const auto known = profile_of(what->device); !known)
+    return fail(known);
   const auto gpu = gpu_of(options.device);
   const auto machine = measure_gpu(**gpu);
   if (!machine)
@@ -268,11 +302,10 @@ result<ordered_json> bench_gpu(const bench_engine_options& options,
     return fail(products);
   what->bytes_per_s = machine->copy_bytes_per_s;
   what->flops_per_s = machine->bf16_flops_per_s;
-  auto measured = bench_subject(*what, options.repeats);
+  auto measured = bench_profiles(*what, options, machine->without_cublaslt.empty());
   if (!measured)
     return fail(measured);
-  ordered_json json;
-  json[std::string{profile->name}] = std::move(*measured);
+  ordered_json json = std::move(*measured);
   json["products"] = prices_of(*products);
   json["machine"] = {{"name", machine->name},
                      {"copy_bytes_per_s", machine->copy_bytes_per_s},

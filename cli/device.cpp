@@ -77,6 +77,7 @@ result<std::unique_ptr<backend>> open_gpu(const device_options& options, std::ui
   device.rows_max = rows_of(options);
   device.logit_rows_max = logit_rows_of(options);
   device.batch_max = options.max_batch;
+  device.sharers = options.gpu_workers;
   prepare_options prepare;
   prepare.threads = threads_of(options);
   return make_cuda_backend(config, source, profile, device, prepare);
@@ -114,6 +115,11 @@ result<numerics_profile> profile_of(const device_options& options) {
                   + options.device + ": "
                   + (on_gpu ? "leave --numerics out, or give --device cpu"
                             : "give --device cuda:N, or another --numerics"));
+  if (profile && !profile->exact && !options.inexact)
+    return fail(errc::unsupported_numerics,
+                "numerics profile " + std::string{profile->name}
+                  + " is not exact: bench engine measures the price of exactness with it, nothing "
+                    "is served in it; leave --numerics out");
   return profile;
 }
 

@@ -18,10 +18,11 @@ namespace rollcast::cli {
 /// What a worker, `score` and `bench engine` need to make a device and an engine.
 struct device_options {
   std::filesystem::path model;
-  std::string device = "cpu";  ///< cpu, or cuda:N; cuda is cuda:0.
-  std::string numerics;        ///< "": the device's own, see `profile_of`.
-  std::uint32_t threads = 0;   ///< 0: all processors of this machine.
-  std::uint32_t kv_blocks = 0; ///< 0: room for `max_batch` full contexts, or a quarter of memory.
+  std::string device = "cpu";    ///< cpu, or cuda:N; cuda is cuda:0.
+  std::string numerics;          ///< "": the device's own, see `profile_of`.
+  std::uint32_t threads = 0;     ///< 0: all processors of this machine.
+  std::uint32_t kv_blocks = 0;   ///< 0: room for `max_batch` full contexts, or a quarter of memory.
+  std::uint32_t gpu_workers = 1; ///< That share the GPU: `kv_blocks` 0 is a share of it.
   std::uint32_t block_tokens = 32;       ///< Positions of one KV block.
   std::uint32_t max_batch = 64;          ///< Responses of one step.
   std::uint32_t prefill_rows = 512;      ///< Rows of one step.
@@ -36,6 +37,7 @@ struct device_options {
   std::uint32_t draft_topk = 0;
   std::uint32_t draft_tokens = 0;
   std::string draft_server; ///< Endpoint; "none"; "": what the command starts by itself.
+  bool inexact = false; ///< A profile that is not exact will do: nothing is served, it is measured.
 };
 
 /// The number in "cuda:N"; nothing for "cpu". Fails with `bad_config` for anything else.
@@ -43,7 +45,8 @@ result<std::optional<std::uint32_t>> gpu_of(const std::string& device);
 
 /// The profile that the device computes in: the one named, or cpu-f32-v1 on the CPU and
 /// cuda-bf16-v1 on a GPU. Fails with `bad_config` if the device is none that there can be, with
-/// `unsupported_numerics` if the profile is unknown or of another kind of device.
+/// `unsupported_numerics` if the profile is unknown, of another kind of device, or not exact where
+/// that will not do.
 result<numerics_profile> profile_of(const device_options& options);
 
 /// Threads of the options' CPU device; 0 stands for all processors.

@@ -118,6 +118,9 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
   if (options.scheduler.no_metrics)
     arguments.emplace_back("--no-metrics");
   add_keys(arguments, options.scheduler.keys);
+  if (device.device != "cpu") // all of them have this one
+    arguments.insert(arguments.end(), {"--gpu-workers", std::to_string(std::max(device.gpu_workers,
+                                                                                options.workers))});
   if (!device.numerics.empty())
     arguments.insert(arguments.end(), {"--numerics", device.numerics});
   add_file(arguments, "--draft-model", device.draft_model);

@@ -415,7 +415,8 @@ void add_bench(CLI::App& root, command& chosen) {
   add(*app, "--family", options->family, "dense, or moe: 4 of 16 experts, as much of it active")
     ->check(CLI::IsMember({"dense", "moe"}));
   add(*app, "--threads", options->threads, "0: all processors");
-  add(*app, "--numerics", options->profile, "one profile; empty: all of the device");
+  add(*app, "--numerics", options->profile,
+      "one profile; empty: all of the device. Only here cuda-bf16-fast-v1, which is not exact");
   add(*app, "--device", options->device, "cpu, or cuda:N for GPU N of this machine");
   add(*app, "--model", options->model, "checkpoint directory; empty: one is made");
   add(*app, "--instruction-set", options->instruction_set, "empty: the best there is");

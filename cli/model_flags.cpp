@@ -21,6 +21,9 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--numerics", device.numerics,
       "numerics profile: cpu-f32-v1 or cpu-bf16-v1, on a GPU cuda-bf16-v1; empty: the first that "
       "the device has");
+  add(app, "--gpu-workers", device.gpu_workers,
+      "workers that share the GPU: without --kv-blocks each takes its share of the memory")
+    ->check(at_least_1);
   add(app, "--kv-spill-memory-mib", device.kv_spill_memory_mib,
       "memory of a worker for KV that must leave its blocks; 0: none");
   add(app, "--kv-spill-disk-mib", device.kv_spill_disk_mib,

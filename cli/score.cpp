@@ -178,6 +178,12 @@ int run_score(const score_options& options) {
                    "temperature is " + std::to_string(*options.temperature)
                      + ": it must be finite and at least 0",
                    {}});
+  if (!options.dump.empty() && options.device.device != "cpu")
+    return refuse({errc::bad_config,
+                   "device " + options.device.device
+                     + " does not show what it computes, so there are no dumps of it: leave --dump "
+                       "out, or give --device cpu",
+                   {}});
   auto device_settings = options.device;
   // A file knows the profile that made it; scoring in another one can only differ.
   if (!options.numerics_given && !responses->empty()

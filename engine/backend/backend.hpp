@@ -5,6 +5,7 @@
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/numerics/profile.hpp"
+#include "kernels/accept.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/kv_copy.hpp"
 #include "kernels/rope.hpp"
@@ -64,6 +65,19 @@ struct forward_rows {
   /// `own_states` what this model has left (`states` of a row before), not the target.
   std::span<const float> taken = {};
   bool own_states = false;
+};
+
+/// Drafts among the logit rows of a pass. The rows of a tree lie together, its root's row first.
+struct drafted_rows {
+  std::span<const kernels::tree_span> trees; ///< In the order of their rows; all rows are of one.
+  std::span<const token_id> tokens;          ///< [logit rows]: that a row was fed.
+  std::span<const std::uint32_t> parents;    ///< [logit rows]: node that a row's follows.
+};
+
+/// What verification leaves of them, as kernels/accept.hpp.
+struct accepted_rows {
+  std::span<kernels::accepted_path> paths; ///< [trees]
+  std::span<std::uint32_t> nodes;          ///< [logit rows]
 };
 
 /// One device that holds one model: the seam between what is computed and where.
@@ -130,6 +144,18 @@ public:
   /// Chooses a token for each logit row of the last pass. @pre sizes equal `logit_rows`.
   virtual void sample(std::span<const kernels::sample_params> how,
                       std::span<kernels::sampled_token> out) = 0;
+
+  /// As `sample`, and follows what was chosen through the drafts. A device with its own memory does
+  /// it there, before anything comes back. @pre sizes are as `drafts` and `accepted` say.
+  virtual void sample_drafts(std::span<const kernels::sample_params> how,
+                             const drafted_rows& drafts, std::span<kernels::sampled_token> out,
+                             const accepted_rows& accepted) {
+    sample(how, out);
+    for (std::size_t i = 0; i < drafts.trees.size(); ++i)
+      accepted.paths[i] =
+        kernels::accept_draft(drafts.trees[i], drafts.tokens.data(), drafts.parents.data(),
+                              out.data(), accepted.nodes.data());
+  }
 
   /// Log-probability of a given token for each logit row of the last pass.
   virtual void score(std::span<const float> temperatures, std::span<const token_id> tokens,

@@ -14,6 +14,9 @@ constexpr int real_32f = 0;       // CUDA_R_32F
 constexpr int real_16bf = 14;     // CUDA_R_16BF
 constexpr int transpose = 1;      // CUBLAS_OP_T
 constexpr int desc_transa = 3;    // CUBLASLT_MATMUL_DESC_TRANSA
+constexpr int desc_epilogue = 7;  // CUBLASLT_MATMUL_DESC_EPILOGUE
+constexpr int desc_bias = 8;      // CUBLASLT_MATMUL_DESC_BIAS_POINTER
+constexpr int epilogue_bias = 4;  // CUBLASLT_EPILOGUE_BIAS
 constexpr int workspace_attr = 1; // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
 
 /// One algorithm, as the library proposes it: cublasLtMatmulHeuristicResult_t.
@@ -88,45 +91,72 @@ std::unique_ptr<cublaslt> cublaslt::find(std::string& why_not) {
   return nullptr; // the library stays loaded: it does not like to go
 }
 
-bool cublaslt::product(const void* x, const void* w, void* y, std::size_t rows, std::size_t n,
-                       std::size_t k, void* workspace, std::size_t workspace_bytes,
-                       kernels::cuda::stream_handle stream) const {
-  const auto& call = *library_;
-  // The library counts columns first: y^T [n, rows] = w [n, k] * x^T [k, rows], where w, row-major,
-  // is its [k, n] transposed.
-  void* desc = nullptr;
-  void* of_w = nullptr;
-  void* of_x = nullptr;
-  void* of_y = nullptr;
-  void* preference = nullptr;
-  proposal best{};
-  int proposals = 0;
-  bool good =
-    call.desc_create(&desc, compute_32f, real_32f) == 0
-    && call.desc_set(desc, desc_transa, &transpose, sizeof transpose) == 0
-    && call.layout_create(&of_w, real_16bf, k, n, static_cast<std::int64_t>(k)) == 0
-    && call.layout_create(&of_x, real_16bf, k, rows, static_cast<std::int64_t>(k)) == 0
-    && call.layout_create(&of_y, real_16bf, n, rows, static_cast<std::int64_t>(n)) == 0
-    && call.preference_create(&preference) == 0
-    && call.preference_set(preference, workspace_attr, &workspace_bytes, sizeof workspace_bytes)
-         == 0
-    && call.propose(call.handle, desc, of_w, of_x, of_y, of_y, preference, 1, &best, &proposals)
-         == 0
-    && proposals > 0;
-  const float one = 1;
-  const float zero = 0;
-  good = good
-         && call.matmul(call.handle, desc, &one, w, of_w, x, of_x, &zero, y, of_y, y, of_y,
-                        best.algorithm, workspace, workspace_bytes, stream)
-              == 0;
-  for (void* layout : {of_w, of_x, of_y})
-    if (layout != nullptr)
-      call.layout_destroy(layout);
-  if (preference != nullptr)
-    call.preference_destroy(preference);
-  if (desc != nullptr)
-    call.desc_destroy(desc);
-  return good;
+/// How one product is done, as the library wants to be told.
+class cublaslt::recipe {
+public:
+  /// The library counts columns first: y^T [n, rows] = w [n, k] * x^T [k, rows], where w,
+  /// row-major, is its [k, n] transposed.
+  recipe(const calls& call, const library_product& p, std::size_t workspace_bytes) : call_(call) {
+    const int type = p.output == kernels::cuda::gemm_output::f32 ? real_32f : real_16bf;
+    const auto leading = [](std::size_t size) { return static_cast<std::int64_t>(size); };
+    int proposals = 0;
+    good_ =
+      call_.desc_create(&desc_, compute_32f, real_32f) == 0 && set(desc_transa, transpose)
+      && (p.bias == nullptr || (set(desc_epilogue, epilogue_bias) && set(desc_bias, p.bias)))
+      && call_.layout_create(&w_, real_16bf, p.k, p.n, leading(p.k)) == 0
+      && call_.layout_create(&x_, real_16bf, p.k, p.rows, leading(p.k)) == 0
+      && call_.layout_create(&y_, type, p.n, p.rows, leading(p.n)) == 0
+      && call_.preference_create(&preference_) == 0
+      && call_.preference_set(preference_, workspace_attr, &workspace_bytes, sizeof workspace_bytes)
+           == 0
+      && call_.propose(call_.handle, desc_, w_, x_, y_, y_, preference_, 1, &best_, &proposals) == 0
+      && proposals > 0;
+  }
+  recipe(const recipe&) = delete;
+  recipe& operator=(const recipe&) = delete;
+  ~recipe() {
+    for (void* layout : {w_, x_, y_})
+      if (layout != nullptr)
+        call_.layout_destroy(layout);
+    if (preference_ != nullptr)
+      call_.preference_destroy(preference_);
+    if (desc_ != nullptr)
+      call_.desc_destroy(desc_);
+  }
+
+  bool run(const library_product& p, std::byte* workspace, std::size_t workspace_bytes,
+           kernels::cuda::stream_handle stream) const {
+    const float one = 1;
+    const float kept = p.add ? 1.0f : 0.0f;
+    return good_
+           && call_.matmul(call_.handle, desc_, &one, p.w, w_, p.x, x_, &kept, p.y, y_, p.y, y_,
+                           best_.algorithm, workspace, workspace_bytes, stream)
+                == 0;
+  }
+
+private:
+  template <class T>
+  bool set(int attribute, const T& value) {
+    return call_.desc_set(desc_, attribute, &value, sizeof value) == 0;
+  }
+
+  const calls& call_;
+  bool good_ = false;
+  void* desc_ = nullptr;
+  void* w_ = nullptr;
+  void* x_ = nullptr;
+  void* y_ = nullptr;
+  void* preference_ = nullptr;
+  proposal best_{};
+};
+
+kernels::cuda::device_status cublaslt::multiply(const library_product& p, std::byte* workspace,
+                                                kernels::cuda::stream_handle stream) const {
+  if (recipe{*library_, p, workspace_bytes()}.run(p, workspace, workspace_bytes(), stream))
+    return {};
+  return tl::unexpected(kernels::cuda::device_error{
+    -1, "cuBLASLt refuses a product of " + std::to_string(p.rows) + " rows, n "
+          + std::to_string(p.n) + ", k " + std::to_string(p.k)});
 }
 
 } // namespace rollcast

@@ -4,6 +4,7 @@
 #include "engine/backend/cuda_parts.hpp"
 #include "engine/backend/cuda_pass.hpp"
 #include "engine/base/check.hpp"
+#include "kernels/cuda/accept.hpp"
 #include "kernels/cuda/rows.hpp"
 #include "kernels/cuda/sampling.hpp"
 
@@ -44,7 +45,14 @@ public:
     return fetch(p_.buffers.logits, logit_count_ * config_.vocabulary, logits_);
   }
   void sample(std::span<const kernels::sample_params> how,
-              std::span<kernels::sampled_token> out) override;
+              std::span<kernels::sampled_token> out) override {
+    choose(how, nullptr, out, nullptr);
+  }
+  void sample_drafts(std::span<const kernels::sample_params> how, const drafted_rows& drafts,
+                     std::span<kernels::sampled_token> out,
+                     const accepted_rows& accepted) override {
+    choose(how, &drafts, out, &accepted);
+  }
   void score(std::span<const float> temperatures, std::span<const token_id> tokens,
              std::span<float> out) override;
   void export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
@@ -57,12 +65,34 @@ private:
   cuda_pass_shape plan(const forward_rows& rows);
   void stage(const forward_rows& rows, const cuda_pass_shape& shape);
   void stage_tables(const forward_rows& rows, std::byte* stage, std::size_t& table);
+  void choose(std::span<const kernels::sample_params> how, const drafted_rows* drafts,
+              std::span<kernels::sampled_token> out, const accepted_rows* accepted);
   void stage_banned(std::span<const kernels::sample_params> how, kernels::sample_params* staged);
   std::span<const float> fetch(const float* from, std::size_t count, std::vector<float>& into);
   /// Where what lies at `at` in the device's step memory is staged.
   template <class T>
   T* staged(std::byte* stage, T* at) const noexcept {
     return reinterpret_cast<T*>(stage + (reinterpret_cast<std::byte*>(at) - p_.buffers.step()));
+  }
+  /// Where what lies at `at` in the device's memory of answers is pinned.
+  template <class T>
+  T* answer(T* at) const noexcept {
+    return reinterpret_cast<T*>(p_.answers.data()
+                                + (reinterpret_cast<std::byte*>(at) - p_.buffers.answers()));
+  }
+  /// Copies [begin, end) of the answers to the device, or back, which waits.
+  template <class T, class U>
+  void send_answers(T* begin, U* end) const {
+    must(gpu::copy_async(begin, answer(begin), bytes_between(begin, end), stream()));
+  }
+  template <class T, class U>
+  void fetch_answers(T* begin, U* end) const {
+    must(gpu::copy_async(answer(begin), begin, bytes_between(begin, end), stream()));
+    must(p_.stream.synchronize());
+  }
+  static std::size_t bytes_between(const void* begin, const void* end) noexcept {
+    return static_cast<std::size_t>(static_cast<const std::byte*>(end)
+                                    - static_cast<const std::byte*>(begin));
   }
 
   const model_config config_;
@@ -195,7 +225,7 @@ void cuda_backend::forward(const forward_rows& rows) {
   if (options_.poison)
     must(gpu::fill_async(p_.buffers.scratch(), 0xff, p_.buffers.scratch_bytes(), stream()));
   stage(rows, shape);
-  const cuda_model model{config_, *p_.weights, p_.buffers, p_.kv};
+  const cuda_model model{config_, *p_.weights, p_.buffers, p_.kv, p_.products.get()};
   logit_count_ = rows.logit_rows.size();
   must(shape.rows <= options_.graph_rows_max ? graphs_.run(model, shape, serial_, stream())
                                              : run_pass(model, shape, stream()));
@@ -236,23 +266,40 @@ void cuda_backend::stage_banned(std::span<const kernels::sample_params> how,
   must(gpu::copy_async(banned_.data(), banned_staged_.data(), bytes, stream()));
 }
 
-void cuda_backend::sample(std::span<const kernels::sample_params> how,
-                          std::span<kernels::sampled_token> out) {
+/// Chooses tokens, and follows the drafts if there are any: one copy there, one back, one wait.
+void cuda_backend::choose(std::span<const kernels::sample_params> how, const drafted_rows* drafts,
+                          std::span<kernels::sampled_token> out, const accepted_rows* accepted) {
   ROLLCAST_CHECK(how.size() == logit_count_ && out.size() == logit_count_);
   if (how.empty())
     return;
   must(gpu::use_device(p_.device));
-  auto* const params = p_.answers.as<kernels::sample_params>();
-  auto* const chosen = reinterpret_cast<kernels::sampled_token*>(params + how.size());
-  std::copy(how.begin(), how.end(), params);
+  const auto& b = p_.buffers;
+  auto* const params = answer(b.how);
+  std::ranges::copy(how, params);
   stage_banned(how, params);
-  must(gpu::copy_async(p_.buffers.how, params, how.size_bytes(), stream()));
-  must(gpu::sample({p_.buffers.logits, config_.vocabulary, how.size(), config_.vocabulary,
-                    p_.buffers.how, p_.buffers.chosen},
+  if (drafts != nullptr) {
+    ROLLCAST_CHECK(drafts->tokens.size() == how.size() && drafts->parents.size() == how.size());
+    ROLLCAST_CHECK(drafts->trees.size() <= how.size());
+    std::ranges::copy(drafts->trees, answer(b.draft_trees));
+    std::ranges::copy(drafts->tokens, answer(b.draft_tokens));
+    std::ranges::copy(drafts->parents, answer(b.draft_parents));
+    send_answers(b.how, b.draft_parents + how.size());
+  } else {
+    send_answers(b.how, b.how + how.size());
+  }
+  must(gpu::sample({b.logits, config_.vocabulary, how.size(), config_.vocabulary, b.how, b.chosen},
                    stream()));
-  must(gpu::copy_async(chosen, p_.buffers.chosen, out.size_bytes(), stream()));
-  must(p_.stream.synchronize());
-  std::copy_n(chosen, out.size(), out.begin());
+  if (drafts != nullptr) {
+    must(gpu::accept_drafts({b.draft_trees, drafts->trees.size(), b.draft_tokens, b.draft_parents,
+                             b.chosen, b.paths, b.path_nodes},
+                            stream()));
+    fetch_answers(b.chosen, b.path_nodes + how.size());
+    std::copy_n(answer(b.paths), drafts->trees.size(), accepted->paths.begin());
+    std::copy_n(answer(b.path_nodes), how.size(), accepted->nodes.begin());
+  } else {
+    fetch_answers(b.chosen, b.chosen + how.size());
+  }
+  std::copy_n(answer(b.chosen), out.size(), out.begin());
 }
 
 void cuda_backend::score(std::span<const float> temperatures, std::span<const token_id> tokens,
@@ -262,19 +309,15 @@ void cuda_backend::score(std::span<const float> temperatures, std::span<const to
   if (out.empty())
     return;
   must(gpu::use_device(p_.device));
-  auto* const at = p_.answers.as<float>();
-  auto* const ids = reinterpret_cast<token_id*>(at + out.size());
-  auto* const scores = reinterpret_cast<float*>(ids + out.size());
-  std::copy(temperatures.begin(), temperatures.end(), at);
-  std::copy(tokens.begin(), tokens.end(), ids);
-  must(gpu::copy_async(p_.buffers.temperatures, at, temperatures.size_bytes(), stream()));
-  must(gpu::copy_async(p_.buffers.given, ids, tokens.size_bytes(), stream()));
-  must(gpu::score({p_.buffers.logits, config_.vocabulary, out.size(), config_.vocabulary,
-                   p_.buffers.temperatures, p_.buffers.given, p_.buffers.scores},
+  const auto& b = p_.buffers;
+  std::ranges::copy(temperatures, answer(b.temperatures));
+  std::ranges::copy(tokens, answer(b.given));
+  send_answers(b.temperatures, b.given + out.size());
+  must(gpu::score({b.logits, config_.vocabulary, out.size(), config_.vocabulary, b.temperatures,
+                   b.given, b.scores},
                   stream()));
-  must(gpu::copy_async(scores, p_.buffers.scores, out.size_bytes(), stream()));
-  must(p_.stream.synchronize());
-  std::copy_n(scores, out.size(), out.begin());
+  fetch_answers(b.scores, b.scores + out.size());
+  std::copy_n(answer(b.scores), out.size(), out.begin());
 }
 
 void cuda_backend::export_kv(std::span<const std::uint32_t> blocks, std::size_t groups,
@@ -302,7 +345,7 @@ result<std::unique_ptr<backend>> make_cuda_backend(const model_config& config,
     return fail(errc::unsupported_numerics, "numerics profile " + std::string{profile.name}
                                               + " is not a GPU's: take "
                                               + std::string{cuda_profile});
-  auto parts = make_cuda_parts(config, tensors, options, prepare);
+  auto parts = make_cuda_parts(config, tensors, profile, options, prepare);
   if (!parts)
     return fail(parts);
   const auto info = gpu::describe_device(options.device);

@@ -14,6 +14,8 @@ namespace gpu = kernels::cuda;
 namespace {
 
 std::size_t workspace_bytes(const model_config& c, const cuda_buffer_sizes& sizes) {
+  if (sizes.library_workspace != 0)
+    return sizes.library_workspace;
   const std::size_t q = c.heads * c.head_dim;
   const std::size_t qkv = q + 2 * c.kv_heads * c.head_dim;
   return std::max({gpu::gemm_workspace_bytes(sizes.rows, qkv, c.hidden),
@@ -43,6 +45,7 @@ std::size_t cuda_buffers::place_all(const model_config& c, const cuda_buffer_siz
   place(qkv, rows * (q_width + 2 * c.kv_heads * c.head_dim));
   place(q, rows * q_width);
   place(attended, rows * q_width);
+  place(gate_up, sizes.library_workspace != 0 ? rows * 2 * c.intermediate : 0);
   place(gated, rows * c.intermediate);
   place(gathered, logit_rows * c.hidden);
   place(logits, logit_rows * c.vocabulary);
@@ -62,11 +65,18 @@ std::size_t cuda_buffers::place_all(const model_config& c, const cuda_buffer_siz
   place(items, sizes.attention.items);
   place(tables, rows * context_blocks);
   step_bytes_ = size - step_begin;
+  const std::size_t answers_begin = size;
   place(how, logit_rows);
+  place(draft_trees, logit_rows);
+  place(draft_tokens, logit_rows);
+  place(draft_parents, logit_rows);
   place(chosen, logit_rows);
+  place(paths, logit_rows);
+  place(path_nodes, logit_rows);
   place(temperatures, logit_rows);
   place(given, logit_rows);
   place(scores, logit_rows);
+  answer_bytes_ = size - answers_begin;
   return size;
 }
 

@@ -3,6 +3,7 @@
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
 #include "engine/model/config.hpp"
+#include "kernels/accept.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/gemm.hpp"
@@ -24,6 +25,7 @@ struct cuda_buffer_sizes {
   std::size_t positions = 0;
   std::size_t block_tokens = 0;
   kernels::cuda::attention_plan_size attention;
+  std::size_t library_workspace = 0; ///< Of a library of products; 0: they are exact.
 };
 
 /// The counts that kernels read when they run, so that one graph does for any.
@@ -49,6 +51,7 @@ public:
   float* qkv = nullptr;          ///< [rows, q + k + v]
   bf16_bits* q = nullptr;        ///< [rows, heads * head_dim]
   bf16_bits* attended = nullptr; ///< [rows, heads * head_dim]
+  bf16_bits* gate_up = nullptr;  ///< [rows, 2 * intermediate], if a library makes it; else empty.
   bf16_bits* gated = nullptr;    ///< [rows, intermediate]
   float* gathered = nullptr;     ///< [logit rows, hidden]
   float* logits = nullptr;       ///< [logit rows, vocabulary]
@@ -67,11 +70,17 @@ public:
   kernels::cuda::attention_item* items = nullptr;   ///< [attention.items]
   std::uint32_t* tables = nullptr;                  ///< [rows * blocks of a context]
   // -- of sampling and scoring -------------------------------------------------------
-  kernels::sample_params* how = nullptr;    ///< [logit rows]
-  kernels::sampled_token* chosen = nullptr; ///< [logit rows]
-  float* temperatures = nullptr;            ///< [logit rows]
-  token_id* given = nullptr;                ///< [logit rows]
-  float* scores = nullptr;                  ///< [logit rows]
+  // Sent by one copy from `how` on, brought back by one from `chosen` on.
+  kernels::sample_params* how = nullptr;     ///< [logit rows]
+  kernels::tree_span* draft_trees = nullptr; ///< [logit rows]
+  token_id* draft_tokens = nullptr;          ///< [logit rows]
+  std::uint32_t* draft_parents = nullptr;    ///< [logit rows]
+  kernels::sampled_token* chosen = nullptr;  ///< [logit rows]
+  kernels::accepted_path* paths = nullptr;   ///< [logit rows]
+  std::uint32_t* path_nodes = nullptr;       ///< [logit rows]
+  float* temperatures = nullptr;             ///< [logit rows]
+  token_id* given = nullptr;                 ///< [logit rows]
+  float* scores = nullptr;                   ///< [logit rows]
 
   /// The activations, as bytes: what may be anything before a pass.
   std::byte* scratch() const noexcept { return memory_.data(); }
@@ -79,6 +88,9 @@ public:
   /// First and last byte of what is staged for a pass, from `counts` to the end of `tables`.
   std::byte* step() const noexcept { return reinterpret_cast<std::byte*>(counts); }
   std::size_t step_bytes() const noexcept { return step_bytes_; }
+  /// The same of what is asked and answered, from `how` to the end of `scores`.
+  std::byte* answers() const noexcept { return reinterpret_cast<std::byte*>(how); }
+  std::size_t answer_bytes() const noexcept { return answer_bytes_; }
 
 private:
   std::size_t place_all(const model_config& config, const cuda_buffer_sizes& sizes,
@@ -87,6 +99,7 @@ private:
   kernels::cuda::device_buffer memory_;
   std::size_t scratch_bytes_ = 0;
   std::size_t step_bytes_ = 0;
+  std::size_t answer_bytes_ = 0;
 };
 
 } // namespace rollcast

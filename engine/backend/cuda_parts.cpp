@@ -1,5 +1,6 @@
 #include "engine/backend/cuda_parts.hpp"
 
+#include "engine/backend/cublaslt.hpp"
 #include "engine/backend/cuda_error.hpp"
 #include "engine/backend/cuda_pass.hpp"
 #include "engine/model/footprint.hpp"
@@ -95,8 +96,43 @@ cuda_buffer_sizes sizes_of(const model_config& config, const device_shape& shape
   return sizes;
 }
 
+/// What a profile that is not exact multiplies with. @pre the device is current.
+result<std::shared_ptr<const product_library>> find_products(const numerics_profile& profile,
+                                                             const cuda_backend_options& options) {
+  if (options.products)
+    return options.products;
+  const std::string needs = "numerics profile " + std::string{profile.name} + " needs cuBLASLt: ";
+  const auto info = gpu::describe_device(options.device);
+  if (!info)
+    return device_failed(info, "asking what GPU " + std::to_string(options.device) + " is");
+  if (info->emulated)
+    return fail(errc::bad_config, needs + "the emulated device does not run it");
+  std::string why_not;
+  std::shared_ptr<const product_library> found = cublaslt::find(why_not);
+  if (!found)
+    return fail(errc::bad_config, needs + why_not + "; leave --numerics out for exact products");
+  return found;
+}
+
 std::string mib(std::uint64_t bytes) {
   return std::to_string(bytes >> 20) + " MiB";
+}
+
+/// Bytes that are free for KV and the next epoch, beside weights and buffers that are there by now.
+result<std::uint64_t> memory_left(const model_config& config, const cuda_buffer_sizes& sizes,
+                                  const cuda_backend_options& options) {
+  const std::string doing = "asking what is free on GPU " + std::to_string(options.device);
+  const auto free = gpu::free_memory();
+  if (!free)
+    return device_failed(free, doing);
+  if (options.sharers <= 1)
+    return *free;
+  const auto info = gpu::describe_device(options.device);
+  if (!info)
+    return device_failed(info, doing);
+  return std::min<std::uint64_t>(
+    *free, cuda_memory_share(info->memory_bytes, options.sharers,
+                             cuda_weight_bytes(config) + cuda_buffers::bytes_of(config, sizes)));
 }
 
 result<void> add_stages(cuda_parts& parts) {
@@ -111,8 +147,7 @@ result<void> add_stages(cuda_parts& parts) {
     stage.memory = std::move(*memory);
     stage.sent.emplace(std::move(*sent));
   }
-  auto answers = gpu::pinned_buffer::allocate(
-    parts.sizes.logit_rows * (sizeof(kernels::sample_params) + sizeof(kernels::sampled_token)));
+  auto answers = gpu::pinned_buffer::allocate(parts.buffers.answer_bytes());
   if (!answers)
     return device_failed(answers, doing);
   parts.answers = std::move(*answers);
@@ -130,7 +165,31 @@ result<void> find_gpu(std::uint32_t device) {
   if (device >= *count)
     return bad("there is no GPU " + std::to_string(device) + ": the driver shows "
                + std::to_string(*count) + ", numbered from 0");
+  const auto info = gpu::describe_device(device);
+  if (!info)
+    return device_failed(info, "asking what GPU " + std::to_string(device) + " is");
+  return check_gpu(device, *info);
+}
+
+result<void> check_gpu(std::uint32_t number, const gpu::device_info& info) {
+  const auto wrong = [&](const std::string& what) {
+    return bad("GPU " + std::to_string(number) + ", " + info.name + ", " + what
+               + "; use another GPU, or --device cpu");
+  };
+  if (!info.emulated && info.architecture < gpu::architecture_min)
+    return wrong("is sm_" + std::to_string(info.architecture) + ": the kernels need sm_"
+                 + std::to_string(gpu::architecture_min) + " or newer");
+  if (info.shared_bytes < gpu::shared_bytes_needed)
+    return wrong("gives a block " + std::to_string(info.shared_bytes >> 10)
+                 + " KiB of shared memory: the kernels need "
+                 + std::to_string(gpu::shared_bytes_needed >> 10));
   return {};
+}
+
+std::uint64_t cuda_memory_share(std::uint64_t memory_bytes, std::uint32_t sharers,
+                                std::uint64_t own_bytes) noexcept {
+  const std::uint64_t share = memory_bytes / std::max(1u, sharers);
+  return share > own_bytes ? share - own_bytes : 0;
 }
 
 result<std::uint32_t> cuda_kv_blocks(const model_config& config, const device_shape& shape,
@@ -143,17 +202,19 @@ result<std::uint32_t> cuda_kv_blocks(const model_config& config, const device_sh
   const std::uint64_t affordable =
     usable > weight_bytes ? (usable - weight_bytes) / block_bytes : 0;
   if (affordable < context_blocks)
-    return fail(errc::bad_config,
-                "one context of " + std::to_string(shape.positions_max) + " tokens takes "
-                  + mib(context_blocks * block_bytes) + " of KV and the next epoch of weights "
-                  + mib(weight_bytes) + ", but " + mib(usable)
-                  + " are left on the GPU (nine tenths of what is free): take a larger GPU, or "
-                    "give --kv-blocks for fewer tokens");
+    return fail(
+      errc::bad_config,
+      "one context of " + std::to_string(shape.positions_max) + " tokens takes "
+        + mib(context_blocks * block_bytes) + " of KV and the next epoch of weights "
+        + mib(weight_bytes) + ", but " + mib(usable)
+        + " are left on the GPU (nine tenths of what is free, or of this worker's share): take a "
+          "larger GPU or fewer workers on it, or give --kv-blocks for fewer tokens");
   return static_cast<std::uint32_t>(
     std::min<std::uint64_t>({affordable, 2 * context_blocks * batch_max, UINT32_MAX - 1}));
 }
 
 result<cuda_parts> make_cuda_parts(const model_config& config, const tensor_source& tensors,
+                                   const numerics_profile& profile,
                                    const cuda_backend_options& options,
                                    const prepare_options& prepare) {
   if (auto ok = check(options); !ok)
@@ -165,11 +226,21 @@ result<cuda_parts> make_cuda_parts(const model_config& config, const tensor_sour
   const std::string doing = "opening GPU " + std::to_string(options.device);
   if (auto ok = gpu::use_device(options.device); !ok)
     return device_failed(ok, doing);
+  if (auto ok = gpu::find_code(); !ok)
+    return fail(errc::bad_config, doing + ": " + ok.error().what
+                                    + "; build with its number in ROLLCAST_CUDA_ARCHITECTURES");
   auto stream = gpu::stream::create();
   if (!stream)
     return device_failed(stream, doing);
-  cuda_parts parts{options.device, std::move(*stream), nullptr, shape_of(config, options)};
+  cuda_parts parts{options.device, std::move(*stream), nullptr, nullptr, shape_of(config, options)};
   parts.sizes = sizes_of(config, parts.shape, options.graph_rows_max);
+  if (!profile.exact) {
+    auto products = find_products(profile, options);
+    if (!products)
+      return fail(products);
+    parts.products = std::move(*products);
+    parts.sizes.library_workspace = parts.products->workspace_bytes();
+  }
   auto weights = load_cuda_weights(options.device, config, tensors, nullptr, prepare);
   if (!weights)
     return fail(weights);
@@ -179,11 +250,11 @@ result<cuda_parts> make_cuda_parts(const model_config& config, const tensor_sour
     return fail(buffers);
   parts.buffers = std::move(*buffers);
   if (parts.shape.kv_blocks == 0) {
-    const auto free = gpu::free_memory();
-    if (!free)
-      return device_failed(free, doing);
+    const auto left = memory_left(config, parts.sizes, options);
+    if (!left)
+      return fail(left);
     const auto blocks =
-      cuda_kv_blocks(config, parts.shape, options.batch_max, *free, cuda_weight_bytes(config));
+      cuda_kv_blocks(config, parts.shape, options.batch_max, *left, cuda_weight_bytes(config));
     if (!blocks)
       return fail(blocks);
     parts.shape.kv_blocks = *blocks;

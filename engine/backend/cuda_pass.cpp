@@ -22,8 +22,8 @@ constexpr std::size_t graphs_max = 128;
 class pass {
 public:
   pass(const cuda_model& model, const cuda_pass_shape& shape, gpu::stream_handle stream)
-    : c_(model.config), weights_(model.weights), b_(model.buffers), kv_(model.kv), shape_(shape),
-      stream_(stream) {}
+    : c_(model.config), weights_(model.weights), b_(model.buffers), kv_(model.kv),
+      products_(model.products), shape_(shape), stream_(stream) {}
 
   gpu::device_status run() {
     queue(gpu::embed, {b_.tokens, weights_.embedding(), b_.hidden, shape_.rows, c_.hidden});
@@ -74,12 +74,31 @@ private:
     return args;
   }
 
+  void multiply(const gpu::gemm_args& args) {
+    if (products_ == nullptr) {
+      queue(gpu::gemm, args);
+    } else if (args.epilogue == gpu::gemm_epilogue::silu_pairs) {
+      multiply_fast(args, b_.gate_up, gpu::gemm_output::bf16);
+      queue(gpu::silu_pairs, {b_.gate_up, b_.gated, args.rows, args.n / 2});
+    } else {
+      multiply_fast(args, args.y, args.output);
+    }
+  }
+
+  /// The same by a library, without what follows the sum but bias and residual.
+  void multiply_fast(const gpu::gemm_args& args, void* y, gpu::gemm_output output) {
+    if (status_)
+      status_ = products_->multiply(
+        {args.x, args.w, y, args.rows, args.n, args.k, output, args.bias, args.residual != nullptr},
+        b_.workspace, stream_);
+  }
+
   /// hidden += x * w^T
   void add_product(const gpu::bf16_bits* x, const gpu::bf16_bits* w, std::size_t k) {
     auto args = product(x, w, b_.hidden, shape_.rows, c_.hidden, k);
     args.residual = b_.hidden;
     args.residual_stride = c_.hidden;
-    queue(gpu::gemm, args);
+    multiply(args);
   }
 
   void attend(const cuda_layer& layer, const kernels::kv_layout& kv) {
@@ -88,7 +107,7 @@ private:
     norm(layer.input_norm, nullptr, nullptr, shape_.rows);
     auto qkv = product(b_.normed, layer.qkv, b_.qkv, shape_.rows, qkv_width, c_.hidden);
     qkv.bias = layer.qkv_bias;
-    queue(gpu::gemm, qkv);
+    multiply(qkv);
     gpu::qkv_rope_args rope;
     rope.qkv = b_.qkv;
     rope.qkv_stride = qkv_width;
@@ -131,20 +150,21 @@ private:
     gated.y_stride = c_.intermediate;
     gated.output = gpu::gemm_output::bf16;
     gated.epilogue = gpu::gemm_epilogue::silu_pairs;
-    queue(gpu::gemm, gated);
+    multiply(gated);
     add_product(b_.gated, layer.down, c_.intermediate);
   }
 
   void make_logits() {
     norm(weights_.final_norm(), b_.logit_index, b_.gathered, shape_.logit_rows);
-    queue(gpu::gemm, product(b_.normed, weights_.lm_head(), b_.logits, shape_.logit_rows,
-                             c_.vocabulary, c_.hidden));
+    multiply(product(b_.normed, weights_.lm_head(), b_.logits, shape_.logit_rows, c_.vocabulary,
+                     c_.hidden));
   }
 
   const model_config& c_;
   const cuda_weights& weights_;
   const cuda_buffers& b_;
   const cuda_kv& kv_;
+  const product_library* products_;
   cuda_pass_shape shape_;
   gpu::stream_handle stream_;
   gpu::device_status status_;

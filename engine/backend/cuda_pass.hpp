@@ -3,6 +3,7 @@
 #include "engine/backend/cuda_buffers.hpp"
 #include "engine/backend/cuda_kv.hpp"
 #include "engine/backend/cuda_weights.hpp"
+#include "engine/backend/product_library.hpp"
 #include "engine/model/config.hpp"
 #include "kernels/cuda/runtime.hpp"
 
@@ -34,6 +35,7 @@ struct cuda_model {
   const cuda_weights& weights;
   const cuda_buffers& buffers;
   const cuda_kv& kv;
+  const product_library* products = nullptr; ///< Null: products are exact.
 };
 
 /// Queues a whole pass, from `buffers.tokens` to `buffers.logits`: launches and nothing else, so

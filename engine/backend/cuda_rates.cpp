@@ -26,7 +26,6 @@ using gpu::device_status;
 constexpr int rounds = 7;
 constexpr std::size_t copy_bytes = std::size_t{2} << 30;
 constexpr std::size_t square = 8192;
-constexpr std::size_t library_workspace = std::size_t{64} << 20;
 
 /// A GPU's stream and two marks in it.
 struct stopwatch {
@@ -96,10 +95,6 @@ device_result<gpu::device_buffer> random_bf16(std::size_t count, const stopwatch
   return memory;
 }
 
-device_status said(bool good) {
-  return good ? device_status{} : tl::unexpected(gpu::device_error{-1, "cuBLASLt refuses"});
-}
-
 device_result<double> copy_rate(const stopwatch& watch) {
   auto from = gpu::device_buffer::allocate(copy_bytes);
   auto to = gpu::device_buffer::allocate(copy_bytes);
@@ -112,17 +107,18 @@ device_result<double> copy_rate(const stopwatch& watch) {
   return 2.0 * static_cast<double>(copy_bytes) / *seconds;
 }
 
-device_result<double> matrix_rate(const stopwatch& watch, const cublaslt& library) {
+device_result<double> matrix_rate(const stopwatch& watch, const product_library& library) {
   auto x = random_bf16(square * square, watch);
   auto w = random_bf16(square * square, watch);
   auto y = gpu::device_buffer::allocate(square * square * 2);
-  auto workspace = gpu::device_buffer::allocate(library_workspace);
+  auto workspace = gpu::device_buffer::allocate(library.workspace_bytes());
   if (!x || !w || !y || !workspace)
     return tl::unexpected(gpu::device_error{-1, "no memory for matrices of 8192"});
-  const auto seconds = watch.best([&] {
-    return said(library.product(x->data(), w->data(), y->data(), square, square, square,
-                                workspace->data(), library_workspace, watch.stream.handle()));
-  });
+  library_product product{
+    x->as<gpu::bf16_bits>(), w->as<gpu::bf16_bits>(), y->data(), square, square, square};
+  product.output = gpu::gemm_output::bf16;
+  const auto seconds =
+    watch.best([&] { return library.multiply(product, workspace->data(), watch.stream.handle()); });
   if (!seconds)
     return seconds;
   return 2.0 * square * square * square / *seconds;
@@ -141,7 +137,7 @@ struct layer_products {
   gpu::device_buffer workspace = {};
 
   static device_result<layer_products> make(const model_config& c, std::size_t rows,
-                                            const stopwatch& watch) {
+                                            std::size_t library_workspace, const stopwatch& watch) {
     const std::size_t q = c.heads * c.head_dim;
     layer_products out{{one{q + 2 * c.kv_heads * c.head_dim, c.hidden}, one{c.hidden, q},
                         one{2 * c.intermediate, c.hidden}, one{c.hidden, c.intermediate}}};
@@ -191,12 +187,15 @@ struct layer_products {
     return {};
   }
 
-  device_status fast(const cublaslt& library, std::size_t rows, gpu::stream_handle stream) const {
-    for (const auto& p : all)
-      if (auto ok = said(library.product(x.data(), p.w.data(), y.data(), rows, p.n, p.k,
-                                         workspace.data(), library_workspace, stream));
-          !ok)
+  device_status fast(const product_library& library, std::size_t rows,
+                     gpu::stream_handle stream) const {
+    for (const auto& p : all) {
+      library_product product{
+        x.as<gpu::bf16_bits>(), p.w.as<gpu::bf16_bits>(), y.data(), rows, p.n, p.k};
+      product.output = gpu::gemm_output::bf16;
+      if (auto ok = library.multiply(product, workspace.data(), stream); !ok)
         return ok;
+    }
     return {};
   }
 };
@@ -238,11 +237,12 @@ result<std::vector<product_times>> measure_products(std::uint32_t device,
   if (!watch)
     return device_failed(watch, doing);
   const auto most = rows.empty() ? 1u : *std::ranges::max_element(rows);
-  const auto products = layer_products::make(config, most, *watch);
-  if (!products)
-    return device_failed(products, doing);
   std::string ignored;
   const auto library = cublaslt::find(ignored);
+  const auto products =
+    layer_products::make(config, most, library ? library->workspace_bytes() : 0, *watch);
+  if (!products)
+    return device_failed(products, doing);
   const auto stream = watch->stream.handle();
   std::vector<product_times> out;
   for (const auto count : rows) {

@@ -7,7 +7,8 @@
 
 namespace rollcast {
 
-/// A device that does what another does: derive from it to change one thing of it.
+/// A device that does what another does: derive from it to change one thing of it. Drafts are
+/// followed on the host, through `sample`, so that who changes that changes both.
 class forwarding_backend : public backend {
 public:
   explicit forwarding_backend(std::unique_ptr<backend> inner) : inner_(std::move(inner)) {}

@@ -20,6 +20,10 @@ struct numerics_profile {
   /// Of the GPU, once it is known: 80, 90, 100. What a matrix instruction does to the last bit is
   /// the architecture's, so that two of them are two profiles. 0 on a CPU, and in the emulator.
   std::uint32_t architecture = 0;
+  /// False if the bits of a row may depend on the rows beside it: a yardstick of speed. Nothing
+  /// that is promised is computed with such a profile, and who computes with it must have asked for
+  /// it.
+  bool exact = true;
 
   /// Hash of name, contract and architecture: what workers report at registration.
   content_hash hash() const noexcept;

@@ -75,11 +75,4 @@ void draft_tree::arrange(std::vector<draft_token>& draft, const draft_bounds& bo
   }
 }
 
-std::int32_t find_child(std::span<const draft_token> draft, std::int32_t parent, token_id token) {
-  for (auto i = static_cast<std::size_t>(parent + 1); i < draft.size(); ++i)
-    if (draft[i].parent == parent && draft[i].token == token)
-      return static_cast<std::int32_t>(i);
-  return -1;
-}
-
 } // namespace rollcast

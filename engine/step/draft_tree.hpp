@@ -58,8 +58,4 @@ private:
   std::uint32_t spares_ = 0;
 };
 
-/// Returns the child of `parent` (-1: the root) that has `token`, -1 if there is none. Of children
-/// with the same token the first.
-std::int32_t find_child(std::span<const draft_token> draft, std::int32_t parent, token_id token);
-
 } // namespace rollcast

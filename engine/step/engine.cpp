@@ -33,6 +33,11 @@ engine::state::state(std::unique_ptr<backend> given, engine_limits bounds)
   choosers_.reserve(limits.batch_max);
   noise_.reserve(shape.logit_rows_max);
   chosen_.reserve(shape.logit_rows_max);
+  trees_.reserve(limits.batch_max);
+  paths_.reserve(limits.batch_max);
+  fed_.reserve(shape.logit_rows_max);
+  parents_.reserve(shape.logit_rows_max);
+  path_nodes_.reserve(shape.logit_rows_max);
   seats_.reserve(limits.batch_max);
   outcomes_.reserve(limits.batch_max);
   standing_.reserve(limits.rows_max);

@@ -116,16 +116,33 @@ const engine::state::branch* engine::state::branch_of(const sequence& seq,
 
 // -- what was right -----------------------------------------------------------
 
-std::uint32_t engine::state::walk(const sequence& seq,
-                                  std::span<const kernels::sampled_token> chosen) {
-  accepted_.clear();
-  std::int32_t node = -1;
-  for (;;) {
-    node = find_child(seq.draft, node, chosen[static_cast<std::size_t>(node + 1)].token);
-    if (node < 0)
-      return static_cast<std::uint32_t>(accepted_.size());
-    accepted_.push_back(static_cast<std::uint32_t>(node));
+void engine::state::sample_drafts() {
+  trees_.clear();
+  fed_.clear();
+  parents_.clear();
+  for (const sequence* seq : choosers_) {
+    trees_.push_back(
+      {static_cast<std::uint32_t>(fed_.size()), static_cast<std::uint32_t>(seq->draft.size()) + 1});
+    fed_.push_back(seq->tokens.back());
+    parents_.push_back(0);
+    for (const auto& drafted : seq->draft) {
+      fed_.push_back(drafted.token);
+      parents_.push_back(static_cast<std::uint32_t>(drafted.parent + 1));
+    }
   }
+  paths_.resize(trees_.size());
+  path_nodes_.resize(fed_.size());
+  device->sample_drafts(noise_, {trees_, fed_, parents_}, chosen_, {paths_, path_nodes_});
+}
+
+std::uint32_t engine::state::take_path(std::size_t chooser) {
+  accepted_.clear();
+  if (choosers_[chooser]->draft.empty())
+    return 0;
+  const auto length = paths_[chooser].length;
+  for (std::uint32_t i = 1; i <= length; ++i)
+    accepted_.push_back(path_nodes_[trees_[chooser].begin + i] - 1); // without the root
+  return length;
 }
 
 void engine::state::keep_branch(sequence& seq) {
@@ -171,10 +188,12 @@ void engine::state::tell_ended() {
       speculator->gone(seq->id);
 }
 
-std::size_t engine::state::verify(sequence& seq, std::span<const kernels::sampled_token> chosen) {
+std::size_t engine::state::verify(std::size_t chooser,
+                                  std::span<const kernels::sampled_token> chosen) {
+  sequence& seq = *choosers_[chooser];
   const auto drafted = seq.draft.size();
   const auto before = seq.size();
-  const auto accepted = walk(seq, chosen);
+  const auto accepted = take_path(chooser);
   if (drafted > 0)
     keep_branch(seq);
   std::uint32_t said = 0; // of the drafted path, before the response's chunk ends

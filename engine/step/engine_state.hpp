@@ -83,8 +83,10 @@ private:
   /// The branch that a node lies in; null for the first path and the root.
   const branch* branch_of(const sequence& seq, std::int32_t node) const;
   void choose_tokens();
-  /// Follows what was chosen through the draft, into `accepted_`. @returns how far.
-  std::uint32_t walk(const sequence& seq, std::span<const kernels::sampled_token> chosen);
+  /// Has the device choose and follow the drafts: `chosen_`, `paths_` and `path_nodes_`.
+  void sample_drafts();
+  /// Puts the nodes of the path that the device followed into `accepted_`. @returns how many.
+  std::uint32_t take_path(std::size_t chooser);
   /// Notes the rows of the pass that computed positions of the response which stand: its own, and
   /// the first `kept` of `accepted_`. Only for a drafter that asks.
   void note_rows(const sequence& seq, std::uint32_t kept);
@@ -95,7 +97,7 @@ private:
   void keep_branch(sequence& seq);
   /// Adds what was chosen, up to the first token that is not in the draft.
   /// @returns the logit rows that the response had.
-  std::size_t verify(sequence& seq, std::span<const kernels::sampled_token> chosen);
+  std::size_t verify(std::size_t chooser, std::span<const kernels::sampled_token> chosen);
   /// Adds a token to a response. @returns whether its chunk goes on.
   bool append(sequence& seq, const kernels::sampled_token& chosen);
   void end_chunk(sequence& seq, chunk_end why);
@@ -122,6 +124,11 @@ private:
   std::vector<branch> branches_;
   std::vector<std::uint32_t> branch_blocks_; ///< Their block tables, one behind the other.
   std::vector<kernels::kv_slots> row_copies_;
+  std::vector<kernels::tree_span> trees_; ///< The drafts of a step as the device follows them.
+  std::vector<token_id> fed_;
+  std::vector<std::uint32_t> parents_;
+  std::vector<kernels::accepted_path> paths_;
+  std::vector<std::uint32_t> path_nodes_;
   std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
   std::uint32_t draft_rows_left_ = 0;
   bool keeps_states_ = false;           ///< The drafter asks for them.

@@ -181,10 +181,13 @@ void engine::state::choose_tokens() {
   outcomes_.clear();
   if (choosers_.empty())
     return;
-  device->sample(noise_, chosen_);
+  if (std::ranges::any_of(choosers_, [](const sequence* seq) { return !seq->draft.empty(); }))
+    sample_drafts();
+  else
+    device->sample(noise_, chosen_);
   std::size_t row = 0;
-  for (sequence* seq : choosers_)
-    row += verify(*seq, std::span{chosen_}.subspan(row));
+  for (std::size_t i = 0; i < choosers_.size(); ++i)
+    row += verify(i, std::span{chosen_}.subspan(row));
 }
 
 bool engine::state::stops(const sequence& seq, token_id token) const noexcept {

@@ -12,14 +12,14 @@ ROLLCAST_KERNEL(accept_threads, 1) accept_kernel(accept_args args) {
   const std::size_t i = std::size_t{simt::block_x()} * accept_threads + simt::thread_x();
   if (i >= args.count)
     return;
-  const draft_tree tree = args.trees[i];
+  const tree_span tree = args.trees[i];
   accepted_path path{0, 0};
   if (tree.nodes != 0) {
-    std::uint32_t* const nodes = args.path + tree.node_begin;
+    std::uint32_t* const nodes = args.path + tree.begin;
     nodes[0] = 0;
-    std::int32_t next = args.sampled[tree.node_begin].token;
+    std::int32_t next = args.sampled[tree.begin].token;
     for (std::uint32_t node = 1; node < tree.nodes; ++node) {
-      const std::size_t at = std::size_t{tree.node_begin} + node;
+      const std::size_t at = std::size_t{tree.begin} + node;
       if (args.parents[at] != path.last || args.tokens[at] != next)
         continue;
       path.last = node;

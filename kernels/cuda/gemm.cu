@@ -193,6 +193,7 @@ device_status launch_leaves(gemm_work work, stream_handle stream) {
 
 device_status launch_tiles(gemm_work work, stream_handle stream) {
   using block = block_tile<128, 128, 64, 32, 4>;
+  static_assert(block::shared_bytes <= shared_bytes_needed);
   work.m_tiles = ceil_div(work.args.rows, 128);
   work.n_tiles = ceil_div(work.args.n, 128);
   const launch_shape shape{{work.m_tiles, work.n_tiles, 1}, block::threads, block::shared_bytes};

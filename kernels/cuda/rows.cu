@@ -148,6 +148,17 @@ ROLLCAST_KERNEL(row_threads, 1) silu_mul_kernel(silu_mul_args args) {
     simt::to_bf16(gate[0] / (1.0f + exp_f32(-gate[0])) * gate[args.dim]);
 }
 
+/// One thread an element of all rows.
+ROLLCAST_KERNEL(row_threads, 1) silu_pairs_kernel(silu_pairs_args args) {
+  const std::size_t at = std::size_t{simt::block_x()} * row_threads + simt::thread_x();
+  if (at >= args.rows * args.dim)
+    return;
+  const std::uint32_t pair = reinterpret_cast<const std::uint32_t*>(args.pairs)[at];
+  const float gate = simt::from_bf16(static_cast<std::uint16_t>(pair));
+  const float up = simt::from_bf16(static_cast<std::uint16_t>(pair >> 16));
+  args.out[at] = simt::to_bf16(gate / (1.0f + exp_f32(-gate)) * up);
+}
+
 } // namespace
 
 device_status embed(const embed_args& args, stream_handle stream) {
@@ -160,6 +171,7 @@ device_status embed(const embed_args& args, stream_handle stream) {
 device_status rms_norm(const rms_norm_args& args, stream_handle stream) {
   if (args.rows == 0)
     return {};
+  static_assert((32768 + 4) * sizeof(float) <= shared_bytes_needed);
   if (args.dim == 0 || args.dim > 32768)
     return refused("rms_norm: rows of " + std::to_string(args.dim)
                    + " elements, must be 1 to 32768");
@@ -190,6 +202,13 @@ device_status silu_mul(const silu_mul_args& args, stream_handle stream) {
   const launch_shape shape{
     {ceil_div(args.rows, 1), ceil_div(args.dim, row_threads), 1}, row_threads, 0};
   return launch("silu_mul", silu_mul_kernel, shape, args, stream);
+}
+
+device_status silu_pairs(const silu_pairs_args& args, stream_handle stream) {
+  if (args.rows == 0)
+    return {};
+  const launch_shape shape{{ceil_div(args.rows * args.dim, row_threads), 1, 1}, row_threads, 0};
+  return launch("silu_pairs", silu_pairs_kernel, shape, args, stream);
 }
 
 } // namespace rollcast::kernels::cuda

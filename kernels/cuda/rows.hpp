@@ -72,4 +72,14 @@ struct silu_mul_args {
 };
 device_status silu_mul(const silu_mul_args& args, stream_handle stream);
 
+/// out[r, d] = silu(pairs[r, 2 * d]) * pairs[r, 2 * d + 1], the same of rows of gate and up that
+/// take turns and were rounded to bf16: of a product by a library, which cannot do it itself.
+struct silu_pairs_args {
+  const bf16_bits* pairs = nullptr; ///< [rows, 2 * dim], 4-byte aligned.
+  bf16_bits* out = nullptr;         ///< [rows, dim].
+  std::size_t rows = 0;
+  std::size_t dim = 0;
+};
+device_status silu_pairs(const silu_pairs_args& args, stream_handle stream);
+
 } // namespace rollcast::kernels::cuda

@@ -53,6 +53,16 @@ device_result<device_info> describe_device(std::uint32_t index);
 /// Makes a device current for the calling thread. Every call below works on the current device.
 device_status use_device(std::uint32_t index);
 
+/// Shared memory of a block that the largest kernel of this folder asks for, at the most.
+inline constexpr std::uint64_t shared_bytes_needed = 136 * 1024;
+
+/// The first architecture whose instructions the kernels use.
+inline constexpr std::uint32_t architecture_min = 80;
+
+/// Fails if this build has no code for the current device: its architecture is newer than the
+/// toolkit's, or was left out.
+device_status find_code();
+
 /// Bytes of device memory that are free now.
 device_result<std::uint64_t> free_memory();
 

@@ -83,6 +83,16 @@ device_status use_device(std::uint32_t index) {
   return status_of(cudaSetDevice(static_cast<int>(index)), "cudaSetDevice");
 }
 
+/// Any kernel: all of this library are built for the same architectures.
+__global__ void nothing_kernel() {}
+
+device_status find_code() {
+  cudaFuncAttributes attributes{};
+  return status_of(
+    cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(nothing_kernel)),
+    "looking for code for this GPU");
+}
+
 device_result<std::uint64_t> free_memory() {
   std::size_t free = 0, total = 0;
   if (const auto said = cudaMemGetInfo(&free, &total); said != cudaSuccess)

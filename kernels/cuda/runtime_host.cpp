@@ -72,6 +72,10 @@ device_status use_device(std::uint32_t index) {
   return {};
 }
 
+device_status find_code() {
+  return {};
+}
+
 device_result<std::uint64_t> free_memory() {
   return memory_bytes - std::min(memory_bytes, memory_used.load());
 }

@@ -55,6 +55,8 @@ class MakeModel(cluster.ClusterTest):
             self.refused(what, "bench", "engine", "--device", device)
         self.refused("is not of device cpu", "worker", "--model", cluster.COLLATZ, "--numerics",
                      "cuda-bf16-v1")
+        self.refused("cuda-bf16-fast-v1 is not exact: bench engine measures", "worker", "--model",
+                     cluster.COLLATZ, "--numerics", "cuda-bf16-fast-v1", "--device", "cuda:0")
         self.refused("is not of device cuda", "worker", "--model", cluster.COLLATZ, "--numerics",
                      "cpu-f32-v1", "--device", "cuda:0")
 

@@ -34,7 +34,12 @@ PRETENDED = """\
                          "64": {"exact_us": 3.0}},
             "cuda-bf16-v1": {"prefill_tokens_per_s": 1.0, "fma_share": {"prefill": share},
                              "decode_tokens_per_s": {"1": 1.0, "64": 2.0},
-                             "bandwidth_share": {"1": share, "64": share}}}))
+                             "bandwidth_share": {"1": share, "64": share}}}
+            | ({} if says.get("no_fast") else {
+                "cuda-bf16-fast-v1": {"prefill_tokens_per_s": 1.1,
+                                      "decode_tokens_per_s": {"1": 1.0, "64": 2.5}},
+                "price": {"decode": {"1": 0.0, "64": says.get("price", 0.15)},
+                          "prefill": 0.1}})))
     elif a[0] == "run":
         out = Path(value("--out"))
         out.mkdir()
@@ -78,6 +83,8 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(checks["golden bits"]["result"], "skip")
         self.assertEqual(checks["tests on the GPU"]["result"], "skip")
         self.assertEqual(checks["price of exact products, 64 rows"]["result"], "skip")
+        self.assertEqual(checks["price of exactness, decode, batch 64"]["figure"], 0.15)
+        self.assertEqual(checks["price of exactness, prefill"]["result"], "pass")
         self.assertEqual(sum(name.startswith("cmp: ") for name in checks), 4)
 
     def test_bits_that_differ_are_1_and_named(self):
@@ -91,6 +98,19 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertEqual(checks["decode, batch 1"]["result"], "fail")
         self.assertEqual(checks["decode, batch 64"]["result"], "pass")
+
+    def test_a_price_that_is_too_high_is_1(self):
+        done, checks = self.check(self.pretended(), price=0.25)
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual([name for name, check in checks.items() if check["result"] == "fail"],
+                         ["price of exactness, decode, batch 64"])
+        self.assertIn("2 against 2 tokens/s, qwen3-8b",
+                      checks["price of exactness, decode, batch 64"]["detail"])
+
+    def test_without_the_makers_library_there_is_no_price(self):
+        done, checks = self.check(self.pretended(), no_fast=True)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(checks["price of exactness"]["result"], "skip")
 
     def test_time_that_is_up_is_a_skip(self):
         done, checks = self.check(self.pretended(), "--seconds", "50")

@@ -48,7 +48,8 @@ class Program(unittest.TestCase):
         self.assertEqual(said.code, 0, said)
         lines = said.out.splitlines()
         self.assertEqual(lines[0], f"rollcast {VERSION}")
-        self.assertEqual(lines[1], "numerics profiles: cpu-f32-v1, cpu-bf16-v1, cuda-bf16-v1")
+        self.assertEqual(lines[1], "numerics profiles: cpu-f32-v1, cpu-bf16-v1, cuda-bf16-v1, "
+                                   "cuda-bf16-fast-v1")
         self.assertRegex(lines[2], r"^instruction sets: (avx512|avx2|neon)")
         self.assertRegex(lines[3], r"^build: (g\+\+|clang) \d+\S*.*, commit [0-9a-z-]+$")
 

@@ -4,6 +4,7 @@
 // Method: the emulated device, its passes driven by hand.
 
 #include "engine/backend/cuda_parts.hpp"
+#include "engine/backend/forwarding_backend.hpp"
 #include "engine/base/prng.hpp"
 #include "tests/unit/backend_cuda/devices.hpp"
 
@@ -14,6 +15,8 @@
 
 namespace rollcast::test {
 namespace {
+
+namespace gpu = kernels::cuda;
 
 /// Runs tokens of one sequence from `position` on, in one pass; returns the last row's logits.
 std::vector<float> pass(backend& device, std::span<const token_id> tokens,
@@ -175,6 +178,90 @@ TEST(cuda_device, is_sized_by_the_memory_that_is_free) {
   EXPECT_EQ(none.error().code, errc::bad_config);
   EXPECT_NE(none.error().detail.find("one context of 700 tokens"), std::string::npos);
   EXPECT_FALSE(blocks(1000 * block, 1000 * block));
+}
+
+TEST(cuda_device, takes_its_share_of_a_gpu_whoever_comes_first) {
+  EXPECT_EQ(cuda_memory_share(1000, 2, 100), 400u);
+  EXPECT_EQ(cuda_memory_share(1000, 3, 100), 233u);
+  EXPECT_EQ(cuda_memory_share(1000, 4, 300), 0u) << "not even what it has fits";
+  const small_model model{architecture::qwen3};
+  auto options = small_options(0);
+  options.batch_max = 1'000'000; // the memory alone bounds it
+  options.sharers = 1000;        // a few MiB each in the emulator
+  const auto first = model.cuda(options);
+  const auto second = model.cuda(options);
+  EXPECT_EQ(first->shape().kv_blocks, second->shape().kv_blocks);
+  options.sharers = 800;
+  EXPECT_GT(model.cuda(options)->shape().kv_blocks, first->shape().kv_blocks);
+  options.sharers = 100'000;
+  const auto none = model.try_cuda(options);
+  ASSERT_FALSE(none);
+  EXPECT_NE(none.error().detail.find("fewer workers on it"), std::string::npos);
+}
+
+TEST(cuda_device, is_no_gpu_that_the_kernels_cannot_run_on) {
+  gpu::device_info info{"Some GPU", 90, 132, std::uint64_t{1} << 36, 227 * 1024, false};
+  EXPECT_TRUE(check_gpu(0, info));
+  info.shared_bytes = 99 * 1024; // of sm_86, sm_89 and sm_120
+  const auto small = check_gpu(3, info);
+  ASSERT_FALSE(small);
+  EXPECT_EQ(small.error().detail, "GPU 3, Some GPU, gives a block 99 KiB of shared memory: the "
+                                  "kernels need 136; use another GPU, or --device cpu");
+  info.architecture = 75;
+  const auto old = check_gpu(0, info);
+  ASSERT_FALSE(old);
+  EXPECT_NE(old.error().detail.find("is sm_75: the kernels need sm_80 or newer"),
+            std::string::npos);
+}
+
+TEST(cuda_device, follows_drafts_as_the_host_does) {
+  const small_model model{architecture::qwen2};
+  const auto device = model.cuda(small_options());
+  const auto host = std::make_unique<forwarding_backend>(model.cuda(small_options()));
+  const auto tokens = some_tokens(20);
+  std::vector<std::uint32_t> rows(20);
+  std::iota(rows.begin(), rows.end(), 0u);
+  std::vector<kernels::row_place> places;
+  for (std::uint32_t i = 0; i < 20; ++i)
+    places.push_back({i, first_blocks[i / 16]});
+  const kernels::attention_sequence sequence{first_blocks.data(), 0, 20, 0};
+  std::vector<kernels::sample_params> how(20);
+  for (std::uint32_t i = 0; i < 20; ++i)
+    how[i].position = i + 1;
+  // What is drafted was sampled before, so that much of it is accepted.
+  std::vector<kernels::sampled_token> before(20);
+  device->forward({tokens, places, {&sequence, 1}, rows});
+  device->sample(how, before);
+  std::vector<token_id> fed(20);
+  const std::vector<kernels::tree_span> trees{{0, 7}, {7, 1}, {8, 12}};
+  std::vector<std::uint32_t> parents(20, 0);
+  prng random{3};
+  for (const auto& tree : trees)
+    for (std::uint32_t node = 1; node < tree.nodes; ++node) {
+      const auto at = tree.begin + node;
+      parents[at] = random.chance(60) ? node - 1 : static_cast<std::uint32_t>(random.below(node));
+      fed[at] = before[tree.begin + parents[at]].token + (random.chance(10) ? 1 : 0);
+    }
+  std::size_t accepted = 0;
+  std::vector<std::vector<std::uint32_t>> paths;
+  for (backend* one : {device.get(), static_cast<backend*>(host.get())}) {
+    std::vector<kernels::sampled_token> chosen(20);
+    std::vector<kernels::accepted_path> ends(3);
+    std::vector<std::uint32_t> nodes(20);
+    one->forward({tokens, places, {&sequence, 1}, rows});
+    one->sample_drafts(how, {trees, fed, parents}, chosen, {ends, nodes});
+    EXPECT_EQ(0, std::memcmp(chosen.data(), before.data(), 20 * sizeof before[0]));
+    auto& path = paths.emplace_back();
+    for (std::size_t t = 0; t < trees.size(); ++t) {
+      path.push_back(ends[t].length);
+      path.push_back(ends[t].last);
+      for (std::uint32_t i = 0; i <= ends[t].length; ++i)
+        path.push_back(nodes[trees[t].begin + i]);
+      accepted += ends[t].length;
+    }
+  }
+  EXPECT_EQ(paths[0], paths[1]);
+  EXPECT_GT(accepted, 6u) << "the drafts test something";
 }
 
 TEST(cuda_device, refuses_in_one_line_what_it_cannot_be) {

@@ -39,7 +39,10 @@ class small_model {
 public:
   explicit small_model(architecture family, std::uint64_t seed = 1,
                        kernels::dtype type = kernels::dtype::bf16)
-    : config(small_config(family)) {
+    : small_model(small_config(family), seed, type) {}
+  small_model(const model_config& shape, std::uint64_t seed,
+              kernels::dtype type = kernels::dtype::bf16)
+    : config(shape) {
     ROLLCAST_CHECK(write_random_model(directory_.path(), config, seed, type).has_value());
   }
 

@@ -25,13 +25,17 @@ protected:
     engine_limits limits;
     drive how = {};
     std::size_t engines = 1;
+    bool follows_on_host = false; ///< Drafts.
   };
 
   std::map<std::uint64_t, finished_response> run(const way& w,
                                                  const std::shared_ptr<drafter>& by = {}) const {
     std::vector<engine> engines;
     for (std::size_t i = 0; i < w.engines; ++i) {
-      engines.emplace_back(model.cuda(w.device), w.limits);
+      auto device = model.cuda(w.device);
+      if (w.follows_on_host)
+        device = std::make_unique<forwarding_backend>(std::move(device));
+      engines.emplace_back(std::move(device), w.limits);
       engines.back().speculate(by);
     }
     return run_rollout(work, engines, w.how);
@@ -85,6 +89,10 @@ TEST_P(cuda_rollout, has_the_same_bits_with_drafts) {
   for (const auto how : {knowing_options{30, 4, 0}, knowing_options{30, 8, 40}}) {
     auto by = std::make_shared<knowing_drafter>(expected, how);
     expect_same({"drafts", poisoned(small_options()), {4, 48, 0}}, expected, by);
+    expect_same({"drafts, followed on the host", small_options(), {4, 48, 0}, {}, 1, true},
+                expected, std::make_shared<knowing_drafter>(expected, how));
+    expect_same({"drafts, chunks of 3", small_options(), {4, 48, 0}, {3, true}}, expected,
+                std::make_shared<knowing_drafter>(expected, how));
     EXPECT_GT(by->accepted, 0u);
     EXPECT_GT(by->rejected, 0u);
   }

@@ -1,4 +1,5 @@
-// Goal: the accepted path of a draft tree is the one that sampling would have taken.
+// Goal: the accepted path of a draft tree is the one that sampling would have taken, on the device
+// and on the host.
 // Method: random trees against a walk from the root; trees of no and of one node.
 #include "kernels/cuda/accept.hpp"
 #include "tests/unit/cuda/device.hpp"
@@ -8,7 +9,7 @@ namespace rollcast::test {
 namespace {
 
 struct forest {
-  std::vector<cuda::draft_tree> trees;
+  std::vector<kernels::tree_span> trees;
   std::vector<std::int32_t> tokens;
   std::vector<std::uint32_t> parents;
   std::vector<kernels::sampled_token> sampled;
@@ -33,11 +34,11 @@ forest grow(std::uint64_t seed) {
 
 TEST(cuda_accept, takes_the_path_that_sampling_would) {
   const forest all = grow(4);
-  const on_device<cuda::draft_tree> trees{all.trees};
+  const on_device<kernels::tree_span> trees{all.trees};
   const on_device<std::int32_t> tokens{all.tokens};
   const on_device<std::uint32_t> parents{all.parents}, path{all.tokens.size()};
   const on_device<kernels::sampled_token> sampled{all.sampled};
-  const on_device<cuda::accepted_path> out{all.trees.size()};
+  const on_device<kernels::accepted_path> out{all.trees.size()};
   must(cuda::accept_drafts({trees.data(), all.trees.size(), tokens.data(), parents.data(),
                             sampled.data(), out.data(), path.data()},
                            nullptr));
@@ -60,6 +61,13 @@ TEST(cuda_accept, takes_the_path_that_sampling_would) {
     }
     EXPECT_EQ(got[i].length, length) << i;
     EXPECT_EQ(got[i].last, at) << i;
+    std::vector<std::uint32_t> on_host(all.tokens.size());
+    const auto path = kernels::accept_draft(all.trees[i], all.tokens.data(), all.parents.data(),
+                                            all.sampled.data(), on_host.data());
+    EXPECT_EQ(path.length, length) << i;
+    EXPECT_EQ(path.last, at) << i;
+    for (std::uint32_t node = 0; node < (nodes > 0 ? length + 1 : 0); ++node)
+      EXPECT_EQ(on_host[begin + node], paths[begin + node]) << i;
     longest = std::max<std::size_t>(longest, length);
   }
   EXPECT_GE(longest, 3u) << "the trees test something";

@@ -169,6 +169,34 @@ TEST_F(cuda_attention, does_not_care_about_neighbours_blocks_or_order) {
     }
 }
 
+TEST_F(cuda_attention, merges_splits_from_the_first) {
+  // Three splits of weights 1, whose values add up to 2^20, a small number, and -2^20: what is left
+  // of the number tells the order.
+  const std::size_t length = 3 * cuda::attention_split, width = small.heads * small.head_dim;
+  attention_problem problem{small, length, 64, 7};
+  std::fill(problem.q.begin(), problem.q.end(), 0.0f);
+  const auto value = [](std::size_t position, std::size_t d) {
+    if (position / cuda::attention_split != 1)
+      return position < cuda::attention_split ? 2048.0f : -2048.0f;
+    return position == 600 ? static_cast<float>(d + 1) / 16 : 0.0f;
+  };
+  const std::size_t row_size = small.kv_heads * small.head_dim;
+  for (std::size_t i = 0; i < problem.v.size(); ++i)
+    problem.v[i] = value(i / row_size, i % small.head_dim);
+  problem.append(0, length);
+  for (const std::size_t partial_rows : {std::size_t{0}, plenty}) {
+    const auto got = attend(problem, {{length - 1, length}}, partial_rows);
+    for (std::size_t i = 0; i < width; ++i) {
+      float sum = 0x1p20f;
+      sum += value(600, i % small.head_dim);
+      sum -= 0x1p20f;
+      ASSERT_EQ(got[(length - 1) * width + i],
+                kernels::round_bf16(sum / static_cast<float>(length)))
+        << i << ", " << partial_rows;
+    }
+  }
+}
+
 TEST_F(cuda_attention, refuses_what_it_has_no_code_for) {
   const attention_problem problem{{4, 2, 32, kernels::dtype::bf16}, 16, 16, 7};
   cuda::attention_args args;

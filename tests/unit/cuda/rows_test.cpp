@@ -53,6 +53,31 @@ TEST(cuda_rows, rms_norm_has_the_cpus_bits) {
   }
 }
 
+TEST(cuda_rows, rms_norm_sums_in_the_house_order) {
+  // Every product lies at a tie of bf16, so that the last bit of the sum decides how it is rounded.
+  const std::size_t rows = 3, dim = 1500;
+  const auto x = pattern(rows * dim, 31, 3.0f);
+  for (std::size_t r = 0; r < rows; ++r) {
+    const float* const row = x.data() + r * dim;
+    std::vector<float> w(dim, 1.0f), scaled(dim), want(dim);
+    kernels::rms_norm_cpu({row, w.data(), scaled.data(), dim, dim, dim, 1e-6f}, 0, 1);
+    for (std::size_t d = 0; d < dim; ++d)
+      w[d] = scaled[d] != 0.0f ? 1.00390625f / scaled[d] : 1.0f;
+    kernels::rms_norm_cpu({row, w.data(), want.data(), dim, dim, dim, 1e-6f}, 0, 1);
+    const on_device<float> on_x{std::vector<float>(row, row + dim)}, on_w{w};
+    const on_device<std::uint16_t> y{dim};
+    cuda::rms_norm_args args;
+    args.x = on_x.data();
+    args.x_stride = args.y_stride = args.dim = dim;
+    args.w = on_w.data();
+    args.y = y.data();
+    args.rows = 1;
+    args.eps = 1e-6f;
+    must(cuda::rms_norm(args, nullptr));
+    EXPECT_TRUE(same_bits(y.values(), rounded(want))) << r;
+  }
+}
+
 TEST(cuda_rows, silu_has_the_cpus_bits) {
   const std::size_t rows = 3, dim = 270;
   const auto gate_up = pattern(rows * 2 * dim, 4, 20.0f);
@@ -61,6 +86,22 @@ TEST(cuda_rows, silu_has_the_cpus_bits) {
   const on_device<float> on{gate_up};
   const on_device<std::uint16_t> out{rows * dim};
   must(cuda::silu_mul({on.data(), 2 * dim, out.data(), dim, rows, dim}, nullptr));
+  EXPECT_TRUE(same_bits(out.values(), rounded(want)));
+}
+
+TEST(cuda_rows, silu_of_pairs_has_the_cpus_bits_of_what_was_rounded) {
+  const std::size_t rows = 3, dim = 270;
+  const auto pairs = rounded(pattern(rows * 2 * dim, 4, 20.0f));
+  const auto values = widened(pairs);
+  std::vector<float> apart(rows * 2 * dim), want(rows * dim);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t d = 0; d < dim; ++d) {
+      apart[r * 2 * dim + d] = values[(r * dim + d) * 2];
+      apart[r * 2 * dim + dim + d] = values[(r * dim + d) * 2 + 1];
+    }
+  kernels::silu_mul_cpu({apart.data(), 2 * dim, want.data(), dim, dim}, 0, rows);
+  const on_device<std::uint16_t> on{pairs}, out{rows * dim};
+  must(cuda::silu_pairs({on.data(), out.data(), rows, dim}, nullptr));
   EXPECT_TRUE(same_bits(out.values(), rounded(want)));
 }
 

@@ -113,6 +113,17 @@ TEST(cuda_sampling, is_the_cpus_for_every_kind_of_row) {
   }
 }
 
+TEST(cuda_sampling, is_the_cpus_for_a_row_of_several_rounds) {
+  // A thread has a token more than once: 512 of them, four tokens at a time.
+  const std::size_t n = 5003;
+  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+    sample_params params;
+    params.seed = seed;
+    params.position = 17;
+    expect_cpus(pattern(n, seed + 1, 0.5f), {params});
+  }
+}
+
 TEST(cuda_sampling, leaves_out_banned_tokens) {
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     const std::size_t n = 300;

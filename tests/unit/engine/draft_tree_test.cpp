@@ -1,7 +1,9 @@
-// Goal: a tree becomes paths in the engine's order; what does not fit goes, with all behind it.
-// Method: trees written by hand, and the blocks counted by hand.
+// Goal: a tree becomes paths in the engine's order; what does not fit goes, with all behind it;
+// what was chosen is followed through it. Method: trees written by hand, and the blocks counted by
+// hand.
 
 #include "engine/step/draft_tree.hpp"
+#include "kernels/accept.hpp"
 
 #include <gtest/gtest.h>
 
@@ -78,12 +80,32 @@ TEST(draft_tree, a_branch_without_a_block_is_left_out_and_so_are_its_own) {
   EXPECT_EQ(arranged(nodes, bounds), "1<-1 2<0 6<1 | 3<-1 4<3 | 5<3 ");
 }
 
-TEST(find_child, finds_the_first_of_equal_children) {
-  const draft nodes{{1, -1}, {2, 0}, {3, 0}, {3, 0}, {1, -1}};
-  EXPECT_EQ(find_child(nodes, -1, 1), 0);
-  EXPECT_EQ(find_child(nodes, 0, 3), 2);
-  EXPECT_EQ(find_child(nodes, 1, 3), -1);
-  EXPECT_EQ(find_child({}, -1, 3), -1);
+/// The path as "node node ...", the root left out.
+std::string followed(const std::vector<token_id>& chosen) {
+  // Two neutral nodes before it. Node 3 and 4 are equal children of node 1, node 5 is one of 1's
+  // too.
+  const std::vector<token_id> tokens{0, 0, 0, 1, 2, 3, 3, 1};
+  const std::vector<std::uint32_t> parents{9, 9, 9, 0, 1, 1, 1, 0};
+  std::vector<kernels::sampled_token> sampled(2, {1, 0, 1});
+  for (const auto token : chosen)
+    sampled.push_back({token, 0, 1});
+  std::vector<std::uint32_t> path(tokens.size(), 77);
+  const auto got =
+    kernels::accept_draft({2, 6}, tokens.data(), parents.data(), sampled.data(), path.data());
+  EXPECT_EQ(path[2], 0u);
+  EXPECT_EQ(path[1], 77u);
+  std::string out;
+  for (std::uint32_t i = 1; i <= got.length; ++i)
+    out += std::to_string(path[2 + i]) + " ";
+  EXPECT_EQ(got.last, path[2 + got.length]);
+  return out;
+}
+
+TEST(accept_draft, follows_what_was_chosen_by_the_first_of_equal_children) {
+  EXPECT_EQ(followed({1, 3, 0, 0, 0, 0}), "1 3 ");
+  EXPECT_EQ(followed({1, 2, 0, 0, 0, 0}), "1 2 ");
+  EXPECT_EQ(followed({1, 1, 3, 3, 3, 3}), "1 ");
+  EXPECT_EQ(followed({7, 3, 3, 3, 3, 3}), "");
 }
 
 } // namespace

@@ -23,7 +23,7 @@ TEST(profile, is_found_by_name_and_told_apart_by_hash) {
   const auto unknown = find_profile("cpu-f32-v9");
   ASSERT_FALSE(unknown.has_value());
   EXPECT_EQ(unknown.error().detail, "unknown numerics profile 'cpu-f32-v9': this build has "
-                                    "cpu-f32-v1, cpu-bf16-v1, cuda-bf16-v1");
+                                    "cpu-f32-v1, cpu-bf16-v1, cuda-bf16-v1, cuda-bf16-fast-v1");
 }
 
 TEST(profile, of_a_gpu_is_one_for_each_architecture) {
@@ -33,6 +33,13 @@ TEST(profile, of_a_gpu_is_one_for_each_architecture) {
   for (const std::uint32_t architecture : {0u, 80u, 90u, 100u}) {
     profile.architecture = architecture;
     EXPECT_TRUE(seen.insert(profile.hash().low).second) << architecture;
+  }
+}
+
+TEST(profile, is_exact_unless_its_name_says_fast) {
+  for (const auto& profile : all_profiles()) {
+    EXPECT_EQ(profile.exact, profile.name.find("fast") == std::string_view::npos) << profile.name;
+    EXPECT_EQ(profile.exact, !profile.contract.starts_with("not exact")) << profile.name;
   }
 }
 
