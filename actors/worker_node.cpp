@@ -138,6 +138,18 @@ result<std::shared_ptr<shared_drafter>> share_drafts(const worker_node_options& 
     [metrics](double seconds) { metrics->draft_staleness_seconds.observe(seconds); });
 }
 
+/// Has the engine draft with the first that there is.
+void begin_drafts(engine& runner, const std::shared_ptr<shared_drafter>& shared,
+                  const std::shared_ptr<speculator>& drafts,
+                  const std::shared_ptr<model_drafter>& model) {
+  if (shared)
+    runner.speculate(shared);
+  else if (drafts)
+    runner.speculate(drafts);
+  else
+    runner.speculate(model);
+}
+
 /// Connects to the scheduler; blocks for a few seconds at most.
 result<registry_actor> dial(node_system& node, const std::string& host, std::uint16_t port) {
   auto& system = node.get();
@@ -271,12 +283,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   const auto shared = share_drafts(options, drafts, runner->device().shape().vocabulary, metrics);
   if (!shared)
     return fail(shared);
-  if (*shared)
-    runner->speculate(*shared);
-  else if (drafts)
-    runner->speculate(drafts);
-  else
-    runner->speculate(options.draft_model);
+  begin_drafts(*runner, *shared, drafts, options.draft_model);
   const auto pulse = std::make_shared<worker_pulse>();
   pulse->beat_ns = steady_ns();
   // Destroyed in this order: the actors, the exchange that they use, CAF. So the handles in the

@@ -191,7 +191,7 @@ result<ordered_json> run(const bench_drafters_options& options) {
     return fail(both);
   both->model->use_target((*device)->weights());
   const auto costs = measure_steps(**device);
-  const auto passes = measure_steps(both->model->device(), both->model->width());
+  const auto passes = measure_steps(*both->model->model().device, both->model->model().width);
   both->group = std::make_shared<speculator>(speculation_options{.how = speculation::auto_}, costs);
   both->group->consider(std::exchange(both->model, nullptr), passes);
   ways.push_back(std::move(*both));

@@ -42,7 +42,8 @@ std::string class_of(const nlohmann::json& json) {
 /// Reads the layer's shape as that of a model of one layer. Whether there are biases the tensors
 /// say: files that leave the key out, or copy it from the target, mean no other thing.
 result<model_config> read_shape_of(draft_files& files, architecture family) {
-  files.json.erase("attention_bias");
+  if (family != architecture::glm4_moe) // whose files always tell
+    files.json.erase("attention_bias");
   config_reader in(files.json, files.where());
   auto config = read_config(in, family);
   if (!in.ok())
