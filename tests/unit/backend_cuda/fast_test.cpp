@@ -1,7 +1,7 @@
 // Goal: the profile that is not exact is computed by a library of products and by nothing else of
-// it, gives the model's numbers, has a hash of its own, and is refused in one line where there is
-// no library. Method: the emulated device with a plain product in the library's place, which counts
-// what it is asked for; all boundaries of a pass: bias, residual, gate and up, graphs.
+// it, gives the model's numbers, has a hash of its own, and is refused in a line without a library.
+// Method: the emulated device with a plain product in the library's place, which counts what it is
+// asked for; all boundaries of a pass: bias, residual, gate and up, graphs.
 
 #include "engine/backend/product_library.hpp"
 #include "engine/base/prng.hpp"

@@ -1,8 +1,9 @@
 // Goal: a row's logits have the same bits in a pass of any number of rows, as a part of a prompt,
-// and as a decode step beside others. Method: one long prompt computed at once; then so many of its
-// rows, as the beginning of a prompt and as decode steps of one token each over the same KV. On a
-// GPU every number of rows in {1..64, 127..129, 1024, 4096} of a model that is wide enough for all
-// variants of the product; in the emulator a few of a small one.
+// and as a decode step beside others.
+// Method: one long prompt computed at once; then so many of its rows, as the beginning of a prompt
+// and as decode steps of one token each over the same KV. On a GPU every number of rows in {1..64,
+// 127..129, 1024, 4096} of a model that is wide enough for all variants of the product; in the
+// emulator a few of a small one.
 
 #include "engine/base/prng.hpp"
 #include "kernels/cuda/runtime.hpp"

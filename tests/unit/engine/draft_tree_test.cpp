@@ -1,6 +1,6 @@
 // Goal: a tree becomes paths in the engine's order; what does not fit goes, with all behind it;
-// what was chosen is followed through it. Method: trees written by hand, and the blocks counted by
-// hand.
+// what was chosen is followed through it.
+// Method: trees written by hand, and the blocks counted by hand.
 
 #include "engine/step/draft_tree.hpp"
 #include "kernels/accept.hpp"
