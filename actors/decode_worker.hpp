@@ -4,6 +4,7 @@
 #include "actors/price_meter.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
+#include "cluster/collective/runner.hpp"
 #include "cluster/drafts/shared_drafter.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
@@ -42,6 +43,7 @@ struct decode_worker_parts {
   weight_mover* weights = nullptr;
   /// Runs what takes long and is no actor's: packing new weights. Null: on threads of its own.
   std::function<void(std::function<void()>)> aside = {};
+  std::shared_ptr<collective::runner> collectives = {}; ///< Null: it is in no group.
 };
 
 /// State of the DECODE WORKER actor.
@@ -63,6 +65,7 @@ struct decode_worker_state {
     std::shared_ptr<const device_weights> over; ///< Gives what is not pulled; null if all is.
     std::shared_ptr<const device_weights> ready;
     bool pulling = false;
+    bool waiting = false; ///< For the collective group to bring it, instead of pulling.
   };
   /// The weights of an epoch that is not served.
   struct kept_epoch {
