@@ -190,7 +190,9 @@ void end_pull(self_ptr self, const pull_outcome& outcome) {
     const auto now = price_meter::clock::now();
     st.prices.pulled(image->manifest.bytes, now - it->second.pull_began, now);
     self->send(st.scheduler, atom::moved_v, st.id, outcome.response, outcome.attempt,
-               image->manifest.bytes);
+               image->manifest.bytes, image->carried);
+    if (image->fell_back)
+      st.parts.metrics->collective_fallbacks.kv.add();
   } else {
     spdlog::warn("response {}: KV not taken over from {}, computing it again: {}",
                  outcome.response.value, assignment.pull_endpoint, imported.error().detail);
@@ -326,6 +328,8 @@ void lose_scheduler(self_ptr self, error why) {
   st.scheduler = nullptr;
   st.id = {};
   st.voice.leave();
+  if (st.parts.collectives)
+    st.parts.collectives->serve({}, {});
   st.beat_pending = false;
   while (!st.responses.empty())
     drop(self, st.responses.begin()->first, UINT32_MAX);
@@ -371,6 +375,9 @@ void register_with(self_ptr self, const registry_actor& scheduler) {
         self->state.id = id;
         if (!self->state.parts.aside)
           self->state.voice.serve(scheduler, id);
+        if (self->state.parts.collectives)
+          self->state.parts.collectives->serve(
+            id, [scheduler](collective::news what) { caf::anon_send(scheduler, std::move(what)); });
         spdlog::info("registered as worker {}", id.value);
         self->state.parts.pulse->set_link(link_state::up);
         if (self->state.draining)
@@ -514,6 +521,10 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
         flip(self, update, epoch, back);
     },
     [self](atom::score, const score_order& order) { return score(self, order); },
+    [self](worker_id worker, const collective::order& order) {
+      if (worker == self->state.id && self->state.parts.collectives)
+        self->state.parts.collectives->obey(order);
+    },
     [self](const weights_pulled& outcome) { end_weight_pull(self, outcome); },
     [self](const weights_packed& outcome) { end_packing(self, outcome); },
     [self](atom::step) { step(self); },

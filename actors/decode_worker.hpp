@@ -4,6 +4,7 @@
 #include "actors/price_meter.hpp"
 #include "actors/probe.hpp"
 #include "actors/protocol.hpp"
+#include "cluster/collective/runner.hpp"
 #include "cluster/drafts/shared_drafter.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/transport/kv_exchange.hpp"
@@ -40,7 +41,8 @@ struct decode_worker_parts {
   std::shared_ptr<worker_pulse> pulse;
   std::shared_ptr<shared_drafter> shared = {}; ///< Null: `drafts` knows only what runs here.
   weight_mover* weights = nullptr;
-  std::shared_ptr<model_drafter> model = {}; ///< Null: no model drafts.
+  std::shared_ptr<model_drafter> model = {};            ///< Null: no model drafts.
+  std::shared_ptr<collective::runner> collectives = {}; ///< Null: it is in no group.
   /// Runs what takes long and is no actor's: packing new weights. Null: on threads of its own.
   std::function<void(std::function<void()>)> aside = {};
 };
@@ -64,6 +66,7 @@ struct decode_worker_state {
     std::shared_ptr<const device_weights> over; ///< Gives what is not pulled; null if all is.
     std::shared_ptr<const device_weights> ready;
     bool pulling = false;
+    bool waiting = false; ///< For the collective group to bring it, instead of pulling.
   };
   /// The weights of an epoch that is not served.
   struct kept_epoch {

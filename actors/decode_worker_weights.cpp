@@ -74,6 +74,24 @@ void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
     });
 }
 
+/// Has the tensors come the way that the order says.
+void start_transfer(self_ptr self, preparation& p) {
+  auto& parts = self->state.parts;
+  const auto way = static_cast<weight_way>(p.order.way);
+  if (parts.collectives && way == weight_way::waits) {
+    p.waiting = true;
+    parts.weights->offer(p.order.update, p.cargo); // somebody may be told to pull it from here
+    const auto me = caf::actor_cast<decode_worker_actor>(self);
+    return parts.collectives->await_weights(
+      p.order.update, p.cargo, [me, number = p.number](result<void> how) {
+        caf::anon_send(me, weights_pulled{number, std::make_shared<result<void>>(how), true});
+      });
+  }
+  start_pull(self, p, p.order.upstream);
+  if (parts.collectives && way == weight_way::casts)
+    parts.collectives->cast_weights(p.order.update, p.cargo);
+}
+
 /// Whether weights hold that very tensor.
 bool has(const std::shared_ptr<const device_weights>& weights, const tensor_info& tensor) {
   if (!weights)
@@ -149,6 +167,8 @@ void forget_preparation(self_ptr self) {
   if (st.preparing->cargo) {
     st.parts.weights->cancel(st.preparing->order.update);
     st.parts.weights->withdraw(st.preparing->order.update);
+    if (st.parts.collectives)
+      st.parts.collectives->forget_weights(st.preparing->order.update);
   }
   st.packer.request_stop();
   st.voice.prepares(0);
@@ -174,25 +194,35 @@ void prepare(self_ptr self, const weight_order& order) {
   st.voice.prepares(order.update, p.cargo);
   if (p.ready)
     return tell_prepared(self);
-  start_pull(self, p, order.upstream);
+  start_transfer(self, p);
 }
 
 void redirect(self_ptr self, std::uint64_t update, const std::string& upstream) {
   auto& st = self->state;
   if (!st.preparing || st.preparing->order.update != update || st.preparing->ready)
     return;
+  st.preparing->order.upstream = upstream;
   if (st.preparing->pulling)
     st.parts.weights->redirect(update, upstream);
+  else if (st.preparing->waiting)
+    return; // if it does not come, it is pulled from there
   else if (!st.preparing->cargo->complete())
     start_pull(self, *st.preparing, upstream);
 }
 
 void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
   auto& st = self->state;
-  if (!st.preparing || st.preparing->number != outcome.preparation || !st.preparing->pulling)
+  if (!st.preparing || st.preparing->number != outcome.preparation
+      || !(outcome.cast ? st.preparing->waiting : st.preparing->pulling))
     return; // forgotten meanwhile
   auto& p = *st.preparing;
-  p.pulling = false;
+  p.pulling = p.waiting = false;
+  if (outcome.cast && !*outcome.how) {
+    spdlog::warn("weights of epoch {} are pulled, the group did not bring them: {}", p.order.epoch,
+                 outcome.how->error().detail);
+    st.parts.metrics->collective_fallbacks.weights.add();
+    return start_pull(self, p, p.order.upstream);
+  }
   if (!*outcome.how) {
     spdlog::warn("weights of epoch {} do not come: {}", p.order.epoch, outcome.how->error().detail);
     return tell(self, p.order.update, weight_news_kind::upstream_failed);

@@ -2,6 +2,7 @@
 
 #include "actors/frontend.hpp"
 #include "actors/scheduler.hpp"
+#include "cluster/collective/member.hpp"
 #include "cluster/journal/journal.hpp"
 #include "cluster/security/tls_files.hpp"
 #include "cluster/transport/kv_exchange.hpp"
@@ -9,6 +10,7 @@
 #include "engine/backend/backend.hpp"
 #include "engine/base/error.hpp"
 #include "engine/cache/spill_store.hpp"
+#include "engine/collective/communicator.hpp"
 #include "engine/draft/speculator.hpp"
 #include "engine/step/engine.hpp"
 
@@ -80,6 +82,9 @@ struct worker_node_options {
   weight_exchange_options weights; ///< Where other workers pull new weights from.
   std::size_t weight_threads = 1;  ///< That pack new weights while the device serves.
   std::uint64_t weight_memory_kept = std::uint64_t{4} << 30; ///< Of an update, for the next one.
+  /// The way from this device to those of other workers; null: all goes by ZeroMQ.
+  std::shared_ptr<communicator_maker> collectives;
+  collective::member_limits collective_limits;
   std::chrono::milliseconds give_up_ms{60'000}; ///< Without a scheduler; then `peer_lost`.
   /// From `stop` to the end at the latest. Half of it is for running chunks to end by themselves;
   /// then they are cut at an edge, and the rest is for peers to fetch KV.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/collective_messages.hpp"
 #include "actors/weight_messages.hpp"
 #include "cluster/policy/view.hpp"
 #include "cluster/security/client_limits.hpp"
@@ -46,6 +47,7 @@ struct worker_hello {
   std::uint32_t vocabulary = 0;
   std::string eos_token_ids;     ///< int32, little-endian.
   std::string speculate = "off"; ///< How it drafts; changes no bit.
+  std::string collective_device; ///< What it takes part in collective groups with; "": it does not.
   engine_stats stats = {};       ///< Where its counters stand.
 };
 
@@ -136,7 +138,8 @@ typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint,
            x.weights_endpoint, x.model, x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch,
            x.as_started, x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
-           x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate, x.stats);
+           x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate,
+           x.collective_device, x.stats);
 }
 
 template <class Inspector>
@@ -187,6 +190,7 @@ struct pull_outcome {
 struct weights_pulled {
   std::uint64_t preparation = 0; ///< The worker's own number, which no scheduler uses again.
   std::shared_ptr<result<void>> how;
+  bool cast = false; ///< By the collective group.
 };
 
 /// Weights were packed into the second buffer, or not, from a thread of their own.
@@ -214,6 +218,8 @@ CAF_BEGIN_TYPE_ID_BLOCK(rollcast, caf::first_custom_type_id)
 
   CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_assignment))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::chunk_outcome))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::collective::news))
+  CAF_ADD_TYPE_ID(rollcast, (rollcast::collective::order))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::group_id))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::response_id))
   CAF_ADD_TYPE_ID(rollcast, (rollcast::score_order))
@@ -264,8 +270,8 @@ using registry_actor = caf::typed_actor<
   // A chunk has ended. Believed only from the chunk's holder, at the edge that the scheduler knows.
   // One that was cut may bring no token.
   caf::reacts_to<atom::report, chunk_outcome>,
-  // A pull succeeded (response, attempt, bytes): the source may let go.
-  caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t>,
+  // A pull succeeded (response, attempt, bytes, by the collective group): the source may let go.
+  caf::reacts_to<atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t, bool>,
   // KV that an attempt left here is gone (response, attempt).
   caf::reacts_to<atom::lost, worker_id, response_id, std::uint32_t>,
   // A chunk could not be started (response, attempt, why).
@@ -276,6 +282,8 @@ using registry_actor = caf::typed_actor<
   caf::replies_to<atom::beat, worker_beat>::with<caf::ok_atom>,
   // How it is getting on with a `weight_order` or a flip.
   caf::reacts_to<atom::weights, weight_news>,
+  // How it is getting on in its collective group.
+  caf::reacts_to<collective::news>,
   // The worker wants no new chunks; none is sent after the answer. Fails like `beat`.
   caf::replies_to<atom::drain, worker_id>::with<caf::ok_atom>>;
 
@@ -340,6 +348,8 @@ using decode_worker_actor = caf::typed_actor<
   // Log-probabilities (float32) of the tokens behind the prompts, one sequence after another. Fails
   // with `stale_epoch` (not held), or as `engine::score`.
   caf::replies_to<atom::score, score_order>::with<std::string>,
+  // What it is to do in its collective group.
+  caf::reacts_to<worker_id, collective::order>,
   // INTERNAL: a pull of weights has ended; weights were packed.
   caf::reacts_to<weights_pulled>, caf::reacts_to<weights_packed>,
   // INTERNAL: runs one step of the engine and asks for the next.

@@ -225,6 +225,7 @@ void tick(self_ptr self) {
   expire_scores(self);
   lose_stuck(self);
   note_durable(self);
+  turn_collectives(self);
   show_journal(st);
   show_board(self);
 }
@@ -261,6 +262,7 @@ void admit_worker(self_ptr self, worker_id id) {
   if (w.draining)
     (void)st.policy->on(policy::worker_draining{id});
   self->send(w.handle, atom::admit_v, id);
+  join_collective(self, id);
   for (auto& [key, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       batch.tally.join(id, hello.name, w.last.stats, now_ns(self));
@@ -287,6 +289,7 @@ void lose_worker(self_ptr self, worker_id id, const std::string& why) {
   end_feeding(st, it->second);
   const auto lost = std::move(it->second);
   st.workers.erase(it);
+  leave_collective(self, id);
   lose_scores(self, lost);
   for (const auto& [other, w] : st.workers)
     self->send(w.handle, atom::gone_v, id);
@@ -329,6 +332,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
   st.options = std::move(options);
   st.policy.emplace(st.options.policy);
   st.machine.emplace();
+  st.collectives = collective::coordinator{st.options.collectives};
   st.book.emplace(st.options.batches, st.parts.journal ? st.parts.journal->sink.get() : nullptr);
   st.book->default_policy = st.options.default_policy;
   st.started_ns = shell::now_ns(self);
@@ -345,7 +349,9 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
     [self](atom::hello, const worker_hello& hello) { return shell::take_hello(self, hello); },
     [self](atom::report, const chunk_outcome& outcome) { shell::take_outcome(self, outcome); },
     [self](atom::moved, worker_id target, response_id response, std::uint32_t attempt,
-           std::uint64_t bytes) { shell::take_moved(self, target, response, attempt, bytes); },
+           std::uint64_t bytes, bool carried) {
+      shell::take_moved(self, target, response, attempt, {bytes, carried});
+    },
     [self](atom::failed, worker_id worker, response_id response, std::uint32_t attempt,
            const std::string& why) { shell::take_failed(self, worker, response, attempt, why); },
     [self](atom::failed, worker_id worker, const std::string& why) {
@@ -381,6 +387,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       shell::place_again(self, worker, response, attempt);
     },
     [self](atom::weights, const weight_news& news) { shell::take_weight_news(self, news); },
+    [self](const collective::news& what) { shell::take_collective_news(self, what); },
     [self](atom::due, std::uint64_t timer) {
       shell::tell_machine(self, weights::expired{{timer}});
     },

@@ -7,6 +7,7 @@
 #include "actors/weight_store.hpp"
 #include "cluster/batch/admission.hpp"
 #include "cluster/batch/batch_book.hpp"
+#include "cluster/collective/coordinator.hpp"
 #include "cluster/policy/scheduler_policy.hpp"
 #include "cluster/telemetry/metrics.hpp"
 #include "cluster/weights/update_machine.hpp"
@@ -30,6 +31,7 @@ struct scheduler_options {
   std::uint32_t chunk_tokens = 1024;      ///< For batches that give none; 0 is unlimited.
   bool measured_prices = true;            ///< Off: KV has the prices of `policy`.
   bool batches_wait = false;              ///< A batch starts when all before it have ended.
+  collective::coordinator_limits collectives;
   /// Failed starts in a row of one response that end its batch. Between two of them it waits
   /// `failure_pause`, then twice that, and so on.
   std::uint32_t failures_max = 8;
@@ -137,6 +139,13 @@ struct scheduler_state {
     std::uint64_t phase_ns = 0; ///< When `at` began.
     std::vector<wire::phase_seconds> phases;
   };
+  collective::coordinator collectives;
+  collective::coordinator::counters collective_seen; ///< As last told to people.
+  /// Who casts an update to the collective group.
+  struct {
+    weights::update_id update;
+    worker_id worker;
+  } caster;
   std::optional<weights::update_machine> machine;
   std::optional<weight_update> update;
   std::optional<weights::hold> held; ///< Work must come to an end.

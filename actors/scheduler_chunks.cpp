@@ -176,14 +176,15 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
 }
 
 void take_moved(self_ptr self, worker_id target, response_id response, std::uint32_t attempt,
-                std::uint64_t bytes) {
+                const moved_kv& what) {
   auto& st = self->state;
   if (st.policy->on(policy::kv_moved{response, target, attempt}) != policy::verdict::accepted)
     return;
   if (const auto at = st.book->locate(response))
-    at.batch->tally.count_migration(target, bytes);
-  st.parts.metrics->migrations.zmq.add();
-  st.parts.metrics->migrated_bytes.add(bytes);
+    at.batch->tally.count_migration(target, what.bytes);
+  const auto& by_path = st.parts.metrics->migrations;
+  (what.carried ? by_path.nccl : by_path.zmq).add();
+  st.parts.metrics->migrated_bytes.add(what.bytes);
   plan_soon(self);
 }
 

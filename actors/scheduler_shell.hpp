@@ -4,12 +4,12 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in eight files: scheduler.cpp (the table of messages, workers
+/// Inside of the scheduler actor, in nine files: scheduler.cpp (the table of messages, workers
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
 /// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
 /// (log-probabilities of given tokens), scheduler_journal.cpp (what outlives the process),
-/// scheduler_stop.cpp (leaving well) and scheduler_board.cpp (what the page shows). Private to
-/// them.
+/// scheduler_collectives.cpp (the group that moves bytes between devices), scheduler_stop.cpp
+/// (leaving well) and scheduler_board.cpp (what the page shows). Private to them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -35,14 +35,27 @@ void take_stats(self_ptr self, worker_id id, const engine_stats& stats);
 
 void place(self_ptr self);
 void take_outcome(self_ptr self, const chunk_outcome& outcome);
+/// KV that a worker has taken over.
+struct moved_kv {
+  std::uint64_t bytes = 0;
+  bool carried = false; ///< By the collective group.
+};
 void take_moved(self_ptr self, worker_id target, response_id response, std::uint32_t attempt,
-                std::uint64_t bytes);
+                const moved_kv& what);
 void take_failed(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt,
                  const std::string& why);
 /// A chunk that was not started has waited; the policy may place it again.
 void place_again(self_ptr self, worker_id worker, response_id response, std::uint32_t attempt);
 /// Counts the loss of a response's worker, which may end its batch.
 void note_loss(self_ptr self, response_id response, const std::string& why);
+
+// -- the collective group, scheduler_collectives.cpp --------------------------
+
+/// An admitted worker may be a member from now on, or is not there any more.
+void join_collective(self_ptr self, worker_id id);
+void leave_collective(self_ptr self, worker_id id);
+void take_collective_news(self_ptr self, const collective::news& what);
+void turn_collectives(self_ptr self);
 
 // -- leaving, scheduler_stop.cpp ----------------------------------------------
 

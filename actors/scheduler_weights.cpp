@@ -56,6 +56,24 @@ std::string endpoint_of(const scheduler_state& st, std::optional<worker_id> upst
   return st.parts.weights ? st.parts.weights->endpoint() : "";
 }
 
+/// Who sends an update to the group is the first of the chain. What does not come that way is
+/// pulled along the chain, as if there were no group.
+weight_way way_of(self_ptr self, const weights::prepare& d) {
+  auto& st = self->state;
+  const auto members = st.collectives.members();
+  const auto in = [&](worker_id w) {
+    return std::find(members.begin(), members.end(), w) != members.end();
+  };
+  if (d.what != weights::cargo::sent || !in(d.worker))
+    return weight_way::chain;
+  if (!d.upstream) {
+    st.caster = {d.update, d.worker};
+    return weight_way::casts;
+  }
+  const bool cast = st.caster.update == d.update && in(st.caster.worker);
+  return cast ? weight_way::waits : weight_way::chain;
+}
+
 template <class... Args>
 void order(self_ptr self, worker_id worker, Args&&... args) {
   const auto it = self->state.workers.find(worker);
@@ -88,6 +106,7 @@ void carry_out(self_ptr self, const weights::prepare& d) {
   o.whole = d.what == weights::cargo::whole;
   o.allow_non_finite = d.allow_non_finite;
   o.upstream = endpoint_of(st, d.upstream);
+  o.way = static_cast<std::uint8_t>(way_of(self, d));
   if (parcel != nullptr) {
     o.complete = parcel->complete;
     o.slice_bytes = parcel->cargo->slice_bytes();

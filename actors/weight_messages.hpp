@@ -13,6 +13,13 @@
 /// What scheduler and workers tell each other about weights; tensors never ride in these.
 namespace rollcast {
 
+/// What the collective group does for one worker's part of an update.
+enum class weight_way : std::uint8_t {
+  chain, ///< Nothing.
+  casts, ///< It pulls, and its tensors go from it to the others.
+  waits, ///< They come to it; it pulls only if that fails.
+};
+
 /// Make weights ready in the second buffer.
 struct weight_order {
   worker_id worker;         ///< The incarnation it is meant for.
@@ -25,6 +32,7 @@ struct weight_order {
   std::string upstream; ///< Endpoint of the weight exchange to pull from.
   std::uint32_t slice_bytes = 0;
   std::vector<tensor_info> tensors;
+  std::uint8_t way = 0; ///< A `weight_way`.
 };
 
 enum class weight_news_kind : std::uint8_t {
@@ -76,7 +84,7 @@ typename Inspector::result_type inspect(Inspector& f, tensor_info& x) {
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, weight_order& x) {
   return f(caf::meta::type_name("weight_order"), x.worker, x.update, x.epoch, x.complete, x.whole,
-           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors);
+           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors, x.way);
 }
 
 template <class Inspector>

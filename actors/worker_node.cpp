@@ -91,6 +91,25 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   return hello;
 }
 
+/// The actor's options; the hello says what the worker is.
+decode_worker_options options_of(const worker_node_options& options, worker_hello hello) {
+  decode_worker_options out;
+  out.hello = std::move(hello);
+  out.weight_threads = options.weight_threads;
+  out.weight_memory_kept = options.weight_memory_kept;
+  return out;
+}
+
+/// How images travel, given what they are images of.
+kv_exchange_options kv_options_of(const worker_node_options& options, const engine& device,
+                                  std::shared_ptr<kv_carrier> carrier) {
+  auto kv = options.kv;
+  kv.group_bytes = device.device().shape().kv_group_bytes;
+  kv.group_tokens = static_cast<std::uint32_t>(kernels::kv_group);
+  kv.carrier = std::move(carrier);
+  return kv;
+}
+
 std::string shown(const step_costs& costs) {
   std::string table;
   for (const auto& [rows, seconds] : costs.points())
@@ -290,12 +309,14 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   // exchange's callbacks never outlive the system.
   node_system node{options.liveness, std::move(*tls), options.version};
   mailbox_slot slot;
-  auto kv = options.kv;
-  kv.group_bytes = runner->device().shape().kv_group_bytes;
-  kv.group_tokens = static_cast<std::uint32_t>(kernels::kv_group);
-  auto exchange = kv_exchange::open(kv, [&](const kv_request& what, const kv_ticket& ticket) {
-    slot.post({what, ticket});
-  });
+  const auto collectives =
+    options.collectives
+      ? std::make_shared<collective::runner>(options.collectives, options.collective_limits)
+      : std::shared_ptr<collective::runner>{};
+  auto exchange = kv_exchange::open(kv_options_of(options, *runner, collectives),
+                                    [&](const kv_request& what, const kv_ticket& ticket) {
+                                      slot.post({what, ticket});
+                                    });
   if (!exchange)
     return fail(exchange);
   auto weights = weight_exchange::open(options.weights);
@@ -305,21 +326,18 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
                          routes_of(metrics, pulse, stop, options.stuck_after_s));
   if (!http)
     return fail(http);
-  decode_worker_options worker_options;
-  worker_options.hello =
+  auto hello =
     hello_of(options, *runner, *spilled, (*exchange)->endpoint(), (*weights)->endpoint());
-  worker_options.weight_threads = options.weight_threads;
-  worker_options.weight_memory_kept = options.weight_memory_kept;
+  hello.collective_device = collectives ? collectives->device() : "";
   auto actor =
     node.get().spawn(decode_worker,
                      decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse,
-                                         *shared, weights->get(), options.draft_model},
-                     worker_options);
+                                         *shared, weights->get(), options.draft_model, collectives},
+                     options_of(options, hello));
   node.keep(actor);
   slot.set(actor);
   spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,
-               (*exchange)->endpoint(), worker_options.hello.kv_blocks,
-               worker_options.hello.block_tokens);
+               (*exchange)->endpoint(), hello.kv_blocks, hello.block_tokens);
   if (ready)
     ready({(*exchange)->endpoint(),
            *http ? std::optional{(*http)->port()} : std::optional<std::uint16_t>{}});

@@ -3,10 +3,13 @@
 #include "engine/backend/cpu_backend.hpp"
 #include "engine/backend/cuda_backend.hpp"
 #include "engine/base/machine_memory.hpp"
+#include "engine/collective/nccl.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/footprint.hpp"
 #include "engine/model/weights.hpp"
 #include "kernels/dispatch.hpp"
+
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <charconv>
@@ -99,6 +102,30 @@ result<std::optional<std::uint32_t>> gpu_of(const std::string& device) {
       return std::optional{number};
   }
   return fail(errc::bad_config, "unknown device '" + device + "': give cpu, or cuda:N for GPU N");
+}
+
+result<std::shared_ptr<communicator_maker>> collectives_of(const device_options& options,
+                                                           bool keyed) {
+  const auto gpu = gpu_of(options.device);
+  if (!gpu)
+    return fail(gpu);
+  const bool must = options.collectives == "nccl";
+  if (options.collectives == "off" || (!*gpu && !must))
+    return std::shared_ptr<communicator_maker>{};
+  if (!*gpu)
+    return fail(errc::bad_config, "--collectives nccl is for GPUs, this worker's device is cpu: "
+                                  "give --device cuda:N, or leave it out");
+  if (keyed && !must) {
+    spdlog::info("KV and weights go by ZeroMQ: there is a data key, and NCCL encrypts nothing");
+    return std::shared_ptr<communicator_maker>{};
+  }
+  auto opened = open_nccl(**gpu);
+  if (opened)
+    return std::shared_ptr<communicator_maker>{std::move(*opened)};
+  if (must)
+    return fail(errc::bad_config, "--collectives nccl: " + opened.error().detail);
+  spdlog::info("KV and weights go by ZeroMQ: {}", opened.error().detail);
+  return std::shared_ptr<communicator_maker>{};
 }
 
 result<numerics_profile> profile_of(const device_options& options) {

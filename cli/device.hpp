@@ -4,6 +4,7 @@
 #include "engine/backend/thread_pool.hpp"
 #include "engine/base/error.hpp"
 #include "engine/cache/spill_store.hpp"
+#include "engine/collective/communicator.hpp"
 #include "engine/model/config.hpp"
 #include "engine/step/engine.hpp"
 
@@ -36,12 +37,19 @@ struct device_options {
   std::uint32_t draft_steps = 0;     ///< Of a drafter's model; these three 0: `settle_drafts`.
   std::uint32_t draft_topk = 0;
   std::uint32_t draft_tokens = 0;
-  std::string draft_server; ///< Endpoint; "none"; "": what the command starts by itself.
+  std::string draft_server;         ///< Endpoint; "none"; "": what the command starts by itself.
+  std::string collectives = "auto"; ///< off, nccl, or auto: that where it can be.
   bool inexact = false; ///< A profile that is not exact will do: nothing is served, it is measured.
 };
 
 /// The number in "cuda:N"; nothing for "cpu". Fails with `bad_config` for anything else.
 result<std::optional<std::uint32_t>> gpu_of(const std::string& device);
+
+/// The way from the device to those of other workers: null where there is none and none is asked
+/// for. With `auto` there is none either if data has a key (`keyed`): NCCL encrypts nothing. Fails
+/// with `bad_config` for `nccl` without a GPU, or where NCCL is not found.
+result<std::shared_ptr<communicator_maker>> collectives_of(const device_options& options,
+                                                           bool keyed);
 
 /// The profile that the device computes in: the one named, or cpu-f32-v1 on the CPU and
 /// cuda-bf16-v1 on a GPU. Fails with `bad_config` if the device is none that there can be, with

@@ -111,6 +111,8 @@ std::vector<std::string> worker_arguments(const cluster_options& options, std::u
                                      device.speculate,
                                      "--draft-width",
                                      std::to_string(device.draft_width),
+                                     "--collectives",
+                                     device.collectives,
                                      "--lost-after-ms",
                                      std::to_string(options.scheduler.lost_after_ms),
                                      "--drain-ms",

@@ -47,6 +47,9 @@ CLI::Option* add_device(CLI::App& app, device_options& device, bool serves) {
   add(app, "--draft-server", device.draft_server,
       "tcp://host:port of a draft server, by which workers share what groups write; none; empty: "
       "one of this command's own, if it starts several workers");
+  add(app, "--collectives", device.collectives,
+      "how GPUs give each other KV and weights: nccl, off (by ZeroMQ), or auto: nccl where it is")
+    ->check(CLI::IsMember({"auto", "off", "nccl"}));
   return model;
 }
 

@@ -46,7 +46,11 @@ int run_worker(const worker_options& options) {
     return fail_start(drafter.error(), announce_fd);
   if (*drafter)
     *device = with_draft(std::move(*device), **drafter, what);
+  const auto collectives = collectives_of(options.device, *keys != nullptr);
+  if (!collectives)
+    return fail_start(collectives.error(), announce_fd);
   worker_node_options node;
+  node.collectives = *collectives;
   node.name = options.name.empty() ? "worker-" + std::to_string(::getpid()) : options.name;
   node.model = std::filesystem::absolute(options.device.model).filename().string();
   node.scheduler_host = options.scheduler_host;

@@ -238,9 +238,26 @@ scheduler_metrics::scheduler_metrics(const std::string& version,
             registry.gauge("rollcast_workers", "Registered workers", "state", "stale")},
     worker_lost(registry.counter("rollcast_worker_lost_total", "Workers declared lost")),
     migrations{registry.counter("rollcast_migrations_total",
-                                "Responses whose KV moved to another worker", "path", "zmq")},
+                                "Responses whose KV moved to another worker", "path", "zmq"),
+               registry.counter("rollcast_migrations_total",
+                                "Responses whose KV moved to another worker", "path", "nccl")},
     migrated_bytes(
       registry.counter("rollcast_migrated_bytes_total", "KV bytes moved between workers")),
+    collective{
+      registry.gauge("rollcast_collective_members", "Workers in the collective group that is open"),
+      registry.counter("rollcast_collective_epochs_total",
+                       "Collective groups, by what became of "
+                       "them",
+                       "result", "opened"),
+      registry.counter("rollcast_collective_epochs_total",
+                       "Collective groups, by what became of "
+                       "them",
+                       "result", "failed"),
+      registry.counter("rollcast_collective_rounds_total", "Rounds of transfers that are over"),
+      registry.counter("rollcast_collective_bytes_total", "Bytes moved by collective groups",
+                       "what", "kv"),
+      registry.counter("rollcast_collective_bytes_total", "Bytes moved by collective groups",
+                       "what", "weights")},
     scheduler_decision_seconds(registry.histogram("rollcast_scheduler_decision_seconds",
                                                   "Time of one call of the policy's plan",
                                                   decision_bounds)),
@@ -295,6 +312,15 @@ worker_metrics::worker_metrics(const std::string& version, const std::string& nu
                                  "Responses whose spilled KV moved back into blocks")),
     kv_spill_failures(registry.counter("rollcast_kv_spill_failures_total",
                                        "Responses whose KV was not spilled, or not brought back")),
+    collective_fallbacks{
+      registry.counter("rollcast_collective_fallbacks_total",
+                       "Transfers that the collective group did not make, so that they went by "
+                       "ZeroMQ",
+                       "what", "kv"),
+      registry.counter("rollcast_collective_fallbacks_total",
+                       "Transfers that the collective group did not make, so that they went by "
+                       "ZeroMQ",
+                       "what", "weights")},
     recompute_seconds_per_token(registry.gauge("rollcast_recompute_seconds_per_token",
                                                "Measured price of computing KV again; 0: unknown")),
     kv_move_seconds_per_byte(registry.gauge("rollcast_kv_move_seconds_per_byte",

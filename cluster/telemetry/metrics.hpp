@@ -133,8 +133,18 @@ struct scheduler_metrics : process_metrics {
   /// Responses whose KV moved between workers and was confirmed, by transport.
   struct {
     metric_counter zmq;
+    metric_counter nccl;
   } migrations;
   metric_counter migrated_bytes;
+  /// The group of workers whose devices move bytes directly; all stay 0 where there is none.
+  struct {
+    metric_gauge members; ///< Of the open epoch.
+    metric_counter epochs_opened;
+    metric_counter epochs_failed;
+    metric_counter rounds;
+    metric_counter kv_bytes;
+    metric_counter weight_bytes; ///< That roots have sent, however many received them.
+  } collective;
   metric_histogram scheduler_decision_seconds;
   metric_histogram batch_makespan_seconds;
   metric_histogram batch_tail_seconds;
@@ -187,6 +197,11 @@ struct worker_metrics : process_metrics {
   metric_counter kv_spills;
   metric_counter kv_restores;
   metric_counter kv_spill_failures;
+  /// What the collective group did not bring, so that it came by ZeroMQ.
+  struct {
+    metric_counter kv;
+    metric_counter weights;
+  } collective_fallbacks;
   /// What KV costs, as measured here and told to the scheduler; 0 is unknown.
   metric_gauge recompute_seconds_per_token;
   metric_gauge kv_move_seconds_per_byte;

@@ -43,18 +43,18 @@ void kv_exchange::loop::start() {
   thread_ = std::thread{[this] { run(); }};
 }
 
-void kv_exchange::loop::post(command what) {
+void kv_exchange::loop::put(inbox& into, command what) {
   {
-    const std::scoped_lock lock{mutex_};
-    commands_.push_back(std::move(what));
+    const std::scoped_lock lock{into.mutex};
+    into.commands.push_back(std::move(what));
   }
-  wake_.ring();
+  into.wake.ring();
 }
 
 void kv_exchange::loop::run() {
   while (running_) {
     std::vector<zmq::pollitem_t> items{{router_.handle(), 0, ZMQ_POLLIN, 0},
-                                       {nullptr, wake_.descriptor(), ZMQ_POLLIN, 0}};
+                                       {nullptr, inbox_->wake.descriptor(), ZMQ_POLLIN, 0}};
     std::vector<std::string> names;
     for (auto& [name, peer] : peers_) {
       items.push_back({peer.socket.handle(), 0, ZMQ_POLLIN, 0});
@@ -65,7 +65,7 @@ void kv_exchange::loop::run() {
     } catch (const zmq::error_t&) { // interrupted by a signal: look at everything and poll again
     }
     if ((items[1].revents & ZMQ_POLLIN) != 0)
-      wake_.silence();
+      inbox_->wake.silence();
     obey();
     if ((items[0].revents & ZMQ_POLLIN) != 0)
       hear_pullers();
@@ -84,8 +84,8 @@ void kv_exchange::loop::run() {
 void kv_exchange::loop::obey() {
   std::vector<command> todo;
   {
-    const std::scoped_lock lock{mutex_};
-    todo.swap(commands_);
+    const std::scoped_lock lock{inbox_->mutex};
+    todo.swap(inbox_->commands);
   }
   for (auto& what : todo)
     std::visit([this](auto& c) { on(c); }, what);
@@ -106,8 +106,9 @@ std::chrono::milliseconds kv_exchange::loop::until_next_deadline() const {
 void kv_exchange::loop::expire() {
   const auto now = clock::now();
   std::vector<std::uint64_t> silent;
-  for (const auto& [id, p] : pulls_)
-    if (p.deadline <= now)
+  for (auto& [id, p] : pulls_)
+    // What is carried comes or fails by itself; the holder must only know that it is waited for.
+    if (p.deadline <= now && (p.carried_to == worker_id{} || !ask_to_carry(id, p)))
       silent.push_back(id);
   for (const auto id : silent) {
     const auto it = pulls_.find(id);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/security/curve_policy.hpp"
+#include "cluster/transport/kv_carrier.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/step/engine.hpp"
@@ -36,7 +37,8 @@ struct kv_exchange_options {
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
   /// For how long nothing more is asked of a holder that said nothing at all for `idle_ms_max`.
   std::chrono::milliseconds shun_ms{30'000};
-  std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<curve_policy> keys = nullptr;  ///< Of the cluster; null: nothing is encrypted.
+  std::shared_ptr<kv_carrier> carrier = nullptr; ///< A faster way to some workers; null: none is.
 
   std::uint64_t image_bytes(std::uint32_t tokens) const {
     return (std::uint64_t{tokens} + group_tokens - 1) / group_tokens * group_bytes;
@@ -54,6 +56,8 @@ struct kv_image {
   kv_manifest manifest;
   std::vector<std::byte> bytes;
   std::shared_ptr<void> claim; ///< Of a pulled one on `images_bytes_max`, until it is destroyed.
+  bool carried = false;        ///< It came by a `kv_carrier`.
+  bool fell_back = false;      ///< It should have, and came by ZeroMQ.
 };
 
 /// Names one request of a peer until it is answered.
@@ -83,8 +87,9 @@ public:
 /// A transfer is drawn by the puller, part after part, so a slow or dead puller costs the holder
 /// one image and nothing blocks. Every transfer ends: done, refused, or given up after
 /// `idle_ms_max` of silence; if the holder said nothing at all for so long, all that is wanted from
-/// it is given up, and for `shun_ms` so is at once whatever else is. The holder keeps the
-/// response's KV blocks whatever happens here; only the scheduler's release frees them.
+/// it is given up, and for `shun_ms` so is at once whatever else is. With a carrier that reaches
+/// the holder the parts go by that, and by ZeroMQ if it fails. The holder keeps the response's KV
+/// blocks whatever happens here; only the scheduler's release frees them.
 class kv_exchange final : public kv_mover {
 public:
   /// Answers a peer's request, now or later, by `answer(ticket, ...)`. Called on the exchange's
@@ -95,6 +100,8 @@ public:
   struct counters {
     std::atomic<std::uint64_t> pulls_done{0};
     std::atomic<std::uint64_t> pulls_failed{0};
+    std::atomic<std::uint64_t> carried{0};      ///< Of those done, by the carrier.
+    std::atomic<std::uint64_t> carry_failed{0}; ///< Then fetched by ZeroMQ.
     std::atomic<std::uint64_t> bytes_in{0};
     std::atomic<std::uint64_t> bytes_out{0};
     std::atomic<std::uint64_t> frames_rejected{0};

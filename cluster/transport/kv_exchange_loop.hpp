@@ -37,8 +37,14 @@ public:
     kv_ticket ticket;
     result<std::shared_ptr<const kv_image>> image;
   };
+  struct carried_command {
+    std::uint64_t id;
+    kv_carrier::memory bytes;
+    result<void> how;
+  };
   struct stop_command {};
-  using command = std::variant<pull_command, cancel_command, answer_command, stop_command>;
+  using command =
+    std::variant<pull_command, cancel_command, answer_command, carried_command, stop_command>;
 
   loop(kv_exchange_options options, serve_function serve);
   ~loop();
@@ -47,7 +53,7 @@ public:
 
   result<void> bind();
   void start();
-  void post(command what);
+  void post(command what) { put(*inbox_, std::move(what)); }
   const std::string& endpoint() const noexcept { return endpoint_; }
   std::uint64_t next_pull() noexcept { return ++last_pull_; }
 
@@ -74,6 +80,7 @@ private:
     std::uint32_t parts_here = 0;   ///< Received so far; they arrive in the order asked for.
     std::uint64_t bytes = 0;        ///< What it counts for while it is started.
     bool started = false;           ///< Its holder was asked; until then it waits for its turn.
+    worker_id carried_to = {};      ///< Us, while the carrier fetches it.
     clock::time_point deadline = clock::time_point::max();
   };
   /// A transfer out of this worker.
@@ -81,10 +88,14 @@ private:
     kv_request what;
     std::uint64_t bytes = 0; ///< What it counts for once it is asked for.
     bool asked = false;      ///< `serve` was called; until then it waits for its turn.
+    bool given = false;      ///< To the carrier.
     std::shared_ptr<const kv_image> image; ///< Once `answer` has come.
     clock::time_point deadline; ///< While it waits its turn: when the puller is told so again.
   };
 
+  struct inbox;
+
+  static void put(inbox& into, command what);
   void run();
   void obey();
   void expire();
@@ -93,6 +104,7 @@ private:
   void on(pull_command& c);
   void on(const cancel_command& c);
   void on(const answer_command& c);
+  void on(carried_command& c);
   void on(const stop_command&) { running_ = false; }
 
   // The puller's side.
@@ -105,6 +117,9 @@ private:
   void take_manifest(std::uint64_t id, pull& p, const kv_frame& frame);
   void take_part(std::uint64_t id, pull& p, const kv_frame& frame, const zmq::message_t& payload);
   void want_parts(std::uint64_t id, pull& p);
+  void carry(std::uint64_t id, pull& p);
+  bool ask_to_carry(std::uint64_t id, pull& p);
+  result<void> make_room(pull& p);
   void finish(std::uint64_t id, pull& p);
   void end_pull(std::uint64_t id, result<kv_image> how);
   bool tell_holder(const pull& p, const kv_frame& frame);
@@ -124,9 +139,13 @@ private:
   kv_exchange_options options_;
   serve_function serve_;
   std::string endpoint_;
-  wake_fd wake_;
-  std::mutex mutex_;
-  std::vector<command> commands_; ///< Guarded by `mutex_`.
+  /// Where news for the thread is put. A carrier's may come when the exchange has gone.
+  struct inbox {
+    wake_fd wake;
+    std::mutex mutex;
+    std::vector<command> commands; ///< Guarded by `mutex`.
+  };
+  std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>();
   std::atomic<std::uint64_t> last_pull_{0};
 
   // Owned by the thread. The context comes first, so that it outlives the sockets.

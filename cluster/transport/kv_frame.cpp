@@ -26,7 +26,7 @@ void walk(Walker& f, Frame& x) noexcept {
 }
 
 constexpr frame_format format{"KV", kv_frame_magic, kv_frame_bytes,
-                              static_cast<std::uint8_t>(kv_message::wait)};
+                              static_cast<std::uint8_t>(kv_message::carry)};
 
 } // namespace
 

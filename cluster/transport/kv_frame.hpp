@@ -20,6 +20,7 @@ enum class kv_message : std::uint8_t {
   close = 5,    ///< Puller: I need no more of this pull; forget your copy of the image.
   refused = 6,  ///< Holder: I cannot offer it; the text follows as a second frame.
   wait = 7,     ///< Holder: you are in line, I am alive.
+  carry = 8, ///< Puller, worker `holder`: give it to your `kv_carrier` for me; and again: I wait.
 };
 
 /// The first frame of every message. On the wire: 100 bytes, little-endian, fixed offsets.
@@ -27,7 +28,8 @@ struct kv_frame {
   kv_message kind{};
   errc code = errc::ok;   ///< In `refused`.
   std::uint64_t pull = 0; ///< The puller's number for this transfer.
-  worker_id holder = {};  ///< In `open`: the incarnation that is asked; a later one refuses.
+  /// In `open`: the incarnation that is asked; a later one refuses. In `carry`: the one that asks.
+  worker_id holder = {};
   response_id response = {};
   std::uint32_t tokens = 0;     ///< In `manifest`: positions held. In `open`: at most so many.
   std::uint32_t part = 0;       ///< In `want` and `part`: index of the part.

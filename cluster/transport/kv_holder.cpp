@@ -1,6 +1,7 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace rollcast {
 
@@ -42,6 +43,7 @@ void kv_exchange::loop::hear_puller(const std::string& name, const zmq::message_
     offers_.emplace(ticket, offer{{frame->holder, frame->response},
                                   options_.image_bytes(frame->tokens),
                                   false,
+                                  false,
                                   nullptr,
                                   clock::now() + options_.idle_ms_max / 4});
     return offers_waiting_.push_back(ticket);
@@ -49,6 +51,14 @@ void kv_exchange::loop::hear_puller(const std::string& name, const zmq::message_
   const auto it = offers_.find(ticket);
   if (frame->kind == kv_message::close)
     return end_offer(ticket);
+  if (frame->kind == kv_message::carry) {
+    if (it == offers_.end() || !it->second.image || !options_.carrier)
+      return; // the puller's carrier tells it that nothing comes
+    it->second.deadline = soon();
+    if (!std::exchange(it->second.given, true))
+      options_.carrier->give(frame->holder, frame->pull, it->second.image);
+    return;
+  }
   if (frame->kind != kv_message::want) {
     ++counts.frames_rejected;
     return;

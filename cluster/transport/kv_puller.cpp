@@ -165,15 +165,60 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
                                             + std::to_string(frame.tokens) + " tokens differs)");
   p.image.manifest = {frame.response, frame.tokens,  frame.bytes,
                       frame.prefix,   frame.content, frame.weights};
-  const auto room = unless_memory_lacks(std::to_string(frame.bytes) + " bytes", [&] {
-    p.image.bytes.resize(frame.bytes);
-    return result<void>{};
-  });
-  if (!room)
+  if (const auto room = make_room(p); !room)
     return give_up(room.error().code, room.error().detail);
   p.part_bytes = frame.part_bytes;
   p.parts = static_cast<std::uint32_t>(parts);
-  want_parts(id, p);
+  if (options_.carrier)
+    p.carried_to = options_.carrier->reaches(p.request.holder);
+  if (p.carried_to != worker_id{})
+    carry(id, p);
+  else
+    want_parts(id, p);
+}
+
+result<void> kv_exchange::loop::make_room(pull& p) {
+  return unless_memory_lacks(std::to_string(p.image.manifest.bytes) + " bytes", [&] {
+    p.image.bytes.resize(p.image.manifest.bytes);
+    return result<void>{};
+  });
+}
+
+/// Has the carrier fetch the image, into memory that is its own until it is done with it.
+void kv_exchange::loop::carry(std::uint64_t id, pull& p) {
+  const auto bytes = std::make_shared<std::vector<std::byte>>(std::move(p.image.bytes));
+  options_.carrier->fetch(id, bytes, [to = inbox_, id, bytes](result<void> how) {
+    put(*to, carried_command{id, bytes, std::move(how)});
+  });
+  ask_to_carry(id, p); // behind `fetch`: what is asked for here may come at once
+}
+
+bool kv_exchange::loop::ask_to_carry(std::uint64_t id, pull& p) {
+  p.deadline = clock::now() + options_.idle_ms_max / 4;
+  return tell_holder(p, {.kind = kv_message::carry, .pull = id, .holder = p.carried_to});
+}
+
+void kv_exchange::loop::on(carried_command& c) {
+  const auto it = pulls_.find(c.id);
+  if (it == pulls_.end())
+    return; // cancelled meanwhile
+  auto& p = it->second;
+  p.carried_to = {};
+  p.deadline = soon();
+  if (c.how && hash_bytes(*c.bytes) == p.image.manifest.content) {
+    p.image.bytes = std::move(*c.bytes);
+    p.image.carried = true;
+    ++counts.carried;
+    counts.bytes_in += p.image.bytes.size();
+    return finish(c.id, p);
+  }
+  ++counts.carry_failed;
+  p.image.fell_back = true;
+  if (const auto room = make_room(p); !room) { // the memory is the carrier's
+    tell_holder(p, {.kind = kv_message::close, .pull = c.id});
+    return end_pull(c.id, fail(room));
+  }
+  want_parts(c.id, p);
 }
 
 void kv_exchange::loop::want_parts(std::uint64_t id, pull& p) {
@@ -209,7 +254,7 @@ void kv_exchange::loop::take_part(std::uint64_t id, pull& p, const kv_frame& fra
 
 void kv_exchange::loop::finish(std::uint64_t id, pull& p) {
   tell_holder(p, {.kind = kv_message::close, .pull = id});
-  if (hash_bytes(p.image.bytes) != p.image.manifest.content)
+  if (!p.image.carried && hash_bytes(p.image.bytes) != p.image.manifest.content)
     return end_pull(id, fail(errc::frame_malformed,
                              "KV image of response " + std::to_string(p.request.response.value)
                                + " from " + p.endpoint + ": content hash of "

@@ -77,6 +77,8 @@ public:
   std::pair<std::uint32_t, std::uint32_t> slices_of(std::uint32_t slice) const;
   /// Whether `slice` is of a tensor that was never wanted: it will not come.
   bool left_out(std::uint32_t slice) const;
+  /// Bytes of a slice, whether it is here or not.
+  std::uint64_t size_of(std::uint32_t slice) const;
 
   /// Copies the bytes of a slice in, and hashes what of its tensor has come without a gap.
   /// @returns `frame_malformed` for a slice that the manifest does not have or of another size,
@@ -113,7 +115,6 @@ private:
   static result<std::shared_ptr<weight_cargo>>
   make(std::vector<tensor_info> tensors, std::uint32_t slice_bytes, std::uint64_t bytes_max);
   std::uint64_t offset_of(std::uint32_t slice) const; ///< In its tensor.
-  std::uint64_t size_of(std::uint32_t slice) const;
   void take(hold& into, std::uint32_t slice, std::span<const std::byte> bytes);
   result<outcome> prove(std::uint32_t tensor);
   result<void> forget(hold& whose);

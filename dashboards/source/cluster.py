@@ -157,6 +157,25 @@ KV_CACHE = [
         "`--chunk-tokens`.",
         (total(rate(scheduler("rollcast_migrated_bytes_total"))), "bytes")),
     panel(
+        "Moved by the group of devices", "Bps",
+        "Bytes a second of KV and of new weights that GPUs gave each other without ZeroMQ "
+        "(`--collectives`); weights as they were sent, once for all who received them.",
+        "0 with KV moving above, on a cluster of GPUs: no group is open, see beside it. CPU "
+        "workers have none.",
+        (total(rate(scheduler("rollcast_collective_bytes_total")), "what"), "{{what}}")),
+    panel(
+        "The group of devices", "short",
+        "Workers in the group that is open, and over $window: groups formed, groups that failed, "
+        "rounds of transfers, and transfers that it did not make and ZeroMQ did.",
+        "Groups that fail: the alert RollcastCollectivesFail. Members below the number of GPU "
+        "workers: two share a GPU, or a worker has no libnccl.so.2, which its log says.",
+        (total(scheduler("rollcast_collective_members")), "members"),
+        (total(increase(scheduler("rollcast_collective_epochs_total")), "result"),
+         "groups {{result}}"),
+        (total(increase(scheduler("rollcast_collective_rounds_total"))), "rounds"),
+        (total(increase(worker("rollcast_collective_fallbacks_total")), "what"),
+         "{{what}} by ZeroMQ instead")),
+    panel(
         "Tokens computed again", PER_SECOND["tokens"],
         "Tokens that were prefilled again because their KV was gone or cheaper to compute than to "
         "move, as the scheduler and as the workers count them.",

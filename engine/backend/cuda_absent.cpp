@@ -1,5 +1,6 @@
 #include "engine/backend/cuda_backend.hpp"
 #include "engine/backend/cuda_rates.hpp"
+#include "engine/collective/nccl.hpp"
 
 /// The GPU of a build without CUDA: there is none, and it says so.
 namespace rollcast {
@@ -22,6 +23,10 @@ result<gpu_rates> measure_gpu(std::uint32_t device) {
 
 result<std::vector<product_times>> measure_products(std::uint32_t device, const model_config&,
                                                     std::span<const std::uint32_t>) {
+  return fail(find_gpu(device));
+}
+
+result<std::unique_ptr<communicator_maker>> open_nccl(std::uint32_t device, nccl_limits) {
   return fail(find_gpu(device));
 }
 

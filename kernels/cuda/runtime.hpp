@@ -39,6 +39,7 @@ struct device_info {
   std::uint64_t memory_bytes = 0;
   std::uint64_t shared_bytes = 0; ///< Shared memory that one block may ask for.
   bool emulated = false;
+  std::string bus_id; ///< Where it is in its machine: "0000:1b:00.0". The emulator: "emulated:N".
 };
 
 /// Devices that can be used. 0, and no error, if there is no driver or no GPU: `why_no_device` has
@@ -147,6 +148,9 @@ public:
 
   /// Waits for all that was queued. The place where a kernel's fault comes to light.
   device_status synchronize() const;
+
+  /// Whether all that was queued is done, without waiting; a fault like `synchronize`.
+  device_result<bool> idle() const;
 
 private:
   explicit stream(stream_state* state) noexcept : state_(state) {}

@@ -71,12 +71,17 @@ device_result<device_info> describe_device(std::uint32_t index) {
   if (const auto said = cudaGetDeviceProperties(&properties, static_cast<int>(index));
       said != cudaSuccess)
     return failed(said, "cudaGetDeviceProperties of device " + std::to_string(index));
+  char bus_id[32]{};
+  if (const auto said = cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, static_cast<int>(index));
+      said != cudaSuccess)
+    return failed(said, "cudaDeviceGetPCIBusId of device " + std::to_string(index));
   return device_info{properties.name,
                      static_cast<std::uint32_t>(10 * properties.major + properties.minor),
                      static_cast<std::uint32_t>(properties.multiProcessorCount),
                      properties.totalGlobalMem,
                      properties.sharedMemPerBlockOptin,
-                     false};
+                     false,
+                     bus_id};
 }
 
 device_status use_device(std::uint32_t index) {
@@ -152,6 +157,17 @@ stream::~stream() {
 
 device_status stream::synchronize() const {
   return status_of(cudaStreamSynchronize(native(state_)), "cudaStreamSynchronize");
+}
+
+device_result<bool> stream::idle() const {
+  const auto said = cudaStreamQuery(native(state_));
+  if (said == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  if (said != cudaSuccess)
+    return failed(said, "cudaStreamQuery");
+  return true;
 }
 
 device_result<event> event::create() {

@@ -63,7 +63,13 @@ device_result<device_info> describe_device(std::uint32_t index) {
   if (index >= devices)
     return failed("there is no device " + std::to_string(index) + ": the emulator has "
                   + std::to_string(devices));
-  return device_info{"emulated", 0, 2, memory_bytes, simt::host::shared_bytes_max, true};
+  return device_info{"emulated",
+                     0,
+                     2,
+                     memory_bytes,
+                     simt::host::shared_bytes_max,
+                     true,
+                     "emulated:" + std::to_string(index)};
 }
 
 device_status use_device(std::uint32_t index) {
@@ -150,6 +156,12 @@ device_status stream::synchronize() const {
   if (state_->capturing)
     return failed("a stream that is being captured cannot be waited for");
   return {};
+}
+
+device_result<bool> stream::idle() const {
+  if (auto done = synchronize(); !done)
+    return tl::unexpected(done.error());
+  return true;
 }
 
 device_result<event> event::create() {

@@ -11,11 +11,13 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -88,10 +90,10 @@ class Check:
             return -1, "", f"took longer than {limit:.0f} s"
         return done.returncode, done.stdout, done.stderr
 
-    def why_no_gpu(self):
+    def why_no_gpu(self, number=0):
         """The program's own word; empty if there is a GPU. It asks before it reads a model."""
-        code, _, words = self.run([self.program, "bench", "engine", "--device", "cuda:0", "--model",
-                                   self.scratch / "none"], 60)
+        code, _, words = self.run([self.program, "bench", "engine", "--device", f"cuda:{number}",
+                                   "--model", self.scratch / "none"], 60)
         line = last_line(words).removeprefix("rollcast: ")
         # With a GPU it goes on to the model, and fails for want of that.
         return line if "config.json" not in line else ""
@@ -164,6 +166,7 @@ class Check:
                 same = other.read_bytes() == reference.read_bytes()
                 self.says(f"cmp: {name}", same, int(not same), "files that differ",
                           "" if same else f"{other} differs from {reference}")
+        self.two_gpus(model, prompts, reference)
         code, words, errors = self.run([self.program, "score", "--model", model, "--device",
                                         "cuda:0", "--responses", reference, *KV],
                                        60)
@@ -171,12 +174,13 @@ class Check:
         self.says("score", code == 0, difference or None, "largest difference",
                   "" if code == 0 else last_line(words + errors))
 
-    def rollout(self, model, prompts, name, flags):
+    def rollout(self, model, prompts, name, flags, door=None):
+        """By workers of its own, or by those behind `door`."""
+        where = ["--connect", door] if door else ["--model", model, "--device", "cuda:0"]
         out = self.scratch / ("out-" + name.replace(" ", "-").replace(",", ""))
         code, _, errors = self.run(
-            [self.program, "run", "--model", model, "--device", "cuda:0", "--prompts", prompts,
-             "--group-size", 4, "--max-new-tokens", 96, "--ignore-eos", "--seed", 7,
-             "--out", out, *flags], 60)
+            [self.program, "run", *where, "--prompts", prompts, "--group-size", 4,
+             "--max-new-tokens", 96, "--ignore-eos", "--seed", 7, "--out", out, *flags], 60)
         if code != 0:
             self.say(f"run: {name}", "fail", last_line(errors))
             return None
@@ -184,6 +188,53 @@ class Check:
             tokens = json.loads((out / "summary.json").read_text())["tokens"]
             self.says(f"run: {name}", tokens == 12 * 4 * 96, tokens, "tokens")
         return out / "responses.jsonl"
+
+    def two_gpus(self, model, prompts, reference):
+        """A worker on each of two GPUs: their KV must go by NCCL, and no bit may differ."""
+        name = "cmp: two GPUs, chunks, migration by NCCL"
+        if self.why_no_gpu(1):
+            self.say(name, "skip", "one GPU: two ranks of NCCL cannot share it, so the KV of the "
+                     "two workers above went by ZeroMQ")
+            return
+        ports = free_ports(3)
+        door = f"tcp://127.0.0.1:{ports[0]}"
+        roles = [["scheduler", "--listen", door, "--control-port", ports[1], "--metrics-port",
+                  ports[2]]]
+        roles += [["worker", "--model", model, "--device", f"cuda:{gpu}", "--kv-blocks", 1024,
+                   "--scheduler-port", ports[1], "--collectives", "nccl"] for gpu in (0, 1)]
+        running = [subprocess.Popen([str(word) for word in [self.program, *role]],
+                                    env=self.environment, stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                   for role in roles]
+        try:
+            formed = self.wait_for(ports[2], "rollcast_collective_members", 2, 45)
+            other = self.rollout(model, prompts, name, ["--chunk-tokens", "24",
+                                                        "--force-migration"],
+                                 door) if formed else None
+            moved = read_metric(ports[2], 'rollcast_migrations_total{path="nccl"}')
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        if other is None:
+            if not formed:
+                self.say(name, "fail", "no group of two formed")
+            return
+        same = other.read_bytes() == reference.read_bytes()
+        self.says(name, same and moved > 0, moved, "responses moved by NCCL",
+                  "" if same else f"{other} differs from {reference}")
+
+    def wait_for(self, port, metric, least, limit):
+        until = time.monotonic() + min(limit, self.left())
+        while time.monotonic() < until:
+            if read_metric(port, metric) >= least:
+                return True
+            time.sleep(0.2)
+        return False
 
     def golden(self, digest):
         key = f"{self.gpu.split(', ')[-1]} {SMALL_SHAPE}-{SMALL_LAYERS}"
@@ -274,6 +325,26 @@ class Check:
 def last_line(text):
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def read_metric(port, series):
+    """Its value; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith(series + " "):
+                    return float(line.split()[-1])
+    except OSError:
+        pass
+    return 0.0
 
 
 def cublaslt_folders():

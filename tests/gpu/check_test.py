@@ -13,6 +13,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+TWO_GPUS = "cmp: two GPUs, chunks, migration by NCCL"
 BINARY = os.environ.get("ROLLCAST_BINARY")
 
 PRETENDED = """\
@@ -26,6 +27,8 @@ PRETENDED = """\
         Path(value("--out")).mkdir()
     elif a[0] == "bench":
         if not Path(value("--model")).is_dir():
+            if value("--device") == "cuda:1" and not says.get("two_gpus"):
+                end("there is no GPU 1: the driver shows 1, numbered from 0")
             end(says.get("no_gpu", "none/config.json: cannot open"))
         share = says.get("share", 0.9)
         Path(value("--out")).write_text(json.dumps({
@@ -46,6 +49,20 @@ PRETENDED = """\
         other = says.get("differs") and "--force-migration" in a
         (out / "responses.jsonl").write_text("other" if other else "same")
         (out / "summary.json").write_text(json.dumps({"tokens": 12 * 4 * 96}))
+    elif a[0] == "scheduler":
+        import http.server
+        class Metrics(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"rollcast_collective_members 2\\n"
+                                 + f'rollcast_migrations_total{{path="nccl"}} {says["two_gpus"]}\\n'
+                                 .encode())
+            def log_message(self, *_): pass
+        http.server.HTTPServer(("127.0.0.1", int(value("--metrics-port"))), Metrics).serve_forever()
+    elif a[0] == "worker":
+        import time
+        time.sleep(60)
     else:
         print("scored 1 tokens: max abs difference 0, mean 0")
     """
@@ -85,7 +102,17 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(checks["price of exact products, 64 rows"]["result"], "skip")
         self.assertEqual(checks["price of exactness, decode, batch 64"]["figure"], 0.15)
         self.assertEqual(checks["price of exactness, prefill"]["result"], "pass")
-        self.assertEqual(sum(name.startswith("cmp: ") for name in checks), 4)
+        self.assertEqual(sum(name.startswith("cmp: ") for name in checks), 5)
+        self.assertIn("two ranks of NCCL cannot share it", checks[TWO_GPUS]["detail"])
+
+    def test_two_gpus_must_move_kv_by_nccl(self):
+        _, checks = self.check(self.pretended(), two_gpus=7)
+        self.assertEqual((checks[TWO_GPUS]["result"], checks[TWO_GPUS]["figure"]), ("pass", 7))
+
+    def test_two_gpus_that_move_nothing_by_nccl_are_1(self):
+        done, checks = self.check(self.pretended(), two_gpus="0")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(checks[TWO_GPUS]["result"], "fail")
 
     def test_bits_that_differ_are_1_and_named(self):
         done, checks = self.check(self.pretended(), differs=True)

@@ -39,7 +39,8 @@ registry_actor::behavior_type recording_scheduler(registry_actor::pointer, sched
       return worker_id{++log->hellos};
     },
     [log](atom::report, const chunk_outcome& o) { log->outcomes.push_back(o); },
-    [log](atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t bytes) {
+    [](const collective::news&) {},
+    [log](atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t bytes, bool) {
       log->moved_bytes.push_back(bytes);
     },
     [log](atom::failed, worker_id, response_id, std::uint32_t, const std::string& why) {

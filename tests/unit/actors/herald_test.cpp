@@ -26,7 +26,8 @@ registry_actor::behavior_type counting_scheduler(registry_actor::pointer, heard*
   return {
     [](atom::hello, const worker_hello&) { return worker_id{1}; },
     [](atom::report, const chunk_outcome&) {},
-    [](atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t) {},
+    [](atom::moved, worker_id, response_id, std::uint32_t, std::uint64_t, bool) {},
+    [](const collective::news&) {},
     [](atom::lost, worker_id, response_id, std::uint32_t) {},
     [](atom::failed, worker_id, response_id, std::uint32_t, const std::string&) {},
     [](atom::failed, worker_id, const std::string&) {},
@@ -107,6 +108,7 @@ decode_worker_actor::behavior_type mute_worker(decode_worker_actor::pointer self
     [](atom::cancel, worker_id, std::uint64_t) {},
     [](atom::flip, worker_id, std::uint64_t, std::uint64_t, bool) {},
     [](atom::score, const score_order&) { return std::string{}; },
+    [](worker_id, const collective::order&) {},
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
     [](atom::step) {},

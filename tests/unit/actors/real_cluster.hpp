@@ -45,8 +45,10 @@ public:
 
   void add_worker(fake_device device = {}, std::uint32_t batch_max = 8,
                   std::chrono::milliseconds drain = std::chrono::seconds{5},
-                  std::uint64_t epoch = 0) {
+                  std::uint64_t epoch = 0, std::shared_ptr<communicator_maker> group = nullptr) {
     worker_node_options options;
+    options.collectives = std::move(group);
+    options.collective_limits.round_max = std::chrono::milliseconds{500};
     options.name = "w" + std::to_string(workers.size());
     options.scheduler_port = ports.cluster_port;
     options.engine.batch_max = batch_max;

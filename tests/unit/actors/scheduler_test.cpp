@@ -79,8 +79,8 @@ TEST_F(scheduler_test, releases_the_source_only_after_the_target_has_the_kv) {
   EXPECT_NE(second.chunks[0].pull_endpoint, "");
   EXPECT_TRUE(first.releases.empty()) << "nobody has confirmed anything";
   const auto& a = second.chunks[0];
-  self->send(sut, atom::moved_v, a.worker, a.response, a.attempt, std::uint64_t{128});
-  self->send(sut, atom::moved_v, a.worker, a.response, a.attempt, std::uint64_t{128});
+  self->send(sut, atom::moved_v, a.worker, a.response, a.attempt, std::uint64_t{128}, false);
+  self->send(sut, atom::moved_v, a.worker, a.response, a.attempt, std::uint64_t{128}, false);
   settle();
   EXPECT_EQ(first.releases, std::vector{a.response});
   EXPECT_EQ(metrics->migrations.zmq.value(), 1u) << "a doubled confirmation counts once";

@@ -14,7 +14,7 @@ namespace {
 
 kv_frame random_frame(prng& rng) {
   kv_frame f;
-  f.kind = static_cast<kv_message>(1 + rng.below(6));
+  f.kind = static_cast<kv_message>(1 + rng.below(8));
   f.code = static_cast<errc>(rng.below(256));
   f.pull = rng.next();
   f.holder.value = rng.next();

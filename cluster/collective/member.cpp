@@ -1,0 +1,332 @@
+#include "cluster/collective/member.hpp"
+
+#include "engine/base/memory_guard.hpp"
+
+#include <algorithm>
+
+namespace rollcast::collective {
+
+member::~member() {
+  end_epoch({errc::cancelled, "the worker is stopping", {}});
+}
+
+void member::say(news what) {
+  what.worker = id_;
+  what.epoch = epoch_;
+  out_.push_back(std::move(what));
+}
+
+std::vector<news> member::drain() {
+  return std::exchange(out_, {});
+}
+
+void member::serve(worker_id as) {
+  end_epoch({errc::cancelled, "the worker has another scheduler, or none", {}});
+  out_.clear(); // said as somebody else
+  id_ = as;
+}
+
+// -- the epoch ------------------------------------------------------------------------------------
+
+void member::obey(const order& what, instant now) {
+  const bool begins = what.kind == order_kind::make_id || what.kind == order_kind::form;
+  if (!begins && (what.epoch != epoch_ || epoch_ == 0))
+    return; // of an epoch that is over here
+  switch (what.kind) {
+    case order_kind::make_id: {
+      end_epoch({errc::peer_lost, "a new epoch begins", {}});
+      epoch_ = what.epoch;
+      auto id = maker_.new_id();
+      if (!id)
+        return fail_epoch(id.error().detail);
+      return say({.kind = news_kind::id_made, .id = std::move(*id)});
+    }
+    case order_kind::form: return form(what, now);
+    case order_kind::open: open_ = group_ && !forming_; return;
+    case order_kind::run: return begin(what, now);
+    case order_kind::decline: return decline(what.moves);
+    case order_kind::abort:
+      return end_epoch({errc::peer_lost, "the epoch is over: " + what.why, {}});
+  }
+}
+
+void member::form(const order& what, instant now) {
+  end_epoch({errc::peer_lost, "a new epoch begins", {}});
+  epoch_ = what.epoch;
+  rank_ = what.rank;
+  members_ = what.members;
+  auto group = maker_.form(what.id, what.rank, static_cast<std::uint32_t>(what.members.size()));
+  if (!group)
+    return fail_epoch(group.error().detail);
+  group_ = std::move(*group);
+  forming_ = true;
+  form_deadline_ = now + limits_.form_max;
+}
+
+void member::fail_epoch(const std::string& why) {
+  say({.kind = news_kind::failed, .why = why});
+  end_epoch({errc::peer_lost, why, {}});
+}
+
+void member::end_epoch(const error& why) {
+  if (group_)
+    group_->abort(); // before anything that it may touch is let go
+  group_.reset();
+  running_.reset();
+  epoch_ = 0;
+  forming_ = open_ = false;
+  gives_.clear();
+  casting_.clear();
+  while (!fetches_.empty())
+    end_fetch(fetches_.begin()->first, tl::unexpected(why));
+  while (!awaited_.empty())
+    end_wait(awaited_.begin()->first, tl::unexpected(why));
+}
+
+// -- rounds ---------------------------------------------------------------------------------------
+
+void member::begin(const order& what, instant now) {
+  if (!group_ || forming_)
+    return;
+  if (running_)
+    return fail_epoch("told to begin round " + std::to_string(what.round) + " while round "
+                      + std::to_string(running_->number) + " runs");
+  running_.emplace();
+  running_->number = what.round;
+  running_->deadline = now + limits_.round_max;
+  running_->slices = what.slices;
+  const auto begun =
+    unless_memory_lacks("round " + std::to_string(what.round), [&]() -> result<void> {
+      if (what.slices.count > 0) {
+        if (auto loaded = load(what.slices); !loaded)
+          return loaded;
+        return group_->broadcast(what.slices.root, running_->bytes);
+      }
+      auto transfers = transfers_of(what.moves);
+      return transfers ? group_->exchange(std::move(*transfers)) : fail(transfers);
+    });
+  if (!begun)
+    fail_epoch(begun.error().detail);
+}
+
+/// Whoever lacks what it should send, or where to put what it should receive, takes part all the
+/// same, with memory that nobody reads: the other side must not wait, and hashes tell it.
+result<std::vector<rank_transfer>> member::transfers_of(const std::vector<move>& moves) {
+  std::vector<rank_transfer> out;
+  for (const auto& m : moves) {
+    if (m.bytes > limits_.bytes_max || m.from == m.to || (m.from != rank_ && m.to != rank_))
+      return fail(errc::frame_malformed, "told to move " + std::to_string(m.bytes)
+                                           + " bytes from rank " + std::to_string(m.from) + " to "
+                                           + std::to_string(m.to) + ", this is rank "
+                                           + std::to_string(rank_));
+    rank_transfer t{.peer = m.from == rank_ ? m.to : m.from};
+    const auto give = gives_.find({m.puller, m.pull});
+    const auto fetch = fetches_.find(m.pull);
+    if (m.from == rank_ && give != gives_.end() && give->second.bytes.size() == m.bytes) {
+      t.out = give->second.bytes;
+      running_->read.push_back(std::move(give->second.owner));
+      gives_.erase(give);
+    } else if (m.to == rank_ && m.puller == id_ && fetch != fetches_.end() && !fetch->second.running
+               && fetch->second.into->size() == m.bytes) {
+      t.in = *fetch->second.into;
+      fetch->second.running = true;
+      running_->fetching.push_back(m.pull);
+      running_->written.push_back(fetch->second.into);
+    } else {
+      auto& scratch =
+        *running_->written.emplace_back(std::make_shared<std::vector<std::byte>>(m.bytes));
+      if (m.from == rank_)
+        t.out = scratch;
+      else
+        t.in = scratch;
+    }
+    out.push_back(t);
+  }
+  return out;
+}
+
+void member::finish(instant now) {
+  auto over = *std::exchange(running_, std::nullopt);
+  over.written.clear();
+  over.read.clear();
+  for (const auto pull : over.fetching)
+    end_fetch(pull, {});
+  if (over.slices.count > 0)
+    take_cast(over, now);
+  say({.kind = news_kind::round_done, .round = over.number});
+}
+
+void member::turn(instant now) {
+  if (forming_ || running_) {
+    const auto over = group_->poll();
+    const auto late = now >= (forming_ ? form_deadline_ : running_->deadline);
+    if (!over) {
+      fail_epoch(over.error().detail);
+    } else if (*over && forming_) {
+      forming_ = false;
+      say({.kind = news_kind::ready});
+    } else if (*over) {
+      finish(now);
+    } else if (late) {
+      fail_epoch((forming_ ? "the group has not formed within "
+                           : "round " + std::to_string(running_->number) + " is not over within ")
+                 + std::to_string((forming_ ? limits_.form_max : limits_.round_max)
+                                  / std::chrono::milliseconds{1})
+                 + " ms");
+    }
+  }
+  std::vector<std::uint64_t> late;
+  for (const auto& [pull, f] : fetches_)
+    if (!f.running && now >= f.deadline)
+      late.push_back(pull);
+  for (const auto pull : late)
+    end_fetch(pull, fail(errc::timed_out, "no round brought it in time"));
+  late.clear();
+  for (const auto& [update, a] : awaited_)
+    if (now >= a.deadline && !(running_ && running_->slices.update == update))
+      late.push_back(update);
+  for (const auto update : late)
+    end_wait(update, fail(errc::timed_out, "no round brought its slices in time"));
+  offer_casts();
+}
+
+instant member::patience() const noexcept {
+  if (running_)
+    return std::chrono::microseconds{200}; // a device is at work, another waits for it
+  if (forming_ || !casting_.empty() || !fetches_.empty() || !awaited_.empty())
+    return std::chrono::milliseconds{5};
+  return std::chrono::seconds{1};
+}
+
+// -- KV -------------------------------------------------------------------------------------------
+
+void member::fetch(std::uint64_t pull, kv_carrier::memory into, done_function done, instant now) {
+  if (!open_)
+    return done(fail(errc::peer_lost, "there is no open epoch"));
+  fetches_[pull] = {std::move(into), std::move(done), now + limits_.fetch_max, false};
+}
+
+void member::give(worker_id puller, std::uint64_t pull, std::span<const std::byte> bytes,
+                  std::shared_ptr<const void> owner) {
+  if (!group_ || forming_)
+    return; // its fetch fails by itself
+  if (gives_.emplace(key{puller, pull}, given{bytes, std::move(owner)}).second)
+    say({.kind = news_kind::wanted, .moves = {{puller, pull, 0, 0, bytes.size()}}});
+}
+
+void member::end_fetch(std::uint64_t pull, result<void> how) {
+  const auto it = fetches_.find(pull);
+  const auto over = std::move(it->second);
+  fetches_.erase(it);
+  over.done(std::move(how));
+}
+
+void member::decline(const std::vector<move>& moves) {
+  for (const auto& m : moves) {
+    gives_.erase({m.puller, m.pull});
+    if (m.puller == id_ && fetches_.contains(m.pull))
+      end_fetch(m.pull, fail(errc::peer_lost, "the coordinator has declined it"));
+  }
+}
+
+// -- weights --------------------------------------------------------------------------------------
+
+void member::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
+  if (open_)
+    casting_[update] = {std::move(cargo)};
+}
+
+void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
+                           done_function done, instant now) {
+  if (!open_)
+    return done(fail(errc::peer_lost, "there is no open epoch"));
+  awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};
+}
+
+void member::forget_weights(std::uint64_t update) {
+  casting_.erase(update);
+  if (awaited_.contains(update))
+    end_wait(update, fail(errc::cancelled, "the update is forgotten"));
+}
+
+void member::end_wait(std::uint64_t update, result<void> how) {
+  const auto it = awaited_.find(update);
+  const auto done = std::move(it->second.done);
+  awaited_.erase(it);
+  done(std::move(how));
+}
+
+/// Tells the coordinator of the next slices of each update, once there are enough of them.
+void member::offer_casts() {
+  for (auto& [update, c] : casting_) {
+    if (c.offered || !open_)
+      continue;
+    const auto& cargo = *c.cargo;
+    while (c.next < cargo.slices() && c.bytes == 0 && cargo.left_out(c.next))
+      ++c.next;
+    c.end = std::max(c.end, c.next);
+    while (c.end < cargo.slices() && c.bytes < limits_.cast_bytes && cargo.has(c.end))
+      c.bytes += cargo.size_of(c.end++);
+    auto after = c.end;
+    while (after < cargo.slices() && cargo.left_out(after))
+      ++after;
+    if (c.bytes == 0 || (c.bytes < limits_.cast_bytes && after == c.end && after < cargo.slices()))
+      continue; // more of it is to come
+    c.offered = true;
+    say({.kind = news_kind::offered,
+         .slices = {update, 0, c.next, c.end - c.next, c.bytes, after == cargo.slices()}});
+  }
+}
+
+result<void> member::load(const cast& slices) {
+  if (slices.bytes > limits_.bytes_max)
+    return fail(errc::frame_malformed, "told to cast " + std::to_string(slices.bytes) + " bytes");
+  running_->bytes.resize(slices.bytes);
+  const auto it = casting_.find(slices.update);
+  if (slices.root != rank_ || it == casting_.end())
+    return {};
+  std::size_t at = 0;
+  for (auto slice = slices.first; slice < slices.first + slices.count; ++slice) {
+    const auto size = it->second.cargo->size_of(slice);
+    // Without it (its tensor was doubted meanwhile) the others find out by its hash.
+    if (const auto content = it->second.cargo->bytes_of_slice(slice))
+      std::copy(content->bytes.begin(), content->bytes.end(), running_->bytes.begin() + at);
+    at += size;
+  }
+  return {};
+}
+
+void member::take_cast(const round& over, instant now) {
+  const auto& slices = over.slices;
+  if (const auto it = casting_.find(slices.update); slices.root == rank_ && it != casting_.end()) {
+    auto& c = it->second;
+    c.next = c.end;
+    c.bytes = 0;
+    c.offered = false;
+    if (slices.last)
+      casting_.erase(it);
+    return;
+  }
+  const auto it = awaited_.find(slices.update);
+  if (it == awaited_.end() || slices.root == rank_)
+    return;
+  auto& cargo = *it->second.cargo;
+  it->second.deadline = now + limits_.cast_max;
+  std::span<const std::byte> rest{over.bytes};
+  for (auto slice = slices.first; slice < slices.first + slices.count; ++slice) {
+    if (slice >= cargo.slices() || cargo.size_of(slice) > rest.size())
+      return end_wait(slices.update, fail(errc::frame_malformed, "slices of another manifest"));
+    const auto content = rest.first(cargo.size_of(slice));
+    rest = rest.subspan(content.size());
+    if (cargo.left_out(slice) || cargo.has(slice))
+      continue;
+    if (const auto put = cargo.put(slice, content); !put)
+      return end_wait(slices.update, fail(put));
+  }
+  if (cargo.complete())
+    end_wait(slices.update, {});
+  else if (slices.last)
+    end_wait(slices.update, fail(errc::stale_epoch, "the casts are over, some of it is lacking"));
+}
+
+} // namespace rollcast::collective

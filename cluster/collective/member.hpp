@@ -1,0 +1,142 @@
+#pragma once
+
+#include "cluster/collective/coordinator.hpp"
+#include "cluster/transport/kv_carrier.hpp"
+#include "cluster/weights/weight_cargo.hpp"
+#include "engine/collective/communicator.hpp"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rollcast::collective {
+
+struct member_limits {
+  instant form_max = std::chrono::seconds{45};  ///< For the group to form.
+  instant round_max = std::chrono::seconds{15}; ///< For one round.
+  instant fetch_max = std::chrono::seconds{3}; ///< For a round to begin that brings what is wanted.
+  instant cast_max = std::chrono::seconds{10}; ///< Between two casts of an update.
+  std::uint64_t cast_bytes = std::uint64_t{64} << 20; ///< Of one cast, about.
+  std::uint64_t bytes_max = std::uint64_t{8} << 30;   ///< Of anything that one round may bring.
+};
+
+/// A worker's half of the protocol: keeps one communicator, and begins the rounds that it is told
+/// to begin. No clock, no threads; the communicator is its only way to others. README.md has the
+/// rules. After every call, send what `drain` returns.
+///
+/// Whatever is asked of it ends: done, or failed within the limits. Memory that a running round
+/// uses is held until the round is over or the communicator was aborted.
+class member {
+public:
+  using done_function = kv_carrier::done_function;
+
+  explicit member(communicator_maker& maker, member_limits limits = {})
+    : maker_(maker), limits_(limits) {}
+  ~member();
+  member(const member&) = delete;
+  member& operator=(const member&) = delete;
+
+  /// This worker is that incarnation now; 0: it has no scheduler. What was under way fails.
+  void serve(worker_id as);
+  void obey(const order& what, instant now);
+  /// Polls what runs, and gives up what lasts too long.
+  void turn(instant now);
+  std::vector<news> drain();
+
+  // -- KV, as `kv_carrier` says
+  // ---------------------------------------------------------------------
+
+  void fetch(std::uint64_t pull, kv_carrier::memory into, done_function done, instant now);
+  void give(worker_id puller, std::uint64_t pull, std::span<const std::byte> bytes,
+            std::shared_ptr<const void> owner);
+
+  // -- weights
+  // --------------------------------------------------------------------------------------
+
+  /// Casts the slices of an update to all others as they come into `cargo`.
+  void cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo);
+  /// Fills `cargo` from casts. `done` hears nothing (complete), or why the rest must come another
+  /// way. Nothing else may fill it until then.
+  void await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo, done_function done,
+                     instant now);
+  /// Forgets both; `done` hears `cancelled`.
+  void forget_weights(std::uint64_t update);
+
+  /// Members of the open epoch, and this worker is one; else empty.
+  std::vector<worker_id> peers() const { return open_ ? members_ : std::vector<worker_id>{}; }
+  /// Within how long `turn` is to be called again if nothing else happens.
+  instant patience() const noexcept;
+
+private:
+  using key = std::pair<worker_id, std::uint64_t>; ///< A puller and its number.
+  struct wanted {
+    kv_carrier::memory into;
+    done_function done;
+    instant deadline{0};
+    bool running = false; ///< The round that runs brings it.
+  };
+  struct given {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
+  struct casting {
+    std::shared_ptr<weight_cargo> cargo;
+    std::uint32_t next = 0;  ///< Slice that was not cast.
+    std::uint32_t end = 0;   ///< Those before it are here,
+    std::uint64_t bytes = 0; ///< and have so many from `next` on.
+    bool offered = false;    ///< The coordinator has been told of them.
+  };
+  struct awaited {
+    std::shared_ptr<weight_cargo> cargo;
+    done_function done;
+    instant deadline{0};
+  };
+  struct round {
+    std::uint64_t number = 0;
+    std::vector<std::uint64_t> fetching; ///< Of `fetches_`.
+    cast slices;
+    std::vector<std::byte> bytes;                  ///< Of the cast.
+    std::vector<kv_carrier::memory> written;       ///< Held on to.
+    std::vector<std::shared_ptr<const void>> read; ///< So.
+    instant deadline{0};
+  };
+
+  void form(const order& what, instant now);
+  void begin(const order& what, instant now);
+  result<std::vector<rank_transfer>> transfers_of(const std::vector<move>& moves);
+  result<void> load(const cast& slices);
+  void finish(instant now);
+  void take_cast(const round& over, instant now);
+  void offer_casts();
+  void end_wait(std::uint64_t update, result<void> how);
+  void end_fetch(std::uint64_t pull, result<void> how);
+  void decline(const std::vector<move>& moves);
+  void end_epoch(const error& why);
+  void fail_epoch(const std::string& why);
+  void say(news what);
+
+  communicator_maker& maker_;
+  member_limits limits_;
+  worker_id id_;
+  std::uint64_t epoch_ = 0; ///< 0: none.
+  std::uint32_t rank_ = 0;
+  std::vector<worker_id> members_;
+  bool forming_ = false;
+  bool open_ = false;
+  instant form_deadline_{0};
+  std::map<std::uint64_t, wanted> fetches_;
+  std::map<key, given> gives_;
+  std::map<std::uint64_t, casting> casting_;
+  std::map<std::uint64_t, awaited> awaited_;
+  std::optional<round> running_;
+  std::unique_ptr<communicator> group_; ///< Ends before the memory that it uses.
+  std::vector<news> out_;
+};
+
+} // namespace rollcast::collective

@@ -1,0 +1,97 @@
+#include "cluster/collective/runner.hpp"
+
+#include "cluster/transport/kv_exchange.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace rollcast::collective {
+
+runner::runner(std::shared_ptr<communicator_maker> maker, member_limits limits)
+  : maker_(std::move(maker)), device_(maker_->device()), member_(*maker_, limits) {
+  thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+}
+
+runner::~runner() = default;
+
+void runner::post(command what) {
+  {
+    const std::scoped_lock lock{mutex_};
+    commands_.push_back(std::move(what));
+  }
+  bell_.notify_one();
+}
+
+void runner::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    std::vector<command> todo;
+    {
+      std::unique_lock lock{mutex_};
+      bell_.wait_for(lock, stop, member_.patience(), [this] { return !commands_.empty(); });
+      todo.swap(commands_);
+    }
+    const auto now =
+      std::chrono::duration_cast<instant>(std::chrono::steady_clock::now().time_since_epoch());
+    for (const auto& c : todo)
+      c(member_, now);
+    member_.turn(now);
+    for (auto& n : member_.drain())
+      if (tell_)
+        tell_(std::move(n));
+    const std::scoped_lock lock{mutex_};
+    peers_ = member_.peers();
+  }
+  member_.serve({}); // what a thread used is let go by it
+}
+
+void runner::serve(worker_id as, tell_function tell) {
+  {
+    const std::scoped_lock lock{mutex_};
+    id_ = as;
+    peers_.clear();
+  }
+  post([this, as, tell = std::move(tell)](member& m, instant) {
+    m.serve(as);
+    tell_ = tell;
+  });
+}
+
+void runner::obey(order what) {
+  post([what = std::move(what)](member& m, instant now) { m.obey(what, now); });
+}
+
+worker_id runner::reaches(worker_id holder) const {
+  const std::scoped_lock lock{mutex_};
+  return holder != id_ && std::find(peers_.begin(), peers_.end(), holder) != peers_.end()
+           ? id_
+           : worker_id{};
+}
+
+void runner::fetch(std::uint64_t pull, memory into, done_function done) {
+  post([pull, into = std::move(into), done = std::move(done)](member& m, instant now) {
+    m.fetch(pull, into, done, now);
+  });
+}
+
+void runner::give(worker_id puller, std::uint64_t pull, std::shared_ptr<const kv_image> image) {
+  post([puller, pull, image = std::move(image)](member& m, instant) {
+    m.give(puller, pull, image->bytes, image);
+  });
+}
+
+void runner::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
+  post([update, cargo = std::move(cargo)](member& m, instant) { m.cast_weights(update, cargo); });
+}
+
+void runner::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
+                           done_function done) {
+  post([update, cargo = std::move(cargo), done = std::move(done)](member& m, instant now) {
+    m.await_weights(update, cargo, done, now);
+  });
+}
+
+void runner::forget_weights(std::uint64_t update) {
+  post([update](member& m, instant) { m.forget_weights(update); });
+}
+
+} // namespace rollcast::collective

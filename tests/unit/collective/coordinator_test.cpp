@@ -1,0 +1,189 @@
+// Goal: the coordinator forms a group only of workers with a device of their own, opens it only
+// when all are ready, has one round at a time under way, and ends an epoch when a member goes, says
+// that it failed, or says nothing in time; after some failures in a row it stops trying.
+// Method: the machine alone, told what members would say; time is a number.
+
+#include "cluster/collective/coordinator.hpp"
+
+#include <gtest/gtest.h>
+
+namespace rollcast::collective {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct coordinator_test : testing::Test {
+  std::vector<coordinator::addressed> turn(instant by) {
+    now += by;
+    sut.turn(now);
+    return sut.drain();
+  }
+  std::vector<coordinator::addressed> say(news what) {
+    sut.on(what, now);
+    return sut.drain();
+  }
+  static news of(std::uint64_t worker, news_kind kind, std::uint64_t epoch,
+                 std::uint64_t round = 0) {
+    return {.worker = {worker}, .kind = kind, .epoch = epoch, .round = round};
+  }
+  static news wants(std::uint64_t holder, std::uint64_t puller, std::uint64_t pull,
+                    std::uint64_t bytes = 10) {
+    auto n = of(holder, news_kind::wanted, 1);
+    n.moves = {{{puller}, pull, 0, 0, bytes}};
+    return n;
+  }
+  /// Workers 1 to `count`, each with a device, in an open epoch 1.
+  void open(std::uint64_t count) {
+    for (std::uint64_t w = 1; w <= count; ++w)
+      sut.joined({w}, "device " + std::to_string(w), now);
+    turn(1s);
+    auto id = of(1, news_kind::id_made, 1);
+    id.id = "id";
+    say(id);
+    for (std::uint64_t w = 1; w <= count; ++w)
+      say(of(w, news_kind::ready, 1));
+    ASSERT_EQ(sut.members().size(), count);
+  }
+  static std::size_t count(const std::vector<coordinator::addressed>& orders, order_kind kind) {
+    return static_cast<std::size_t>(std::count_if(
+      orders.begin(), orders.end(), [&](const auto& o) { return o.what.kind == kind; }));
+  }
+
+  coordinator sut;
+  instant now = 100s;
+};
+
+TEST_F(coordinator_test, forms_a_group_of_those_with_devices_of_their_own) {
+  sut.joined({1}, "a", now);
+  sut.joined({2}, "", now);
+  sut.joined({3}, "a", now);
+  EXPECT_TRUE(turn(10s).empty()) << "one device is no group";
+  sut.joined({4}, "b", now);
+  EXPECT_TRUE(turn(900ms).empty()) << "others may come";
+  auto orders = turn(100ms);
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].to, worker_id{1});
+  EXPECT_EQ(orders[0].what.kind, order_kind::make_id);
+  auto made = of(1, news_kind::id_made, 1);
+  made.id = "id";
+  orders = say(made);
+  ASSERT_EQ(orders.size(), 2u);
+  EXPECT_EQ(orders[1].to, worker_id{4});
+  EXPECT_EQ(orders[1].what.rank, 1u);
+  EXPECT_EQ(orders[1].what.id, "id");
+  EXPECT_EQ(orders[1].what.members, (std::vector<worker_id>{{1}, {4}}));
+  EXPECT_TRUE(say(of(4, news_kind::ready, 1)).empty());
+  EXPECT_TRUE(say(of(4, news_kind::ready, 1)).empty()) << "said twice";
+  EXPECT_TRUE(sut.members().empty()) << "used before all are ready";
+  EXPECT_EQ(count(say(of(1, news_kind::ready, 1)), order_kind::open), 2u);
+  EXPECT_EQ(sut.members().size(), 2u);
+}
+
+TEST_F(coordinator_test, has_one_round_at_a_time_in_one_order) {
+  open(3);
+  auto orders = say(wants(1, 2, 7));
+  ASSERT_EQ(orders.size(), 2u) << "the third takes no part";
+  EXPECT_EQ(orders[0].what.moves, (std::vector<move>{{{2}, 7, 0, 1, 10}}));
+  EXPECT_EQ(orders[0].what.round, orders[1].what.round);
+  EXPECT_TRUE(say(wants(2, 3, 8)).empty()) << "one at a time";
+  EXPECT_TRUE(say(wants(3, 1, 9)).empty());
+  EXPECT_TRUE(say(of(1, news_kind::round_done, 1, 1)).empty());
+  orders = say(of(2, news_kind::round_done, 1, 1));
+  ASSERT_EQ(orders.size(), 3u) << "what waited goes together";
+  for (const auto& o : orders)
+    EXPECT_EQ(o.what.round, 2u);
+  EXPECT_EQ(orders[2].what.moves.size(), 2u) << "worker 3 sends one and gets one";
+  EXPECT_EQ(sut.counts().moves, 1u);
+}
+
+TEST_F(coordinator_test, bounds_a_round) {
+  open(2);
+  say(wants(1, 2, 1));
+  for (std::uint64_t pull = 2; pull < 20; ++pull)
+    say(wants(1, 2, pull, std::uint64_t{200} << 20));
+  say(of(1, news_kind::round_done, 1, 1));
+  const auto orders = say(of(2, news_kind::round_done, 1, 1));
+  ASSERT_EQ(orders.size(), 2u);
+  EXPECT_EQ(orders[0].what.moves.size(), 5u) << "1 GiB";
+}
+
+TEST_F(coordinator_test, declines_what_goes_to_no_member) {
+  open(2);
+  const auto orders = say(wants(1, 9, 7));
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].what.kind, order_kind::decline);
+  EXPECT_EQ(orders[0].to, worker_id{1});
+}
+
+TEST_F(coordinator_test, ends_the_epoch_when_a_member_goes) {
+  open(3);
+  say(wants(1, 2, 7));
+  sut.left({3}, now); // which takes no part in the round, but the group is not what it was
+  const auto orders = sut.drain();
+  EXPECT_EQ(count(orders, order_kind::abort), 2u);
+  EXPECT_TRUE(sut.members().empty());
+  EXPECT_TRUE(say(of(1, news_kind::round_done, 1, 1)).empty()) << "old news";
+  const auto again = turn(1s);
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].what.epoch, 2u);
+  EXPECT_EQ(sut.counts().failures, 0u) << "nothing was wrong with the group";
+}
+
+TEST_F(coordinator_test, lets_a_round_end_before_a_newcomer_is_taken_in) {
+  open(2);
+  say(wants(1, 2, 7));
+  sut.joined({3}, "device 3", now);
+  EXPECT_TRUE(sut.drain().empty());
+  say(of(1, news_kind::round_done, 1, 1));
+  EXPECT_EQ(count(say(of(2, news_kind::round_done, 1, 1)), order_kind::abort), 2u);
+  const auto orders = turn(0s);
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].what.kind, order_kind::make_id);
+}
+
+TEST_F(coordinator_test, a_member_that_says_nothing_ends_the_epoch_in_time) {
+  open(2);
+  say(wants(1, 2, 7));
+  say(of(1, news_kind::round_done, 1, 1));
+  EXPECT_TRUE(turn(19s).empty());
+  EXPECT_EQ(count(turn(1s), order_kind::abort), 2u);
+  EXPECT_EQ(sut.counts().failures, 1u);
+  EXPECT_NE(sut.last_failure().find("1 of 2 members"), std::string::npos) << sut.last_failure();
+}
+
+TEST_F(coordinator_test, stops_trying_until_the_members_change) {
+  sut.joined({1}, "a", now);
+  sut.joined({2}, "b", now);
+  for (std::uint64_t epoch = 1; epoch <= 4; ++epoch) {
+    ASSERT_EQ(count(turn(10s), order_kind::make_id), 1u) << epoch;
+    auto failed = of(1, news_kind::failed, epoch);
+    failed.why = "no library";
+    EXPECT_EQ(count(say(failed), order_kind::abort), 2u);
+  }
+  for (int i = 0; i < 100; ++i)
+    EXPECT_TRUE(turn(60s).empty());
+  EXPECT_EQ(sut.last_failure(), "worker 1: no library");
+  sut.joined({3}, "c", now);
+  EXPECT_EQ(count(turn(1s), order_kind::make_id), 1u);
+}
+
+TEST_F(coordinator_test, casts_go_to_all_and_take_turns_with_moves) {
+  open(3);
+  auto offer = of(2, news_kind::offered, 1);
+  offer.slices = {5, 0, 0, 4, 100, false};
+  auto orders = say(offer);
+  ASSERT_EQ(orders.size(), 3u);
+  EXPECT_EQ(orders[0].what.slices.root, 1u);
+  say(wants(1, 2, 7));
+  say(offer);
+  for (std::uint64_t w = 1; w <= 3; ++w)
+    orders = say(of(w, news_kind::round_done, 1, 1));
+  ASSERT_EQ(orders.size(), 2u) << "the move";
+  say(of(1, news_kind::round_done, 1, 2));
+  orders = say(of(2, news_kind::round_done, 1, 2));
+  EXPECT_EQ(orders.size(), 3u) << "the next slices";
+  EXPECT_EQ(sut.counts().cast_bytes, 100u);
+}
+
+} // namespace
+} // namespace rollcast::collective

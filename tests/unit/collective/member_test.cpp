@@ -1,0 +1,288 @@
+// Goal: a member moves bytes as it is told, ends whatever was asked of it in time, holds memory as
+// long as the communicator may touch it, and takes part in a round even if it lacks what it should
+// give or take.
+// Method: two members over a pretended fabric, ordered about by hand; time is a number.
+
+#include "cluster/collective/member.hpp"
+#include "tests/support/pretend_fabric.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace rollcast::collective {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct member_test : testing::Test {
+  struct half {
+    half(test::pretend_fabric& fabric, const std::string& device, worker_id id)
+      : maker(fabric.device(device)), sut(*maker) {
+      sut.serve(id);
+    }
+    std::unique_ptr<communicator_maker> maker;
+    member sut;
+    std::vector<news> said;
+  };
+
+  void turn(instant by = 1ms) {
+    now += by;
+    for (auto* h : {&a, &b}) {
+      h->sut.turn(now);
+      for (auto& n : h->sut.drain())
+        h->said.push_back(std::move(n));
+    }
+  }
+  void both(order what) {
+    for (auto* h : {&a, &b}) {
+      what.rank = h == &a ? 0 : 1;
+      h->sut.obey(what, now);
+    }
+    turn();
+  }
+  void open(std::uint64_t epoch = 1) {
+    both({.kind = order_kind::form,
+          .epoch = epoch,
+          .members = {{1}, {2}},
+          .id = "epoch " + std::to_string(epoch)});
+    turn();
+    ASSERT_TRUE(has(a, news_kind::ready) && has(b, news_kind::ready));
+    both({.kind = order_kind::open, .epoch = epoch});
+    ASSERT_EQ(b.sut.peers().size(), 2u);
+  }
+  order run(std::uint64_t round, std::uint64_t bytes) {
+    return {.kind = order_kind::run, .epoch = 1, .round = round, .moves = {{{2}, 7, 0, 1, bytes}}};
+  }
+  static bool has(const half& h, news_kind kind) {
+    return std::any_of(h.said.begin(), h.said.end(), [&](const news& n) { return n.kind == kind; });
+  }
+  /// Has b ask for `bytes` under number 7.
+  void fetch(std::size_t bytes) {
+    into = std::make_shared<std::vector<std::byte>>(bytes);
+    b.sut.fetch(
+      7, into, [this](result<void> how) { heard.push_back(std::move(how)); }, now);
+  }
+  void give(std::size_t bytes) {
+    const auto image = std::make_shared<std::vector<std::byte>>(bytes, std::byte{42});
+    a.sut.give({2}, 7, *image, image);
+    turn();
+  }
+
+  test::pretend_fabric fabric;
+  half a{fabric, "device a", {1}};
+  half b{fabric, "device b", {2}};
+  kv_carrier::memory into;
+  std::vector<result<void>> heard;
+  instant now = 100s;
+};
+
+TEST_F(member_test, moves_what_is_given_to_who_fetches_it) {
+  open();
+  fetch(1'000);
+  give(1'000);
+  ASSERT_TRUE(has(a, news_kind::wanted));
+  EXPECT_EQ(a.said.back().moves[0].bytes, 1'000u);
+  both(run(1, 1'000));
+  turn();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]);
+  EXPECT_EQ(*into, std::vector<std::byte>(1'000, std::byte{42}));
+  EXPECT_TRUE(has(a, news_kind::round_done) && has(b, news_kind::round_done));
+}
+
+TEST_F(member_test, takes_part_without_what_it_should_give) {
+  open();
+  fetch(1'000);
+  both(run(1, 1'000));
+  turn();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]) << "the hash of the image tells that it is not what was wanted";
+  EXPECT_TRUE(has(a, news_kind::round_done));
+}
+
+TEST_F(member_test, takes_part_without_room_for_what_comes) {
+  open();
+  fetch(999);
+  give(1'000);
+  both(run(1, 1'000));
+  turn();
+  EXPECT_TRUE(heard.empty());
+  EXPECT_TRUE(has(b, news_kind::round_done));
+  turn(3s);
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_EQ(heard[0].error().code, errc::timed_out);
+}
+
+TEST_F(member_test, holds_the_memory_of_a_round_until_it_is_over) {
+  open();
+  fetch(1'000);
+  give(1'000);
+  fabric.stall(true);
+  both(run(1, 1'000));
+  turn(10s); // longer than a fetch may wait for its round
+  EXPECT_TRUE(heard.empty());
+  const std::weak_ptr<std::vector<std::byte>> watched = into;
+  const auto* at = into->data();
+  into.reset();
+  EXPECT_FALSE(watched.expired());
+  EXPECT_TRUE(fabric.uses(at));
+  turn(5s);
+  ASSERT_EQ(heard.size(), 1u) << "the round is given up";
+  EXPECT_FALSE(heard[0]);
+  EXPECT_TRUE(watched.expired());
+  EXPECT_TRUE(has(b, news_kind::failed));
+  EXPECT_TRUE(b.sut.peers().empty());
+}
+
+TEST_F(member_test, ends_everything_when_a_rank_dies_inside_a_round) {
+  open();
+  fetch(1'000);
+  b.sut.fetch(
+    8, std::make_shared<std::vector<std::byte>>(5),
+    [this](result<void> how) { heard.push_back(std::move(how)); }, now);
+  fabric.stall(true);
+  both(run(1, 1'000));
+  fabric.kill("device a", true);
+  turn();
+  ASSERT_EQ(heard.size(), 2u) << "also what waited for a later round";
+  EXPECT_FALSE(heard[0] || heard[1]);
+  EXPECT_TRUE(has(b, news_kind::failed));
+}
+
+TEST_F(member_test, a_failed_group_is_followed_by_another_epoch) {
+  open();
+  both({.kind = order_kind::abort, .epoch = 1, .why = "a test"});
+  EXPECT_TRUE(a.sut.peers().empty());
+  fetch(10);
+  ASSERT_EQ(heard.size(), 1u) << "refused at once";
+  open(2);
+  both(run(1, 1'000)); // of epoch 1
+  EXPECT_FALSE(has(a, news_kind::round_done)) << "old news";
+}
+
+TEST_F(member_test, refuses_a_second_round_while_one_runs) {
+  open();
+  fabric.stall(true);
+  both(run(1, 10));
+  both(run(2, 10));
+  EXPECT_TRUE(has(a, news_kind::failed));
+}
+
+TEST_F(member_test, gives_up_a_group_that_does_not_form) {
+  a.sut.obey({.kind = order_kind::form, .epoch = 1, .members = {{1}, {2}}, .id = "x"}, now);
+  turn(44s);
+  EXPECT_FALSE(has(a, news_kind::failed));
+  turn(1s);
+  EXPECT_TRUE(has(a, news_kind::failed));
+}
+
+TEST_F(member_test, declined_moves_end_on_both_sides) {
+  open();
+  fetch(10);
+  give(10);
+  both({.kind = order_kind::decline, .epoch = 1, .moves = {{{2}, 7, 0, 1, 10}}});
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_EQ(heard[0].error().code, errc::peer_lost);
+}
+
+struct cast_test : member_test {
+  /// Two tensors of 600 and 40 bytes, in slices of 256.
+  std::shared_ptr<weight_cargo> whole() {
+    for (std::size_t size : {600, 40}) {
+      auto& bytes = *content.emplace_back(std::make_shared<std::vector<std::byte>>(size));
+      for (std::size_t i = 0; i < size; ++i)
+        bytes[i] = static_cast<std::byte>(i * 7 + size);
+    }
+    std::vector<tensor_info> tensors{{"a", kernels::dtype::f32, {150}, hash_bytes(*content[0])},
+                                     {"b", kernels::dtype::f32, {10}, hash_bytes(*content[1])}};
+    return *weight_cargo::of(tensors, {{content[0], *content[0]}, {content[1], *content[1]}}, 256);
+  }
+  /// Carries out what the root asks for, as the coordinator would.
+  void rounds() {
+    for (std::uint64_t round = 1; round < 20; ++round) {
+      const auto offer = std::find_if(a.said.begin(), a.said.end(),
+                                      [](const news& n) { return n.kind == news_kind::offered; });
+      if (offer == a.said.end())
+        return;
+      const auto slices = offer->slices;
+      a.said.erase(offer);
+      both({.kind = order_kind::run, .epoch = 1, .round = round, .slices = slices});
+      turn();
+      turn();
+    }
+  }
+  void await(std::shared_ptr<weight_cargo> into) {
+    b.sut.await_weights(
+      3, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); }, now);
+  }
+  std::vector<std::shared_ptr<std::vector<std::byte>>> content;
+};
+
+TEST_F(cast_test, fills_the_cargos_of_those_who_wait) {
+  open();
+  const auto from = whole();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, from);
+  turn();
+  rounds();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]) << heard[0].error().detail;
+  EXPECT_TRUE(to->complete());
+  const auto bytes = to->tensor("a")->bytes;
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), content[0]->begin(), content[0]->end()));
+}
+
+TEST_F(cast_test, leaves_to_another_way_what_the_root_does_not_have) {
+  open();
+  const auto all = whole();
+  const std::shared_ptr<weight_cargo> from = *weight_cargo::expecting(
+    all->tensors(), 256, [](const tensor_info& t) { return t.name == "a"; });
+  for (std::uint32_t slice = 0; slice < 3; ++slice)
+    ASSERT_TRUE(from->put(slice, all->bytes_of_slice(slice)->bytes));
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(all->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, from);
+  turn();
+  rounds();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
+  EXPECT_TRUE(to->tensor("a")) << "that came";
+  EXPECT_FALSE(to->complete());
+}
+
+TEST_F(cast_test, believes_no_bytes_of_another_hash) {
+  open();
+  const auto from = whole();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, from);
+  fabric.corrupt(true);
+  turn();
+  rounds();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_FALSE(heard[0]);
+  EXPECT_FALSE(to->tensor("a"));
+}
+
+TEST_F(cast_test, waits_for_slices_that_the_root_gets_later_and_not_for_ever) {
+  open();
+  const auto all = whole();
+  const std::shared_ptr<weight_cargo> from = *weight_cargo::expecting(all->tensors(), 256);
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(all->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, from);
+  turn(9s);
+  EXPECT_FALSE(has(a, news_kind::offered));
+  for (std::uint32_t slice = 0; slice < 4; ++slice)
+    ASSERT_TRUE(from->put(slice, all->bytes_of_slice(slice)->bytes));
+  turn();
+  EXPECT_TRUE(has(a, news_kind::offered));
+  turn(1s);
+  ASSERT_EQ(heard.size(), 1u) << "no round came";
+  EXPECT_EQ(heard[0].error().code, errc::timed_out);
+}
+
+} // namespace
+} // namespace rollcast::collective
