@@ -100,6 +100,13 @@ decode_worker_options options_of(const worker_node_options& options, worker_hell
   return out;
 }
 
+/// What takes part in collective groups for this worker; null if nothing does.
+std::shared_ptr<collective::runner> start_collectives(const worker_node_options& options) {
+  if (!options.collectives)
+    return nullptr;
+  return std::make_shared<collective::runner>(options.collectives, options.collective_limits);
+}
+
 /// How images travel, given what they are images of.
 kv_exchange_options kv_options_of(const worker_node_options& options, const engine& device,
                                   std::shared_ptr<kv_carrier> carrier) {
@@ -289,10 +296,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   // exchange's callbacks never outlive the system.
   node_system node{options.liveness, std::move(*tls), options.version};
   mailbox_slot slot;
-  const auto collectives =
-    options.collectives
-      ? std::make_shared<collective::runner>(options.collectives, options.collective_limits)
-      : std::shared_ptr<collective::runner>{};
+  const auto collectives = start_collectives(options);
   auto exchange = kv_exchange::open(kv_options_of(options, *runner, collectives),
                                     [&](const kv_request& what, const kv_ticket& ticket) {
                                       slot.post({what, ticket});
@@ -309,18 +313,10 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   auto hello =
     hello_of(options, *runner, *spilled, (*exchange)->endpoint(), (*weights)->endpoint());
   hello.collective_device = collectives ? collectives->device() : "";
-  auto actor = node.get().spawn(decode_worker,
-                                decode_worker_parts{runner,
-                                                    spilled,
-                                                    drafts,
-                                                    exchange->get(),
-                                                    metrics,
-                                                    pulse,
-                                                    *shared,
-                                                    weights->get(),
-                                                    {},
-                                                    collectives},
-                                options_of(options, hello));
+  decode_worker_parts parts{runner,  spilled, drafts,  exchange->get(),
+                            metrics, pulse,   *shared, weights->get()};
+  parts.collectives = collectives;
+  auto actor = node.get().spawn(decode_worker, std::move(parts), options_of(options, hello));
   node.keep(actor);
   slot.set(actor);
   spdlog::info("worker '{}': data on {}, {} KV blocks of {} tokens", options.name,
