@@ -208,6 +208,21 @@ void lose_stuck(self_ptr self) {
                   + " s");
 }
 
+/// A controller's connection has gone: nothing is pushed to it, and what it asked for ends.
+void forget_peer(self_ptr self, const std::string& peer) {
+  for (auto& [id, batch] : self->state.book->batches())
+    if (batch.receiver == peer)
+      batch.receiver.clear();
+  std::erase_if(self->state.scores, [&](const auto& job) {
+    if (job.second.from.peer != peer)
+      return false;
+    // Whether anybody hears it or not, an answer counts the request off.
+    answer(self, job.second.from,
+           error{errc::cancelled, "the controller has gone or does not read", {}});
+    return true;
+  });
+}
+
 void tick(self_ptr self) {
   auto& st = self->state;
   self->delayed_send(self, st.options.tick_interval, caf::tick_atom_v);
@@ -368,19 +383,7 @@ scheduler_actor::behavior_type scheduler(shell::self_ptr self, scheduler_parts p
       if (!shell::refuse_while_stopping(self, request))
         shell::serve(self, request);
     },
-    [self](atom::gone, const std::string& peer) {
-      for (auto& [id, batch] : self->state.book->batches())
-        if (batch.receiver == peer)
-          batch.receiver.clear();
-      std::erase_if(self->state.scores, [&](const auto& job) {
-        if (job.second.from.peer != peer)
-          return false;
-        // Whether anybody hears it or not, an answer counts the request off.
-        shell::answer(self, job.second.from,
-                      error{errc::cancelled, "the controller has gone or does not read", {}});
-        return true;
-      });
-    },
+    [self](atom::gone, const std::string& peer) { shell::forget_peer(self, peer); },
     [self](atom::drain) { shell::begin_stop(self); },
     [self](atom::plan) { shell::place(self); },
     [self](atom::again, worker_id worker, response_id response, std::uint32_t attempt) {

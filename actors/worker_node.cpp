@@ -100,6 +100,13 @@ decode_worker_options options_of(const worker_node_options& options, worker_hell
   return out;
 }
 
+/// What takes part in collective groups for this worker; null if nothing does.
+std::shared_ptr<collective::runner> start_collectives(const worker_node_options& options) {
+  if (!options.collectives)
+    return nullptr;
+  return std::make_shared<collective::runner>(options.collectives, options.collective_limits);
+}
+
 /// How images travel, given what they are images of.
 kv_exchange_options kv_options_of(const worker_node_options& options, const engine& device,
                                   std::shared_ptr<kv_carrier> carrier) {
@@ -309,10 +316,7 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
   // exchange's callbacks never outlive the system.
   node_system node{options.liveness, std::move(*tls), options.version};
   mailbox_slot slot;
-  const auto collectives =
-    options.collectives
-      ? std::make_shared<collective::runner>(options.collectives, options.collective_limits)
-      : std::shared_ptr<collective::runner>{};
+  const auto collectives = start_collectives(options);
   auto exchange = kv_exchange::open(kv_options_of(options, *runner, collectives),
                                     [&](const kv_request& what, const kv_ticket& ticket) {
                                       slot.post({what, ticket});

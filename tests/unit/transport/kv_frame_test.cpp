@@ -65,7 +65,7 @@ TEST(kv_frame, refuses_other_sizes_magics_and_kinds) {
   auto bad = good;
   bad[4] = std::byte{0};
   EXPECT_FALSE(decode_kv_frame(bad));
-  bad[4] = std::byte{8};
+  bad[4] = std::byte{9};
   EXPECT_FALSE(decode_kv_frame(bad));
 }
 
