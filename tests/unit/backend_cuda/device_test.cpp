@@ -200,7 +200,7 @@ TEST(cuda_device, takes_its_share_of_a_gpu_whoever_comes_first) {
 }
 
 TEST(cuda_device, is_no_gpu_that_the_kernels_cannot_run_on) {
-  gpu::device_info info{"Some GPU", 90, 132, std::uint64_t{1} << 36, 227 * 1024, false};
+  gpu::device_info info{"Some GPU", 90, 132, std::uint64_t{1} << 36, 227 * 1024, false, {}};
   EXPECT_TRUE(check_gpu(0, info));
   info.shared_bytes = 99 * 1024; // of sm_86, sm_89 and sm_120
   const auto small = check_gpu(3, info);

@@ -353,7 +353,7 @@ struct drafting {
     return out;
   }
   void learn(std::uint64_t response, const tokens& fresh) {
-    const draft_outcome outcome{{response}, {}, 0, fresh, {}};
+    const draft_outcome outcome{{response}, {}, 0, fresh};
     it->learn({&outcome, 1}, {1, 100, 10}, 0.001);
   }
   std::shared_ptr<speculator> drafts;

@@ -431,12 +431,13 @@ TEST(dump_writer, refuses_rows_that_come_twice_out_of_order_or_not_at_all) {
 
 TEST(dump_writer, takes_only_a_directory_of_its_own) {
   temporary_directory place;
-  ASSERT_TRUE(make_dump(fixture_model("qwen3"), place / "dump", {}));
-  const auto again = make_dump(fixture_model("qwen3"), place / "dump", {});
+  const making how;
+  ASSERT_TRUE(make_dump(fixture_model("qwen3"), place / "dump", how));
+  const auto again = make_dump(fixture_model("qwen3"), place / "dump", how);
   ASSERT_FALSE(again);
   EXPECT_NE(again.error().detail.find("is not empty"), std::string::npos);
   write_bytes(place / "file", "x");
-  EXPECT_FALSE(make_dump(fixture_model("qwen3"), place / "file" / "dump", {}));
+  EXPECT_FALSE(make_dump(fixture_model("qwen3"), place / "file" / "dump", how));
 }
 
 } // namespace rollcast::test
