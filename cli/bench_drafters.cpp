@@ -53,8 +53,8 @@ double drafted_s(const way& how) {
 }
 
 /// Runs all of the work, `batch` responses at once.
-measured roll_out(engine& sut, const std::vector<chunk_request>& work, std::uint32_t group_size,
-                  const way& how, std::uint32_t batch) {
+result<measured> roll_out(engine& sut, const std::vector<chunk_request>& work,
+                          std::uint32_t group_size, const way& how, std::uint32_t batch) {
   if (how.group)
     sut.speculate(how.group);
   else
@@ -68,8 +68,8 @@ measured roll_out(engine& sut, const std::vector<chunk_request>& work, std::uint
       const auto& request = work[next];
       if (how.group)
         how.group->follow(request.response, {1 + next / group_size}, false, request.tokens);
-      if (!sut.admit(request))
-        return {};
+      if (auto admitted = sut.admit(request); !admitted)
+        return fail(admitted);
     }
     sut.step();
   }
@@ -120,18 +120,22 @@ double median(std::vector<double> values) {
 
 /// All ways at all batch sizes, in alternation: a machine's speed drifts by more than what is
 /// compared, so ratios are taken within a round.
-ordered_json measure(const bench_drafters_options& options, engine& sut,
-                     const std::vector<chunk_request>& work, const std::vector<way>& ways) {
+result<ordered_json> measure(const bench_drafters_options& options, engine& sut,
+                             const std::vector<chunk_request>& work, const std::vector<way>& ways) {
   ordered_json rates, ratios, lengths, shares;
   for (const auto batch : batches) {
     const auto key = std::to_string(batch);
     std::vector<std::vector<double>> per_s(ways.size()), to_off(ways.size());
     std::vector<measured> last(ways.size());
-    (void)roll_out(sut, work, options.group_size, ways[0], batch); // warm up
+    if (auto warm = roll_out(sut, work, options.group_size, ways[0], batch); !warm)
+      return fail(warm);
     for (std::uint32_t round = 0; round < options.repeats; ++round) {
       for (std::size_t turn = 0; turn < ways.size(); ++turn) {
         const auto w = (turn + round) % ways.size();
-        last[w] = roll_out(sut, work, options.group_size, ways[w], batch);
+        auto one = roll_out(sut, work, options.group_size, ways[w], batch);
+        if (!one)
+          return fail(one);
+        last[w] = *one;
         per_s[w].push_back(last[w].tokens_per_s);
       }
       for (std::size_t w = 0; w < ways.size(); ++w)
@@ -144,10 +148,10 @@ ordered_json measure(const bench_drafters_options& options, engine& sut,
       shares[ways[w].name][key] = last[w].draft_share;
     }
   }
-  return {{"tokens_per_s", rates},
-          {"ratio_to_off", ratios},
-          {"acceptance_length", lengths},
-          {"draft_share_of_time", shares}};
+  return ordered_json{{"tokens_per_s", rates},
+                      {"ratio_to_off", ratios},
+                      {"acceptance_length", lengths},
+                      {"draft_share_of_time", shares}};
 }
 
 /// The way to draft with a model, and with it beside groups.
@@ -165,6 +169,9 @@ result<ordered_json> run(const bench_drafters_options& options) {
   what.max_batch = batches.back();
   if (auto settled = settle_drafts(what); !settled)
     return fail(settled);
+  if (what.speculate != "mtp" && what.speculate != "eagle3")
+    return fail(errc::bad_config, "--speculate is " + what.speculate
+                                    + ": give mtp or eagle3, whose model is compared");
   const auto work = read_work(options);
   if (!work)
     return fail(work);
@@ -197,18 +204,23 @@ result<ordered_json> run(const bench_drafters_options& options) {
   ways.push_back(std::move(*both));
   engine sut{std::move(*device), limits_of(what)};
   auto json = measure(options, sut, *work, ways);
-  for (const auto& n : noises)
-    by_noise[n.name] =
-      roll_out(sut, *work, options.group_size, n, batches.back()).acceptance_length;
-  json["acceptance_length_by_noise"] = std::move(by_noise);
+  if (!json)
+    return fail(json);
+  for (const auto& n : noises) {
+    const auto one = roll_out(sut, *work, options.group_size, n, batches.back());
+    if (!one)
+      return fail(one);
+    by_noise[n.name] = one->acceptance_length;
+  }
+  (*json)["acceptance_length_by_noise"] = std::move(by_noise);
   for (const auto& [name, table] :
        {std::pair{"step_costs", &costs}, std::pair{"pass_costs", &passes}})
     for (const auto& point : table->points())
-      json[name].push_back({{"rows", point.rows}, {"seconds", point.seconds}});
-  json["drafts"] = {
+      (*json)[name].push_back({{"rows", point.rows}, {"seconds", point.seconds}});
+  (*json)["drafts"] = {
     {"steps", what.draft_steps}, {"topk", what.draft_topk}, {"tokens", what.draft_tokens}};
-  json["temperature"] = options.temperature;
-  json["responses"] = work->size();
+  (*json)["temperature"] = options.temperature;
+  (*json)["responses"] = work->size();
   return json;
 }
 

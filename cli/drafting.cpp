@@ -27,6 +27,12 @@ result<draft_kind> kind_in(const std::filesystem::path& directory) {
   return *eagle ? draft_kind::eagle3 : draft_kind::mtp;
 }
 
+/// True if the drafter is an MTP layer of the target's checkpoint.
+bool is_own(const device_options& options) {
+  std::error_code ignored;
+  return std::filesystem::equivalent(options.draft_model, options.model, ignored);
+}
+
 model_draft_options shape_of(const device_options& options) {
   return {.steps = options.draft_steps, .topk = options.draft_topk, .tokens = options.draft_tokens};
 }
@@ -66,6 +72,10 @@ result<void> settle_drafts(device_options& options) {
   if (!wanted && how != speculation::auto_) {
     if (!options.draft_model.empty())
       return fail(errc::bad_config, "--draft-model is given, but --speculate is "
+                                      + options.speculate + ": give mtp, eagle3 or auto");
+    if (options.draft_steps != 0 || options.draft_topk != 0 || options.draft_tokens != 0)
+      return fail(errc::bad_config, "--speculative-num-steps, -eagle-topk and -num-draft-tokens "
+                                    "are for a draft model, but --speculate is "
                                       + options.speculate + ": give mtp, eagle3 or auto");
     return {};
   }
@@ -110,6 +120,11 @@ result<std::shared_ptr<model_drafter>> open_drafter(const device_options& option
   load.threads = pool->size();
   const auto& profile = target.numerics();
   const auto draft = load_draft(options.draft_model, *kind, *config, profile.arithmetic, load);
+  if (!draft && options.speculate == "auto" && is_own(options)) {
+    // Checkpoints that were trained further often lack the layer that their config.json names.
+    spdlog::warn("the model's own MTP layer does not draft: {}", draft.error().detail);
+    return std::shared_ptr<model_drafter>{};
+  }
   if (!draft)
     return fail(draft);
   cpu_backend_options device;
@@ -124,10 +139,8 @@ result<std::shared_ptr<model_drafter>> open_drafter(const device_options& option
 
 std::unique_ptr<backend> with_draft(std::unique_ptr<backend> device, model_drafter& drafter,
                                     const device_options& options) {
-  std::error_code ignored;
-  const bool own = std::filesystem::equivalent(options.draft_model, options.model, ignored);
   return with_draft_weights(std::move(device), drafter.model().device,
-                            own ? drafter.model().layer_prefix : std::string{});
+                            is_own(options) ? drafter.model().layer_prefix : std::string{});
 }
 
 } // namespace rollcast::cli

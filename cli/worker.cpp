@@ -17,6 +17,44 @@
 
 namespace rollcast::cli {
 
+namespace {
+
+/// What the options say of the worker. `device` are theirs, with the drafts settled.
+worker_node_options node_of(const worker_options& options, const device_options& device,
+                            const std::shared_ptr<curve_policy>& keys) {
+  worker_node_options node;
+  node.name = options.name.empty() ? "worker-" + std::to_string(::getpid()) : options.name;
+  node.model = std::filesystem::absolute(device.model).filename().string();
+  node.scheduler_host = options.scheduler_host;
+  node.scheduler_port = options.scheduler_port;
+  node.kv.bind = endpoint_at(options.data_address, options.data_port);
+  node.kv.advertise_host = options.data_advertise;
+  node.weights.bind = endpoint_at(options.data_address, options.weights_port);
+  node.weights.advertise_host = options.data_advertise;
+  node.kv.keys = keys;
+  node.weights.keys = keys;
+  node.draft_keys = keys;
+  node.tls = options.keys.tls;
+  node.weight_threads = options.weight_threads;
+  node.metrics_address = options.metrics_address;
+  if (!options.no_metrics)
+    node.metrics_port = options.metrics_port;
+  node.liveness = liveness_of(options.lost_after_ms);
+  node.engine = limits_of(device);
+  node.spill = spill_of(device);
+  node.speculation.how = *find_speculation(device.speculate);
+  node.speculation.tree_width = device.draft_width;
+  if (device.draft_server != "none")
+    node.draft_server = device.draft_server;
+  node.weight_epoch = 1;
+  node.drain_ms_max = std::chrono::milliseconds{options.drain_ms};
+  node.give_up_ms = std::chrono::seconds{options.give_up_s};
+  node.stuck_after_s = std::chrono::seconds{options.stuck_after_s};
+  return node;
+}
+
+} // namespace
+
 int run_worker(const worker_options& options) {
   catch_stop_signals();
   const stop_watch stop;
@@ -49,36 +87,9 @@ int run_worker(const worker_options& options) {
   const auto collectives = collectives_of(options.device, *keys != nullptr);
   if (!collectives)
     return fail_start(collectives.error(), announce_fd);
-  worker_node_options node;
+  auto node = node_of(options, what, *keys);
   node.collectives = *collectives;
-  node.name = options.name.empty() ? "worker-" + std::to_string(::getpid()) : options.name;
-  node.model = std::filesystem::absolute(options.device.model).filename().string();
-  node.scheduler_host = options.scheduler_host;
-  node.scheduler_port = options.scheduler_port;
-  node.kv.bind = endpoint_at(options.data_address, options.data_port);
-  node.kv.advertise_host = options.data_advertise;
-  node.weights.bind = endpoint_at(options.data_address, options.weights_port);
-  node.weights.advertise_host = options.data_advertise;
-  node.kv.keys = *keys;
-  node.weights.keys = *keys;
-  node.draft_keys = *keys;
-  node.tls = options.keys.tls;
-  node.weight_threads = options.weight_threads;
-  node.metrics_address = options.metrics_address;
-  if (!options.no_metrics)
-    node.metrics_port = options.metrics_port;
-  node.liveness = liveness_of(options.lost_after_ms);
-  node.engine = limits_of(what);
-  node.spill = spill_of(options.device);
-  node.speculation.how = *find_speculation(options.device.speculate);
-  node.speculation.tree_width = options.device.draft_width;
   node.draft_model = std::move(*drafter);
-  if (options.device.draft_server != "none")
-    node.draft_server = options.device.draft_server;
-  node.weight_epoch = 1;
-  node.drain_ms_max = std::chrono::milliseconds{options.drain_ms};
-  node.give_up_ms = std::chrono::seconds{options.give_up_s};
-  node.stuck_after_s = std::chrono::seconds{options.stuck_after_s};
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {
       if (announce_fd < 0) {

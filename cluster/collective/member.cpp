@@ -216,6 +216,8 @@ void member::give(worker_id puller, std::uint64_t pull, std::span<const std::byt
 
 void member::end_fetch(std::uint64_t pull, result<void> how) {
   const auto it = fetches_.find(pull);
+  if (it == fetches_.end())
+    return;
   const auto over = std::move(it->second);
   fetches_.erase(it);
   over.done(std::move(how));
@@ -224,7 +226,9 @@ void member::end_fetch(std::uint64_t pull, result<void> how) {
 void member::decline(const std::vector<move>& moves) {
   for (const auto& m : moves) {
     gives_.erase({m.puller, m.pull});
-    if (m.puller == id_ && fetches_.contains(m.pull))
+    // What a running round brings ends with the round: its memory is in use.
+    const auto it = fetches_.find(m.pull);
+    if (m.puller == id_ && it != fetches_.end() && !it->second.running)
       end_fetch(m.pull, fail(errc::peer_lost, "the coordinator has declined it"));
   }
 }

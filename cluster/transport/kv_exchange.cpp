@@ -105,11 +105,15 @@ std::chrono::milliseconds kv_exchange::loop::until_next_deadline() const {
 
 void kv_exchange::loop::expire() {
   const auto now = clock::now();
-  std::vector<std::uint64_t> silent;
+  std::vector<std::uint64_t> silent, uncarried;
   for (auto& [id, p] : pulls_)
     // What is carried comes or fails by itself; the holder must only know that it is waited for.
-    if (p.deadline <= now && (p.carried_to == worker_id{} || !ask_to_carry(id, p)))
+    if (p.carried_to != worker_id{} && p.carry_until <= now)
+      uncarried.push_back(id);
+    else if (p.deadline <= now && (p.carried_to == worker_id{} || !ask_to_carry(id, p)))
       silent.push_back(id);
+  for (const auto id : uncarried)
+    fall_back(id, pulls_.at(id));
   for (const auto id : silent) {
     const auto it = pulls_.find(id);
     if (it == pulls_.end())

@@ -35,6 +35,8 @@ struct kv_exchange_options {
   std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
   std::size_t offers_max = 128;  ///< Out of this worker at one time.
   std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a transfer is given up.
+  /// After which a carrier that says nothing is no longer waited for; its own limits are shorter.
+  std::chrono::milliseconds carry_ms_max{30'000};
   /// For how long nothing more is asked of a holder that said nothing at all for `idle_ms_max`.
   std::chrono::milliseconds shun_ms{30'000};
   std::shared_ptr<curve_policy> keys = nullptr;  ///< Of the cluster; null: nothing is encrypted.

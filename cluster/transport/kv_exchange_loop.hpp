@@ -81,6 +81,7 @@ private:
     std::uint64_t bytes = 0;        ///< What it counts for while it is started.
     bool started = false;           ///< Its holder was asked; until then it waits for its turn.
     worker_id carried_to = {};      ///< Us, while the carrier fetches it.
+    clock::time_point carry_until;  ///< Then it is fetched without the carrier.
     clock::time_point deadline = clock::time_point::max();
   };
   /// A transfer out of this worker.
@@ -105,6 +106,8 @@ private:
   void on(const cancel_command& c);
   void on(const answer_command& c);
   void on(carried_command& c);
+  /// Goes on without the carrier, in fresh memory: the old is the carrier's.
+  void fall_back(std::uint64_t id, pull& p);
   void on(const stop_command&) { running_ = false; }
 
   // The puller's side.

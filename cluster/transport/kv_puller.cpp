@@ -190,6 +190,7 @@ void kv_exchange::loop::carry(std::uint64_t id, pull& p) {
   options_.carrier->fetch(id, bytes, [to = inbox_, id, bytes](result<void> how) {
     put(*to, carried_command{id, bytes, std::move(how)});
   });
+  p.carry_until = clock::now() + options_.carry_ms_max;
   ask_to_carry(id, p); // behind `fetch`: what is asked for here may come at once
 }
 
@@ -203,22 +204,30 @@ void kv_exchange::loop::on(carried_command& c) {
   if (it == pulls_.end())
     return; // cancelled meanwhile
   auto& p = it->second;
-  p.carried_to = {};
-  p.deadline = soon();
+  if (p.carried_to == worker_id{})
+    return; // too late: it is fetched without the carrier
   if (c.how && hash_bytes(*c.bytes) == p.image.manifest.content) {
+    p.carried_to = {};
+    p.deadline = soon();
     p.image.bytes = std::move(*c.bytes);
     p.image.carried = true;
     ++counts.carried;
     counts.bytes_in += p.image.bytes.size();
     return finish(c.id, p);
   }
+  fall_back(c.id, p);
+}
+
+void kv_exchange::loop::fall_back(std::uint64_t id, pull& p) {
+  p.carried_to = {};
+  p.deadline = soon();
   ++counts.carry_failed;
   p.image.fell_back = true;
-  if (const auto room = make_room(p); !room) { // the memory is the carrier's
-    tell_holder(p, {.kind = kv_message::close, .pull = c.id});
-    return end_pull(c.id, fail(room));
+  if (const auto room = make_room(p); !room) {
+    tell_holder(p, {.kind = kv_message::close, .pull = id});
+    return end_pull(id, fail(room));
   }
-  want_parts(c.id, p);
+  want_parts(id, p);
 }
 
 void kv_exchange::loop::want_parts(std::uint64_t id, pull& p) {

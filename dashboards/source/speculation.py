@@ -117,4 +117,23 @@ EXCHANGE = [
         width=24),
 ]
 
-DASHBOARD = dashboard("speculation", "speculation", *GAIN, *PRICE, *EXCHANGE)
+MODEL = [
+    row("Draft model"),
+    panel(
+        "Passes of the draft model", "suffix: /s",
+        "Forward passes of an MTP layer or an EAGLE-3 head, all workers.",
+        "0 with `mtp` or `eagle3`: no drafts are asked for; look at the budget. With `auto`: the "
+        "model does not pay at this batch size.",
+        (total(rate(worker("rollcast_draft_model_passes_total"))), "passes")),
+    panel(
+        "What the draft model could not see", "suffix: /s",
+        "Contexts that it began anew, because its own was full or steps without drafts lay between, "
+        "and responses that its KV had no blocks for.",
+        "Restarts at a steady rate: responses are longer than its context (2048 tokens of a "
+        "published EAGLE-3 head). Starved: its KV blocks are too few for this batch. Acceptance "
+        "falls, nothing else.",
+        (total(rate(worker("rollcast_draft_context_restarts_total"))), "restarts"),
+        (total(rate(worker("rollcast_draft_contexts_starved_total"))), "starved")),
+]
+
+DASHBOARD = dashboard("speculation", "speculation", *GAIN, *PRICE, *MODEL, *EXCHANGE)

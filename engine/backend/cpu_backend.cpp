@@ -526,7 +526,9 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   auto kv_cache = aligned_buffer::make(kv_bytes);
   if (!kv_cache)
     return fail(kv_cache);
-  auto activations = cpu_activations::make(config, profile.arithmetic, shape, options.threads);
+  // A pool that is given may have other threads than `options.threads`; each needs its scratch.
+  auto pool = options.pool ? options.pool : std::make_shared<thread_pool>(options.threads);
+  auto activations = cpu_activations::make(config, profile.arithmetic, shape, pool->size());
   if (!activations)
     return fail(activations);
   auto experts = cpu_experts::make(config, profile.arithmetic, options.rows_max);
@@ -538,7 +540,6 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   auto input = cpu_draft_input::make(config, profile.arithmetic, options.rows_max);
   if (!input)
     return fail(input);
-  auto pool = options.pool ? options.pool : std::make_shared<thread_pool>(options.threads);
   return std::make_unique<cpu_backend>(
     std::move(weights), profile, std::move(pool), std::move(*activations), std::move(*experts),
     std::move(*latent), std::move(*input), std::move(*kv_cache), shape);

@@ -23,10 +23,11 @@ result<drafting_model> make_cpu_drafting(const draft_model& draft, const numeric
   if (const auto why = check_shape_of(how); !why.empty())
     return fail(errc::bad_config, why);
   const auto& config = draft.weights->config();
-  if (config.max_positions <= how.steps)
-    return fail(errc::bad_config,
-                "the draft's max_position_embeddings is " + std::to_string(config.max_positions)
-                  + ", too few for speculative-num-steps " + std::to_string(how.steps));
+  const auto positions = std::min<std::uint64_t>(config.max_positions, target.positions_max);
+  if (positions <= how.steps)
+    return fail(errc::bad_config, "the draft has " + std::to_string(positions) + " positions"
+                                    + ", too few for speculative-num-steps "
+                                    + std::to_string(how.steps));
   const std::uint64_t held = std::uint64_t{target.kv_blocks} * target.block_tokens;
   // Every context has a part of a block to itself; a tree has two sets of them for each path.
   const std::uint64_t spare = (1 + 2 * std::uint64_t{how.topk}) * (1 + blocks_of(how.steps));

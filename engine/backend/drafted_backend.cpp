@@ -2,6 +2,7 @@
 
 #include "engine/backend/forwarding_backend.hpp"
 #include "engine/base/check.hpp"
+#include "engine/model/tensor_plan.hpp"
 #include "engine/model/tensor_source.hpp"
 
 #include <algorithm>
@@ -39,7 +40,7 @@ const drafted_weights& pair_in(const device_weights& weights) noexcept {
   return *pair;
 }
 
-/// The model's part of an update, or the drafter's under its own names.
+/// The model's part of an update, without its MTP layer, or the drafter's under its own names.
 class update_part final : public tensor_source {
 public:
   update_part(const tensor_source& all, bool of_draft, const std::string& layer)
@@ -51,7 +52,7 @@ public:
       if (name.starts_with(draft_prefix)) {
         if (of_draft_)
           out.push_back(name.substr(draft_prefix.size()));
-      } else if (!of_draft_ || is_of_layer(name)) {
+      } else if (of_draft_ == is_of_layer(name)) {
         out.push_back(name);
       }
     }

@@ -20,7 +20,4 @@ namespace rollcast {
 std::unique_ptr<backend> with_draft_weights(std::unique_ptr<backend> device,
                                             std::shared_ptr<backend> draft, std::string layer);
 
-/// What the names of a drafter's tensors begin with in an update.
-inline constexpr std::string_view draft_prefix = "draft.";
-
 } // namespace rollcast

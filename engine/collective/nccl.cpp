@@ -151,6 +151,8 @@ result<void> nccl_communicator::post() {
       return ok;
   }
   auto ok = check(call_->group_start(), "beginning an operation");
+  if (!ok)
+    return ok;
   for (std::size_t i = 0; i < transfers_.size() && ok; ++i) {
     const auto& t = transfers_[i];
     const auto bytes = piece_of(t);

@@ -17,7 +17,7 @@ struct nccl_limits {
 };
 
 /// Makes communicators of NCCL for a GPU. The library is found when the program runs, so that
-/// nothing needs it to be built or started: at least 2.14, of which non-blocking communicators are.
+/// nothing needs it to be built or started: at least 2.18, whose abort is safe while a group forms.
 /// Fails with `bad_config` and one line if it is not there, or there is no GPU of that number.
 ///
 /// Its communicators never block: no call of NCCL waits for another rank, and what it says of an

@@ -5,7 +5,8 @@
 namespace rollcast::nccl {
 namespace {
 
-constexpr int oldest = 21400;
+/// Before it, an abort while a group forms races with NCCL's own thread.
+constexpr int oldest = 21800;
 
 template <class T>
 bool look_up(void* library, const char* name, T& call) {
@@ -44,7 +45,7 @@ std::unique_ptr<calls> calls::find(const std::string& path, std::string& why_not
     why_not = "the NCCL that was found lacks a call that is needed";
   else if (found->get_version(&version) != success || version < oldest)
     why_not = "NCCL " + std::to_string(version) + " was found, " + std::to_string(oldest)
-              + " (2.14) is the oldest that will do";
+              + " (2.18) is the oldest that will do";
   else
     return found;
   return nullptr; // the library stays loaded: it does not like to go

@@ -111,7 +111,7 @@ void model_drafter::see(std::span<const seen_rows> seen, std::span<const float> 
   if (waiting <= 2 * model_.device->shape().rows_max)
     return;
   if (resting_)
-    rest();
+    trim();
   else
     extend({});
 }
@@ -121,6 +121,10 @@ void model_drafter::rest() {
   drafted_.clear();
   for (auto& mean : mean_) // what was learnt long ago may be wrong by now
     mean += mean_forgetting * (mean_prior - mean);
+  trim();
+}
+
+void model_drafter::trim() {
   for (auto& [response, c] : contexts_)
     if (c.pending() > 2 * resting_states)
       restart(c, resting_states);
@@ -224,6 +228,8 @@ void model_drafter::extend(std::span<const draft_seat> seats) {
   flush();
   for (const auto& [c, rows] : done) {
     c->rows += rows;
+    if (c->states.capacity() > 2 * resting_states * model_.width)
+      c->states = {}; // a prompt's are many, and are not needed again
     c->states.clear();
     c->next.clear();
   }

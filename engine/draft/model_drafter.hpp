@@ -77,6 +77,8 @@ public:
              const step_costs* costs);
   /// In place of `draft` in a step that has none of its: keeps the latest states only.
   void rest();
+  /// Leaves each context the last states that a resting model needs to begin again.
+  void trim();
   /// Mean chance, as learnt, that the token at a place (0: the first) is right if those before are.
   float chance(std::size_t place) const;
 

@@ -41,7 +41,7 @@ result<void> check_names(const model_config& config, std::span<const planned_ten
   std::vector<std::string_view> unknown;
   bool changes_any = false;
   for (const auto name : names) {
-    changes_any = changes_any || planned.contains(name);
+    changes_any = changes_any || planned.contains(name) || name.starts_with(draft_prefix);
     if (!planned.contains(name) && !is_known_extra(config, name))
       unknown.push_back(name);
   }

@@ -173,6 +173,8 @@ std::vector<planned_tensor> plan_tensors(const model_config& config) {
 bool is_known_extra(const model_config& config, std::string_view name) {
   if (config.draft.kind != draft_kind::none)
     return is_draft_extra(config, name);
+  if (name.starts_with(draft_prefix)) // of workers that draft with a model
+    return true;
   if (name.starts_with("model.") && name.ends_with("rotary_emb.inv_freq"))
     return true;
   if (config.tie_embeddings && name == "lm_head.weight")

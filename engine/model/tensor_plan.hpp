@@ -10,6 +10,10 @@
 
 namespace rollcast {
 
+/// What the names of a draft model's tensors begin with in an update. A device whose worker does
+/// not draft with a model leaves them out.
+inline constexpr std::string_view draft_prefix = "draft.";
+
 /// What a checkpoint tensor is for.
 enum class tensor_role : std::uint8_t {
   embedding,

@@ -92,6 +92,8 @@ void engine::state::adopt_parked(sequence& fresh) {
     fresh.blocks.insert(fresh.blocks.end(), old.blocks.begin(), old.blocks.end());
     old.blocks.clear();
     fresh.cached = old.cached;
+  } else if (speculator) {
+    speculator->gone(fresh.id); // what it has seen is of other tokens
   }
   erase(fresh.id);
 }
@@ -117,6 +119,8 @@ result<void> engine::state::admit(chunk_request request) {
   if (need > pool_.total() || (seq->reserve && need > seq->blocks.size() + pool_.free())) {
     const auto held = seq->blocks.size();
     pool_.give_back(seq->blocks);
+    if (speculator)
+      speculator->gone(seq->id);
     return fail(errc::out_of_kv_blocks,
                 "response " + std::to_string(seq->id.value) + " needs " + std::to_string(need)
                   + " KV blocks, holds " + std::to_string(held) + ", free "

@@ -129,7 +129,7 @@ class Trainer:
             self.iteration = state["iteration"]
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
-            if self.beside:
+            if self.beside and "draft" in state:
                 self.beside.load_state_dict(state["draft"])
             lines = (self.out / "metrics.jsonl").read_text().splitlines()
             self.metrics = [json.loads(line) for line in lines[: self.iteration]]

@@ -146,5 +146,27 @@ TEST_F(carry_test, asks_the_group_for_nothing_before_it_is_open_or_after_it_has_
   EXPECT_EQ(got->bytes, image->bytes);
 }
 
+/// Takes everything and never says how it ended, as where a library's call does not return.
+struct silent_carrier final : kv_carrier {
+  worker_id reaches(worker_id) const override { return {2}; }
+  void fetch(std::uint64_t, memory, done_function) override { ++fetches; }
+  void give(worker_id, std::uint64_t, std::shared_ptr<const kv_image>) override {}
+  std::atomic<int> fetches = 0;
+};
+
+TEST_F(carry_test, goes_by_zeromq_when_the_carrier_never_answers) {
+  const auto carrier = std::make_shared<silent_carrier>();
+  kv_exchange_options options;
+  options.carry_ms_max = 300ms;
+  options.carrier = carrier;
+  nodes[2].exchange = *kv_exchange::open(options, [](const kv_request&, const kv_ticket&) {});
+  const auto got = pull();
+  ASSERT_TRUE(got) << got.error().detail;
+  EXPECT_EQ(carrier->fetches, 1);
+  EXPECT_TRUE(got->fell_back);
+  EXPECT_FALSE(got->carried);
+  EXPECT_EQ(got->bytes, image->bytes);
+}
+
 } // namespace
 } // namespace rollcast::collective
