@@ -127,8 +127,8 @@ MODEL = [
         (total(rate(worker("rollcast_draft_model_passes_total"))), "passes")),
     panel(
         "What the draft model could not see", "suffix: /s",
-        "Contexts that it began anew, because its own was full or steps without drafts lay between, "
-        "and responses that its KV had no blocks for.",
+        "Contexts that it began anew, because its own was full or steps without drafts lay "
+        "between, and responses that its KV had no blocks for.",
         "Restarts at a steady rate: responses are longer than its context (2048 tokens of a "
         "published EAGLE-3 head). Starved: its KV blocks are too few for this batch. Acceptance "
         "falls, nothing else.",
