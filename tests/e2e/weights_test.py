@@ -220,7 +220,9 @@ class Update(Updated):
         batch = self.batch(scheduler)
         wait_until(lambda: any(w["running"] for w in ready_workers(scheduler.endpoint).values()),
                    "the batch runs")
-        time.sleep(0.3)  # some responses are in their middle then
+        # Some responses are in their middle then, however busy the machine is.
+        batches = lambda: status(scheduler.endpoint)["batches"]
+        wait_until(lambda: any(b["generated_tokens"] for b in batches()), "the first chunk ends")
         self.served(self.weights(scheduler, "--from", self.next, "--flip", "chunk"), 2, 2)
         self.assertIsNone(batch.poll(), "too late: the batch is over")
         lines = [json.loads(line) for line in self.collect(batch)[0].splitlines()]
