@@ -1,6 +1,5 @@
 """A draft model that is trained beside the policy on what it rolls out, and one that is not."""
 
-import sys
 import time
 
 from rollcast.drafts import (
@@ -11,6 +10,8 @@ from rollcast.drafts import (
     ends_of,
     load_draft,
 )
+
+from plots import save_plot
 
 STEPS = 3  # Tokens of a chain that are trained and judged.
 
@@ -77,28 +78,20 @@ class DraftBeside:
 
 def plot_drafts(metrics, kind, path):
     """draft_curve.png: what the trained and the frozen draft are worth by iteration."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        print("no plot: matplotlib is not installed", file=sys.stderr)
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    at = [m["iteration"] for m in metrics]
-    for key, label, style in (
-        ("draft_acceptance", f"{kind}, trained on the rollouts before", "-"),
-        ("draft_acceptance_frozen", f"{kind}, frozen", "--"),
-        ("draft_acceptance_independent", "trained, independent noise", ":"),
-    ):
-        axes.plot(at, [m[key] for m in metrics], style, label=label)
-    axes.set(
-        xlabel="iteration",
-        ylabel="tokens a pass",
-        ylim=(1, None),
-        title=f"Mean acceptance length, chains of {STEPS}, temperature 1",
-    )
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    def draw(axes):
+        at = [m["iteration"] for m in metrics]
+        for key, label, style in (
+            ("draft_acceptance", f"{kind}, trained on the rollouts before", "-"),
+            ("draft_acceptance_frozen", f"{kind}, frozen", "--"),
+            ("draft_acceptance_independent", "trained, independent noise", ":"),
+        ):
+            axes.plot(at, [m[key] for m in metrics], style, label=label)
+        axes.set(
+            xlabel="iteration",
+            ylabel="tokens a pass",
+            ylim=(1, None),
+            title=f"Mean acceptance length, chains of {STEPS}, temperature 1",
+        )
+
+    save_plot(path, draw)

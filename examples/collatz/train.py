@@ -31,6 +31,7 @@ from cluster_rollouts import Cluster, ClusterRollouts, Stop
 from collatz import judge, start_of, text_of, trajectory
 from draft_beside import DraftBeside, plot_drafts
 from make_prompts import SplitMix64
+from plots import save_plot
 
 HERE = Path(__file__).resolve().parent
 ROWS_AT_ONCE = 6000  # Tokens of one forward and backward; more costs page faults.
@@ -226,25 +227,17 @@ def replace(path, write):
 
 def plot(metrics, before, path):
     """curve.png: exactly correct answers and reward by iteration."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        print("no plot: matplotlib is not installed", file=sys.stderr)
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    at = [m["iteration"] + 1 for m in metrics]
-    axes.plot(at, [m["reward"] for m in metrics], label="reward (share of correct steps)")
-    axes.plot(at, [m["exact"] for m in metrics], label="exact, training prompts", alpha=0.6)
-    held = [(m["iteration"] + 1, m["heldout_exact"]) for m in metrics if "heldout_exact" in m]
-    held = [(0, before), *held]
-    axes.plot(*zip(*held), "o-", label="exact, held-out prompts")
-    axes.set(xlabel="iteration", ylim=(0, 1), title="Collatz, GRPO, temperature 1")
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    def draw(axes):
+        at = [m["iteration"] + 1 for m in metrics]
+        axes.plot(at, [m["reward"] for m in metrics], label="reward (share of correct steps)")
+        axes.plot(at, [m["exact"] for m in metrics], label="exact, training prompts", alpha=0.6)
+        held = [(m["iteration"] + 1, m["heldout_exact"]) for m in metrics if "heldout_exact" in m]
+        held = [(0, before), *held]
+        axes.plot(*zip(*held), "o-", label="exact, held-out prompts")
+        axes.set(xlabel="iteration", ylim=(0, 1), title="Collatz, GRPO, temperature 1")
+
+    save_plot(path, draw)
 
 
 def rollouts_of(options):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence, overload
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import _kernels, torch_ops
+from ._checkpoint import read_tensors
 from ._kernels import KernelError
 from .torch_ops import AttentionShape, PackedMatrix, Sequences
 
@@ -42,17 +43,6 @@ def _rope_of(config: Mapping[str, Any], head_dim: int) -> _kernels.Rope:
         float(scaling.get("high_freq_factor", 4.0)),
         float(original),
     )
-
-
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
-    index = directory / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        tensors.update(load_file(directory / name))
-    return tensors
 
 
 class _Weight(nn.Module):
@@ -176,7 +166,7 @@ class Qwen3ForRollout(nn.Module):
         if not config.get("tie_word_embeddings", False):
             self.lm_head = _Weight(config["vocab_size"], config["hidden_size"])
         self._head = PackedMatrix(dtype)
-        self._load(_read_tensors(self.directory))
+        self._load(read_tensors(self.directory))
 
     def _refuse_others(self) -> None:
         config, where = self.config, self.directory / "config.json"

@@ -9,9 +9,10 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .._checkpoint import read_tensors
 from ._layer import Attention, DraftError, Mlp, Past, RmsNorm, Shape
 
 EAGLE3, MTP = "LlamaForCausalLMEagle3", "MiMoForCausalLM"
@@ -338,17 +339,6 @@ def _randomise(draft: Draft, seed: int) -> None:
             if weight.dim() == 2:
                 noise = torch.randn(weight.shape, generator=generator)
                 weight.copy_(noise * weight.shape[1] ** -0.5)
-
-
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    index = directory / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        tensors.update(load_file(directory / name))
-    return tensors
 
 
 def load_draft(directory: str | os.PathLike[str]) -> Draft:

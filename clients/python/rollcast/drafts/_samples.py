@@ -15,7 +15,8 @@ from torch import Tensor
 from .. import torch_ops
 from ..qwen3 import Qwen3ForRollout
 from ._layer import DraftError
-from ._models import Draft, Ends, read_tensors
+from .._checkpoint import read_tensors
+from ._models import Draft, Ends
 
 
 @dataclass(frozen=True)
