@@ -76,7 +76,6 @@ void coordinator::end_epoch(const std::string& why) {
   for (const auto member : members_)
     if (devices_.contains(member))
       send(member, {.kind = order_kind::abort, .why = why});
-  counts_.declined += moves_.size() + current_.moves.size();
   at_ = phase::resting;
   members_.clear();
   waiting_for_.clear();
@@ -148,7 +147,6 @@ void coordinator::take_wanted(const news& what) {
 }
 
 void coordinator::decline(const move& m) {
-  ++counts_.declined;
   for (const auto rank : {m.from, m.to})
     if (rank < members_.size())
       send(members_[rank], {.kind = order_kind::decline, .moves = {m}});

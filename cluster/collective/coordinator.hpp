@@ -45,7 +45,6 @@ public:
     std::uint64_t moves = 0;
     std::uint64_t moved_bytes = 0;
     std::uint64_t cast_bytes = 0; ///< Of the root alone, however many received them.
-    std::uint64_t declined = 0;   ///< Moves that were asked for and not made.
   };
 
   explicit coordinator(coordinator_limits limits = {}) : limits_(limits) {}

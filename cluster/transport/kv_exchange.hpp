@@ -102,8 +102,7 @@ public:
   struct counters {
     std::atomic<std::uint64_t> pulls_done{0};
     std::atomic<std::uint64_t> pulls_failed{0};
-    std::atomic<std::uint64_t> carried{0};      ///< Of those done, by the carrier.
-    std::atomic<std::uint64_t> carry_failed{0}; ///< Then fetched by ZeroMQ.
+    std::atomic<std::uint64_t> carried{0}; ///< Of those done, by the carrier.
     std::atomic<std::uint64_t> bytes_in{0};
     std::atomic<std::uint64_t> bytes_out{0};
     std::atomic<std::uint64_t> frames_rejected{0};

@@ -221,7 +221,6 @@ void kv_exchange::loop::on(carried_command& c) {
 void kv_exchange::loop::fall_back(std::uint64_t id, pull& p) {
   p.carried_to = {};
   p.deadline = soon();
-  ++counts.carry_failed;
   p.image.fell_back = true;
   if (const auto room = make_room(p); !room) {
     tell_holder(p, {.kind = kv_message::close, .pull = id});
