@@ -179,8 +179,10 @@ result<ordered_json> run(const bench_drafters_options& options) {
   auto device = open_device(what, pool);
   if (!device)
     return fail(device);
-  const speculation_options group{.how = speculation::group};
-  std::vector<way> ways{{"off"}, {"group", std::make_shared<speculator>(group)}};
+  std::vector<way> ways{{"off"}};
+  for (const auto how : {speculation::self, speculation::group})
+    ways.push_back(
+      {std::string{to_string(how)}, std::make_shared<speculator>(speculation_options{.how = how})});
   ordered_json by_noise;
   std::vector<way> noises;
   for (const auto& [name, noise] :

@@ -11,7 +11,7 @@ namespace rollcast {
 /// followed on the host, through `sample`, so that who changes that changes both.
 class forwarding_backend : public backend {
 public:
-  explicit forwarding_backend(std::unique_ptr<backend> inner) : inner_(std::move(inner)) {}
+  explicit forwarding_backend(std::shared_ptr<backend> inner) : inner_(std::move(inner)) {}
 
   const device_shape& shape() const noexcept override { return inner_->shape(); }
   const numerics_profile& numerics() const noexcept override { return inner_->numerics(); }
@@ -55,7 +55,7 @@ public:
   }
 
 protected:
-  std::unique_ptr<backend> inner_;
+  std::shared_ptr<backend> inner_;
 };
 
 } // namespace rollcast

@@ -15,8 +15,8 @@ namespace rollcast::kernels::cuda {
 /// that does has a barrier missing or depends on which block comes last.
 void set_emulated_order(std::uint64_t seed) noexcept;
 
-/// Warp operations and barriers that the calling host thread has emulated: what a test costs.
-std::uint64_t emulated_steps() noexcept;
+/// Times that the calling host thread has waited for a stream.
+std::uint64_t emulated_waits() noexcept;
 
 namespace simt::host {
 

@@ -15,7 +15,6 @@ namespace rollcast::kernels::cuda {
 namespace {
 
 thread_local std::uint64_t order_seed = 0;
-thread_local std::uint64_t steps = 0;
 
 /// 0 .. count - 1 in the order that is set.
 std::vector<unsigned> ordered(unsigned count, std::uint64_t salt) {
@@ -36,10 +35,6 @@ std::vector<unsigned> ordered(unsigned count, std::uint64_t salt) {
 
 void set_emulated_order(std::uint64_t seed) noexcept {
   order_seed = seed;
-}
-
-std::uint64_t emulated_steps() noexcept {
-  return steps;
 }
 
 namespace simt::host {
@@ -167,7 +162,6 @@ bool block_runner::run_warp(unsigned warp) {
         return moved;
       payloads[lane] = thread.payload;
     }
-    ++steps;
     first.operation(payloads);
     for (unsigned lane = 0; lane < 32; ++lane)
       threads_[warp * 32 + lane]->at = stop::ready;
@@ -203,7 +197,6 @@ std::string block_runner::run(const launch_shape& shape, const unsigned (&block)
     if (all_at(stop::ended))
       return "";
     if (all_at(stop::block)) {
-      ++steps;
       for (unsigned i = 0; i < count_; ++i)
         threads_[i]->at = stop::ready;
     } else if (!moved) {

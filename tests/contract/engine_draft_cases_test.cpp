@@ -86,7 +86,7 @@ protected:
   }
 };
 
-TEST_P(drafts_in_the_field, batch_shrinks_to_one_with_drafts_in_flight) {
+TEST_P(drafts_in_the_field, sglang_28569_25512_25529_vllm_43682_batch_shrinks_to_one) {
   for (std::uint32_t i = 0; i < work.size(); ++i) {
     work[i].sampling.max_new_tokens = work[i].sampling.min_new_tokens = i == 3 ? 60 : 4 + i;
     work[i].sampling.stop_token_ids.clear();
@@ -217,7 +217,7 @@ TEST_P(drafts_in_the_field, branches_borrow_blocks_for_no_longer_than_a_step) {
   EXPECT_GT(by->accepted, 10u);
 }
 
-TEST_P(drafts_in_the_field, poisoned_rows_of_a_padded_batch) {
+TEST_P(drafts_in_the_field, sglang_9888_6309_8296_8336_9521_24401_poisoned_rows_of_a_batch) {
   const auto expected = run({});
   for (const bool drafts : {false, true}) {
     const auto by = std::make_shared<rude_drafter>(expected, 5);

@@ -1,11 +1,13 @@
 // Goal: where drafters' models have crashed engines in the field, or drafted nothing in silence,
 // responses have the bits that they have without, and drafts are made and counted.
-// Method: each test is one such report, on the fixture models; every block must come back.
+// Method: a test for each such report, named after it (numbers of issues and pull requests of
+// sglang and vllm), on the fixture models; every block must come back.
 
 #include "engine/backend/drafted_backend.hpp"
 #include "engine/model/checkpoint.hpp"
 #include "engine/model/random_model.hpp"
 #include "tests/contract/model_drafts.hpp"
+#include "tests/contract/poisoning_backend.hpp"
 
 #include <gtest/gtest.h>
 
@@ -33,26 +35,64 @@ protected:
   }
 };
 
-// sglang #9388, #6783: locations past the draft's context; vllm #24662: no drafts past it.
-TEST_F(draft_models_in_the_field, draft_context_shorter_than_the_targets) {
+// Locations past the draft's context; a crash, no drafts, or drafts of nothing past it.
+TEST_F(draft_models_in_the_field,
+       sglang_9388_6783_vllm_24662_58080_context_shorter_than_the_targets) {
   for (auto& request : work)
     request.sampling.max_new_tokens = request.sampling.min_new_tokens = 60;
   const auto expected = plain();
-  for (const auto* drafts : {new drafts_of(eagle(24)), new drafts_of(mtp(24))}) {
-    const std::unique_ptr<const drafts_of> held{drafts};
+  for (const bool by_eagle : {true, false})
     for (const auto& how : {chain_of_3, tree_of_12}) {
-      model_draft_figures figures;
-      const auto got = run_with_model(weights, f32, work, all, *drafts, how, &figures);
+      model_draft_figures wide, figures;
+      run_with_model(weights, f32, work, all, by_eagle ? eagle() : mtp(), how, &wide);
+      const auto drafts = by_eagle ? eagle(24) : mtp(24);
+      const auto got = run_with_model(weights, f32, work, all, drafts, how, &figures);
       expect_same(expected, got, "24 positions");
+      EXPECT_EQ(wide.restarts, 0u);
       EXPECT_GT(figures.restarts, work.size()) << "prompts and responses go past it, and it tells";
       // A prompt of 150 and a response of 60 of each: nothing stops in the middle.
       EXPECT_GT(figures.tokens, 60 * work.size() / 2);
+      EXPECT_GT(static_cast<double>(figures.accepted) / static_cast<double>(figures.tokens),
+                0.5 * static_cast<double>(wide.accepted) / static_cast<double>(wide.tokens));
+    }
+}
+
+// Stale positions and states in rows that are not of the step, as the batch grows and shrinks.
+TEST_F(draft_models_in_the_field, sglang_9888_6309_8296_8336_9521_poisoned_rows_beside_the_drafts) {
+  const auto expected = plain();
+  for (const auto& drafts : {eagle(), mtp()})
+    for (const auto& how : {chain_of_3, tree_of_12}) {
+      model_draft_figures clean;
+      run_with_model(weights, f32, work, all, drafts, how, &clean);
+      std::vector<engine> engines;
+      engines.emplace_back(make_device(weights, f32, all.device), all.limits);
+      const auto by = drafts.make(engines[0].device().shape(), all.limits.batch_max, how);
+      by->model().device =
+        std::make_shared<poisoning_backend>(by->model().device, drafts.draft().weights->config());
+      engines[0].speculate(by);
+      expect_same(expected, run_rollout(work, engines, all.how), "poisoned");
+      EXPECT_EQ(by->figures().tokens, clean.tokens);
+      EXPECT_EQ(by->figures().accepted, clean.accepted);
+      EXPECT_GT(clean.accepted, 0u);
+    }
+}
+
+// Block tables and locations of trees where a block holds more than one token.
+TEST_F(draft_models_in_the_field, sglang_26532_27360_27338_27460_27486_trees_in_blocks_of_many) {
+  const auto expected = plain();
+  for (const std::uint32_t block : {16u, 32u, 64u}) {
+    all.device = with_rows_for_drafts(device_of(1, 4096 / block, block));
+    for (const auto& drafts : {eagle(), mtp()}) {
+      model_draft_figures figures;
+      expect_same(expected, run_with_model(weights, f32, work, all, drafts, tree_of_12, &figures),
+                  "blocks of " + std::to_string(block));
+      EXPECT_GT(figures.accepted, 0u);
     }
   }
 }
 
-// sglang #9481: steps 20, topk 10, draft tokens 100; #12349: more than 60 draft tokens.
-TEST_F(draft_models_in_the_field, tree_of_a_hundred_tokens) {
+// Steps 20, topk 10, draft tokens 100: masks and limits for fewer.
+TEST_F(draft_models_in_the_field, sglang_9481_12349_tree_of_a_hundred_tokens) {
   all.device.rows_max = all.device.logit_rows_max = 1024; // that all of them get a row
   all.limits.rows_max = 1024;
   const auto expected = plain();
@@ -63,19 +103,22 @@ TEST_F(draft_models_in_the_field, tree_of_a_hundred_tokens) {
   EXPECT_GT(figures.accepted, 0u);
 }
 
-// sglang #28569, vllm #43682: the batch shrinks, as in the tail of a rollout.
-TEST_F(draft_models_in_the_field, batch_shrinks_to_one_with_a_model_drafting) {
+// As in the tail of a rollout.
+TEST_F(draft_models_in_the_field, sglang_28569_25512_25529_vllm_43682_batch_shrinks_to_one) {
   for (std::uint32_t i = 0; i < work.size(); ++i) {
     work[i].sampling.max_new_tokens = work[i].sampling.min_new_tokens = i == 3 ? 60 : 4 + i;
     work[i].sampling.stop_token_ids.clear();
   }
   const auto expected = plain();
-  for (const auto& how : {chain_of_3, tree_of_12})
-    expect_same(expected, run_with_model(weights, f32, work, all, mtp(), how), "shrinking");
+  for (const auto& how : {chain_of_3, tree_of_12}) {
+    model_draft_figures figures;
+    expect_same(expected, run_with_model(weights, f32, work, all, mtp(), how, &figures), "alone");
+    EXPECT_GT(figures.accepted, 0u);
+  }
 }
 
-// sglang #3431, #5153, #3824: a float16 draft of a bfloat16 target.
-TEST_F(draft_models_in_the_field, float16_draft_for_a_bfloat16_target) {
+// It is cast when it is loaded.
+TEST_F(draft_models_in_the_field, sglang_3431_5153_3824_float16_draft_of_a_bfloat16_target) {
   auto made = random_eagle3(config, 7);
   for (const auto& [name, held] : random_eagle3(config, 7).tensors)
     if (held.dtype == "F32")
@@ -92,8 +135,8 @@ TEST_F(draft_models_in_the_field, float16_draft_for_a_bfloat16_target) {
   }
 }
 
-// vllm #55013: drafts computed from what was released with the weights before.
-TEST_F(draft_models_in_the_field, embedding_and_head_after_a_weight_flip) {
+// Drafts computed from what was released with the weights before.
+TEST_F(draft_models_in_the_field, vllm_55013_embedding_and_head_after_a_weight_flip) {
   const temporary_directory directory;
   ASSERT_TRUE(write_random_model(directory.path(), config, 77, kernels::dtype::bf16));
   const auto next = load_weights(directory.path(), f32);
@@ -119,8 +162,8 @@ TEST_F(draft_models_in_the_field, embedding_and_head_after_a_weight_flip) {
               static_cast<double>(fresh.accepted), 0.1 * static_cast<double>(fresh.accepted) + 5);
 }
 
-// vllm #51510: what was planned is what is verified.
-TEST_F(draft_models_in_the_field, every_step_verifies_as_many_tokens_as_were_drafted) {
+// What was planned is what is verified.
+TEST_F(draft_models_in_the_field, vllm_51510_as_many_tokens_are_verified_as_were_drafted) {
   for (auto& request : work)
     request.sampling.max_new_tokens = request.sampling.min_new_tokens = 40;
   std::vector<engine> engines;
@@ -217,8 +260,9 @@ TEST_F(draft_models_in_the_field, response_that_came_with_its_kv) {
   EXPECT_EQ(by[1]->figures().restarts, 0u);
 }
 
-// Where rows or passes are dear, a model must cost nothing: it is asked again, but rarely.
-TEST_F(draft_models_in_the_field, model_that_does_not_pay_is_not_run) {
+// Little or negative gain: where rows or passes are dear, a model must cost nothing. It is asked
+// again, but rarely.
+TEST_F(draft_models_in_the_field, sglang_6949_11948_5502_model_that_does_not_pay_is_not_run) {
   const auto expected = plain();
   const auto drafts = eagle();
   for (const double pass_s : {1e-6, 100.0}) {

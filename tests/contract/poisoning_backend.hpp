@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -17,12 +18,13 @@ namespace rollcast::test {
 
 /// A device that turns all to NaN before each pass that the pass may not read: every KV slot but
 /// those before a sequence's first row, and every activation row. Whoever is not in a pass loses
-/// its KV, so no response may sit one out.
+/// its KV, so no response may sit one out; of a drafter's model, whose contexts do, the KV stays.
 class poisoning_backend final : public forwarding_backend {
 public:
-  poisoning_backend(std::unique_ptr<backend> inner, const model_config& config)
+  poisoning_backend(std::shared_ptr<backend> inner, const model_config& config)
     : forwarding_backend(std::move(inner)), head_dim_(config.head_dim), heads_(config.kv_heads),
-      layers_(config.layers), latent_(config.latent.rank != 0), blocks_(inner_->shape().kv_blocks) {
+      layers_(config.layers), latent_(config.latent.rank != 0),
+      taken_width_(config.draft.state_width), blocks_(inner_->shape().kv_blocks) {
     std::iota(blocks_.begin(), blocks_.end(), 0u);
     image_.resize(groups() * shape().kv_group_bytes);
   }
@@ -33,7 +35,7 @@ public:
     const std::vector<std::byte> before = image_;
     poison_activations();
     image_ = before;
-    for (std::size_t slot = 0; slot < live.size(); ++slot)
+    for (std::size_t slot = 0; slot < live.size() && taken_width_ == 0; ++slot)
       if (!live[slot])
         poison_slot(slot);
     inner_->import_kv(blocks_, groups(), image_);
@@ -74,7 +76,8 @@ private:
     for (std::uint32_t i = 0; i < rows; ++i)
       places.push_back({1 + i, blocks_[(1 + i) / shape().block_tokens]});
     const kernels::attention_sequence sequence{blocks_.data(), 0, rows, 1};
-    inner_->forward({tokens, places, {&sequence, 1}, wanted});
+    const std::vector<float> taken(rows * taken_width_, std::numeric_limits<float>::quiet_NaN());
+    inner_->forward({tokens, places, {&sequence, 1}, wanted, {}, taken_width_ != 0, taken});
     const auto logits = inner_->logits();
     EXPECT_TRUE(std::isnan(logits.front()) && std::isnan(logits.back()));
   }
@@ -102,6 +105,7 @@ private:
   std::size_t heads_;
   std::size_t layers_;
   bool latent_;
+  std::size_t taken_width_; ///< Of a drafter's model; 0: of a target.
   std::vector<std::uint32_t> blocks_;
   std::vector<std::byte> image_;
   std::size_t passes_ = 0;
