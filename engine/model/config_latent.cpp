@@ -59,8 +59,8 @@ void read_yarn(config_reader& rope, model_config& config) {
   out.beta_slow = rope.real("beta_slow", 1e-6, 1e6);
   const double mscale = rope.real("mscale", 0.0, 100.0);
   const double all = rope.real("mscale_all_dim", 0.0, 100.0);
-  if (out.beta_slow >= out.beta_fast)
-    rope.refuse("beta_slow", "it must be less than beta_fast");
+  if (out.beta_slow > out.beta_fast) // Kimi-K2's are equal
+    rope.refuse("beta_slow", "it must be at most beta_fast");
   // As published: the ratio only where both are given, and the square in the scores' scale.
   out.attention_factor = mscale != 0.0 && all != 0.0
                            ? mscale_of(out.factor, mscale) / mscale_of(out.factor, all)

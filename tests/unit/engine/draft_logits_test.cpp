@@ -24,6 +24,19 @@ struct reference_case {
   draft_kind kind;
 };
 
+const std::vector<reference_case> references{
+  {"eagle3", "drafters/eagle3", "drafters/target", draft_kind::eagle3},
+  {"mtp", "drafters/mtp", "drafters/target", draft_kind::mtp},
+  {"mimo_mtp", "mimo", "mimo", draft_kind::mtp},
+  {"glm4_moe_mtp", "glm4_moe", "glm4_moe", draft_kind::mtp},
+  {"deepseek_v3_mtp", "deepseek_v3", "deepseek_v3", draft_kind::mtp},
+};
+
+nlohmann::json read_reference(const std::string& folder) {
+  std::ifstream in{fixture_model("drafters/" + folder) / "reference.json"};
+  return nlohmann::json::parse(in);
+}
+
 std::ostream& operator<<(std::ostream& out, const reference_case& c) {
   return out << c.folder;
 }
@@ -31,8 +44,6 @@ std::ostream& operator<<(std::ostream& out, const reference_case& c) {
 class draft_logits : public ::testing::TestWithParam<reference_case> {
 protected:
   draft_logits() {
-    std::ifstream in{fixture_model("drafters/" + GetParam().folder) / "reference.json"};
-    reference = nlohmann::json::parse(in);
     auto loaded = load_draft(fixture_model(GetParam().draft), GetParam().kind, target->config(),
                              kernels::arithmetic::f32);
     EXPECT_TRUE(loaded) << loaded.error().detail;
@@ -75,7 +86,7 @@ protected:
 
   std::shared_ptr<const model_weights> target =
     load_weights(fixture_model(GetParam().target), "cpu-f32-v1");
-  nlohmann::json reference;
+  nlohmann::json reference = read_reference(GetParam().folder);
   drafting_model model;
   std::vector<std::uint32_t> blocks;
 };
@@ -115,24 +126,16 @@ TEST_P(draft_logits, are_those_of_the_plain_implementation) {
   EXPECT_GE(compared, 8u);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-  fixtures, draft_logits,
-  ::testing::Values(reference_case{"eagle3", "drafters/eagle3", "drafters/target",
-                                   draft_kind::eagle3},
-                    reference_case{"mtp", "drafters/mtp", "drafters/target", draft_kind::mtp},
-                    reference_case{"mimo_mtp", "mimo", "mimo", draft_kind::mtp}),
-  [](const auto& info) { return info.param.folder; });
+INSTANTIATE_TEST_SUITE_P(fixtures, draft_logits, ::testing::ValuesIn(references),
+                         [](const auto& info) { return info.param.folder; });
 
 /// The states that a target hands over are what the reference says of the same tokens.
 TEST(target_states, are_those_of_the_plain_implementation) {
-  for (const auto& [folder, model] :
-       {std::pair{"eagle3", "drafters/target"}, std::pair{"mtp", "drafters/target"},
-        std::pair{"mimo_mtp", "mimo"}}) {
-    std::ifstream in{fixture_model(std::string("drafters/") + folder) / "reference.json"};
-    const auto reference = nlohmann::json::parse(in);
+  for (const auto& c : references) {
+    const auto reference = read_reference(c.folder);
     const auto tokens = reference["token_ids"].get<std::vector<token_id>>();
     const auto device =
-      make_device(load_weights(fixture_model(model), "cpu-f32-v1"), "cpu-f32-v1", {});
+      make_device(load_weights(fixture_model(c.target), "cpu-f32-v1"), "cpu-f32-v1", {});
     const auto aux = reference["aux_layers"].get<std::vector<std::uint32_t>>();
     ASSERT_TRUE(device->keep_states({aux, aux.empty()}));
     EXPECT_FALSE(device->keep_states({{99}, false})) << "there is no such layer";
@@ -147,11 +150,11 @@ TEST(target_states, are_those_of_the_plain_implementation) {
     device->forward(pass);
     const auto states = device->states();
     const auto width = reference["hidden"][0].size();
-    ASSERT_EQ(states.size(), rows * width) << folder;
+    ASSERT_EQ(states.size(), rows * width) << c;
     for (std::uint32_t row = 0; row < rows; ++row)
       for (std::size_t i = 0; i < width; ++i)
         ASSERT_NEAR(states[row * width + i], reference["hidden"][row][i].get<float>(), 1e-3)
-          << folder << ", row " << row << ", " << i;
+          << c << ", row " << row << ", " << i;
   }
 }
 

@@ -150,23 +150,28 @@ TEST(rope_table, agrees_with_the_long_double_oracle) {
 }
 
 TEST(rope_table, of_yarn_agrees_with_the_long_double_oracle_and_is_stretched) {
-  for (const double factor : {1.0, 8.0, 40.0}) {
-    rope_params p{64, 10000.0, rope_scaling::yarn, factor, 1.0, 4.0, 4096};
-    p.attention_factor = 1.25;
-    constexpr std::size_t positions = 1000;
-    std::vector<float> table(positions * p.head_dim);
-    rope_table(p, positions, table.data());
-    for (std::size_t position : {0u, 1u, 37u, 999u})
-      for (std::size_t i = 0; i < 32; ++i) {
-        const long double angle = static_cast<long double>(position) * oracle::rope_frequency(p, i);
-        EXPECT_NEAR(1.25 * static_cast<double>(std::cos(angle)), table[position * 64 + i], 0x1p-23);
-        EXPECT_NEAR(1.25 * static_cast<double>(std::sin(angle)), table[position * 64 + 32 + i],
-                    0x1p-23);
-      }
-    EXPECT_EQ(oracle::rope_frequency(p, 0), 1.0L) << "the shortest wave is kept";
-    EXPECT_NEAR(static_cast<double>(oracle::rope_frequency(p, 31)) * factor,
-                std::pow(10000.0, -62.0 / 64), 1e-9);
-  }
+  // Of DeepSeek-V3, and of Kimi-K2, whose betas are equal.
+  for (const auto& [theta, beta_fast] : {std::pair{10000.0, 32.0}, std::pair{50000.0, 1.0}})
+    for (const double factor : {1.0, 8.0, 40.0}) {
+      rope_params p{64, theta, rope_scaling::yarn, factor, 1.0, 4.0, 4096};
+      p.beta_fast = beta_fast;
+      p.attention_factor = 1.25;
+      constexpr std::size_t positions = 1000;
+      std::vector<float> table(positions * p.head_dim);
+      rope_table(p, positions, table.data());
+      for (std::size_t position : {0u, 1u, 37u, 999u})
+        for (std::size_t i = 0; i < 32; ++i) {
+          const long double angle =
+            static_cast<long double>(position) * oracle::rope_frequency(p, i);
+          EXPECT_NEAR(1.25 * static_cast<double>(std::cos(angle)), table[position * 64 + i],
+                      0x1p-23);
+          EXPECT_NEAR(1.25 * static_cast<double>(std::sin(angle)), table[position * 64 + 32 + i],
+                      0x1p-23);
+        }
+      EXPECT_EQ(oracle::rope_frequency(p, 0), 1.0L) << "the shortest wave is kept";
+      EXPECT_NEAR(static_cast<double>(oracle::rope_frequency(p, 31)) * factor,
+                  std::pow(theta, -62.0 / 64), 1e-9);
+    }
 }
 
 /// A layer's rows before the step between qkv and attention.

@@ -222,8 +222,8 @@ TEST(load_config, refuses_latents_that_the_engine_does_not_compute) {
   refused({{"moe_layer_freq", 2}}, {"moe_layer_freq = 2"});
   refused({{"attention_bias", true}}, {"attention_bias = true"});
   auto text = good(architecture::deepseek_v3);
-  text["rope_scaling"]["beta_slow"] = 32;
-  expect_refused(text.dump(), {"beta_slow = 32", "less than beta_fast"});
+  text["rope_scaling"]["beta_slow"] = 33;
+  expect_refused(text.dump(), {"beta_slow = 33", "at most beta_fast"});
   text = good(architecture::deepseek_v3);
   text["rope_scaling"].erase("mscale_all_dim");
   expect_refused(text.dump(), {"\"mscale_all_dim\" is missing"});

@@ -97,6 +97,7 @@ TEST(published_names, of_glm_4_5_air_are_planned_and_its_mtp_layer_is_known) {
   EXPECT_FALSE(is_known_extra(c, "model.layers.4.enorm.weight"));
 }
 
+/// What DeepSeek-V3, Moonlight and Kimi-K2 share.
 model_config deepseek_shape() {
   model_config c;
   c.family = architecture::deepseek_v3;
@@ -153,6 +154,25 @@ TEST(published_names, of_moonlight_are_planned) {
   EXPECT_EQ((shape{2816, 2048}),
             plan.tensors.at("model.layers.26.mlp.shared_experts.gate_proj.weight"));
   EXPECT_FALSE(plan.tensors.contains("model.layers.3.self_attn.q_a_proj.weight"));
+}
+
+TEST(published_names, of_kimi_k2_are_planned) {
+  auto c = deepseek_shape();
+  c.hidden = 7168;
+  c.layers = 61;
+  c.heads = 64;
+  c.intermediate = 18432;
+  c.vocabulary = 163840;
+  c.latent.q_rank = 1536;
+  c.experts.count = 384;
+  c.experts.intermediate = 2048;
+  c.experts.shared = 1;
+  c.experts.dense_layers = first_layers(1);
+  const auto plan = plan_of(c);
+  EXPECT_EQ(61u * 9 + 3 + 60 * (2 + 3 + 3 * 384) + 3, plan.tensors.size());
+  EXPECT_EQ(1'026'408'232'448u, plan.parameters); // 1 T, as its card says
+  EXPECT_EQ((shape{12288, 1536}), plan.tensors.at("model.layers.60.self_attn.q_b_proj.weight"));
+  EXPECT_EQ((shape{384}), plan.tensors.at("model.layers.1.mlp.gate.e_score_correction_bias"));
 }
 
 } // namespace
