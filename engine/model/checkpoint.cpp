@@ -104,14 +104,22 @@ result<void> checkpoint::add_all() {
   const auto& directory = directory_;
   std::error_code failed;
   std::set<std::filesystem::path> found; // In name order, so that errors do not depend on the disk.
+  bool pickled = false;
   // Not a range-for: its increment throws.
   for (std::filesystem::directory_iterator at(directory, failed), end; !failed && at != end;
        at.increment(failed)) {
     if (at->path().extension() == ".safetensors")
       found.insert(at->path());
+    const auto name = at->path().filename().string();
+    pickled = pickled || (name.starts_with("pytorch_model") && name.ends_with(".bin"));
   }
   if (failed)
     return fail(errc::io_failed, directory.string() + ": cannot list: " + failed.message());
+  if (found.empty() && pickled)
+    return fail(errc::bad_checkpoint, directory.string()
+                                        + ": its weights are PyTorch's pickles (pytorch_model.bin),"
+                                          " which are not read: python -m rollcast.convert "
+                                        + directory.string() + " writes model.safetensors");
   if (found.empty())
     return fail(errc::bad_checkpoint, directory.string()
                                         + ": no weights; needed: model.safetensors, or "

@@ -90,6 +90,9 @@ TEST(checkpoint, prefers_the_single_file_then_the_index_then_every_file) {
 TEST(checkpoint, refuses_directories_without_weights) {
   const temporary_directory directory;
   expect_words(refusal(directory.path()), {"no weights", "model.safetensors"});
+  write(directory / "pytorch_model.bin", "PK");
+  expect_words(refusal(directory.path()),
+               {"pytorch_model.bin", "python -m rollcast.convert " + directory.path().string()});
   expect_words(refusal(directory / "nowhere", errc::io_failed), {"nowhere", "not a directory"});
   std::filesystem::create_directory(directory / "model.safetensors");
   expect_words(refusal(directory.path(), errc::io_failed), {"not a regular file"});
