@@ -36,7 +36,7 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, news& x) {
   auto kind = static_cast<std::uint8_t>(x.kind);
   auto load = [&]() -> caf::error {
-    if (kind > static_cast<std::uint8_t>(news_kind::offered))
+    if (kind > static_cast<std::uint8_t>(news_kind::declined))
       return caf::sec::invalid_argument;
     x.kind = static_cast<news_kind>(kind);
     return caf::none;

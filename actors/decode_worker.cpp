@@ -316,12 +316,6 @@ void offer_kv(self_ptr self, const export_query& query) {
   st.parts.exchange->answer(query.ticket, std::shared_ptr<const kv_image>{std::move(image)});
 }
 
-void obey(self_ptr self, worker_id meant, const collective::order& order) {
-  const auto& st = self->state;
-  if (meant == st.id && st.parts.collectives)
-    st.parts.collectives->obey(order);
-}
-
 // -- the link to the scheduler ------------------------------------------------
 
 } // namespace
@@ -527,7 +521,6 @@ decode_worker(decode_worker_actor::stateful_pointer<decode_worker_state> self,
         flip(self, update, epoch, back);
     },
     [self](atom::score, const score_order& order) { return score(self, order); },
-    [self](worker_id worker, const collective::order& order) { obey(self, worker, order); },
     [self](const weights_pulled& outcome) { end_weight_pull(self, outcome); },
     [self](const weights_packed& outcome) { end_packing(self, outcome); },
     [self](atom::step) { step(self); },

@@ -77,8 +77,7 @@ void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
 /// Has the tensors come the way that the order says.
 void start_transfer(self_ptr self, preparation& p) {
   auto& parts = self->state.parts;
-  const auto way = static_cast<weight_way>(p.order.way);
-  if (parts.collectives && way == weight_way::waits) {
+  if (parts.collectives && p.order.way == weight_way::waits) {
     p.waiting = true;
     parts.weights->offer(p.order.update, p.cargo); // somebody may be told to pull it from here
     const auto me = caf::actor_cast<decode_worker_actor>(self);
@@ -88,7 +87,7 @@ void start_transfer(self_ptr self, preparation& p) {
       });
   }
   start_pull(self, p, p.order.upstream);
-  if (parts.collectives && way == weight_way::casts)
+  if (parts.collectives && p.order.way == weight_way::casts)
     parts.collectives->cast_weights(p.order.update, p.cargo);
 }
 
@@ -189,6 +188,9 @@ void prepare(self_ptr self, const weight_order& order) {
   p.over = base_of(st, order);
   const auto started = unless_memory_lacks("the tensors of epoch " + std::to_string(order.epoch),
                                            [&] { return start_cargo(st, p); });
+  const bool waits = started && !p.ready && order.way == weight_way::waits;
+  if (st.parts.collectives && !waits) // or the group would wait for it a while
+    st.parts.collectives->forget_weights(order.update);
   if (!started)
     return refuse(self, started.error());
   st.voice.prepares(order.update, p.cargo);

@@ -22,6 +22,9 @@ namespace rollcast {
 
 class weight_cargo;
 
+/// Takes the orders of a collective group for one worker (the incarnation that is meant).
+using collective_seat_actor = caf::typed_actor<caf::reacts_to<worker_id, collective::order>>;
+
 // -- what messages carry ------------------------------------------------------
 
 /// Who a worker is and what it can hold, as it says when it registers.
@@ -47,8 +50,11 @@ struct worker_hello {
   std::uint32_t vocabulary = 0;
   std::string eos_token_ids;     ///< int32, little-endian.
   std::string speculate = "off"; ///< How it drafts; changes no bit.
-  std::string collective_device; ///< What it takes part in collective groups with; "": it does not.
-  engine_stats stats = {};       ///< Where its counters stand.
+  /// What it takes part in collective groups with, named among all devices that there are: a host's
+  /// name says nothing of where a container's GPU is. "": it takes no part.
+  std::string collective_device;
+  collective_seat_actor collective_seat; ///< Where orders of such a group go; null: nowhere.
+  engine_stats stats = {};               ///< Where its counters stand.
 };
 
 /// A chunk, as a worker receives it. Carries the whole response so far, so that any worker can run
@@ -139,7 +145,7 @@ typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
            x.weights_endpoint, x.model, x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch,
            x.as_started, x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
            x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate,
-           x.collective_device, x.stats);
+           x.collective_device, x.collective_seat, x.stats);
 }
 
 template <class Inspector>
@@ -348,8 +354,6 @@ using decode_worker_actor = caf::typed_actor<
   // Log-probabilities (float32) of the tokens behind the prompts, one sequence after another. Fails
   // with `stale_epoch` (not held), or as `engine::score`.
   caf::replies_to<atom::score, score_order>::with<std::string>,
-  // What it is to do in its collective group.
-  caf::reacts_to<worker_id, collective::order>,
   // INTERNAL: a pull of weights has ended; weights were packed.
   caf::reacts_to<weights_pulled>, caf::reacts_to<weights_packed>,
   // INTERNAL: runs one step of the engine and asks for the next.

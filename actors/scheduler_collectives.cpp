@@ -26,7 +26,7 @@ void settle(self_ptr self) {
   auto& st = self->state;
   for (auto& o : st.collectives.drain())
     if (const auto it = st.workers.find(o.to); it != st.workers.end())
-      self->send(it->second.handle, o.to, std::move(o.what));
+      self->send(it->second.hello.collective_seat, o.to, std::move(o.what));
   const auto& counts = st.collectives.counts();
   if (counts.epochs > st.collective_seen.epochs)
     spdlog::info("{} workers form a collective group", st.collectives.members().size());
@@ -42,9 +42,9 @@ void settle(self_ptr self) {
 void join_collective(self_ptr self, worker_id id) {
   auto& st = self->state;
   const auto& hello = st.workers.at(id).hello;
-  if (hello.collective_device.empty())
+  if (hello.collective_device.empty() || !hello.collective_seat)
     return;
-  st.collectives.joined(id, hello.host + " " + hello.collective_device, instant_of(self));
+  st.collectives.joined(id, hello.collective_device, instant_of(self));
   settle(self);
 }
 

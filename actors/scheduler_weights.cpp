@@ -106,7 +106,7 @@ void carry_out(self_ptr self, const weights::prepare& d) {
   o.whole = d.what == weights::cargo::whole;
   o.allow_non_finite = d.allow_non_finite;
   o.upstream = endpoint_of(st, d.upstream);
-  o.way = static_cast<std::uint8_t>(way_of(self, d));
+  o.way = way_of(self, d);
   if (parcel != nullptr) {
     o.complete = parcel->complete;
     o.slice_bytes = parcel->cargo->slice_bytes();

@@ -32,7 +32,7 @@ struct weight_order {
   std::string upstream; ///< Endpoint of the weight exchange to pull from.
   std::uint32_t slice_bytes = 0;
   std::vector<tensor_info> tensors;
-  std::uint8_t way = 0; ///< A `weight_way`.
+  weight_way way = weight_way::chain;
 };
 
 enum class weight_news_kind : std::uint8_t {
@@ -83,8 +83,16 @@ typename Inspector::result_type inspect(Inspector& f, tensor_info& x) {
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, weight_order& x) {
+  auto way = static_cast<std::uint8_t>(x.way);
+  auto load = [&]() -> caf::error {
+    if (way > static_cast<std::uint8_t>(weight_way::waits))
+      return caf::sec::invalid_argument;
+    x.way = static_cast<weight_way>(way);
+    return caf::none;
+  };
   return f(caf::meta::type_name("weight_order"), x.worker, x.update, x.epoch, x.complete, x.whole,
-           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors, x.way);
+           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors, way,
+           caf::meta::load_callback(load));
 }
 
 template <class Inspector>

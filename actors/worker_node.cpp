@@ -1,4 +1,5 @@
 #include "actors/bytes.hpp"
+#include "actors/collective_seat.hpp"
 #include "actors/decode_worker.hpp"
 #include "actors/error_bridge.hpp"
 #include "actors/node_system.hpp"
@@ -104,7 +105,9 @@ decode_worker_options options_of(const worker_node_options& options, worker_hell
 std::shared_ptr<collective::runner> start_collectives(const worker_node_options& options) {
   if (!options.collectives)
     return nullptr;
-  return std::make_shared<collective::runner>(options.collectives, options.collective_limits);
+  auto limits = options.collective_limits;
+  limits.given_bytes_max = options.kv.images_bytes_max;
+  return std::make_shared<collective::runner>(options.collectives, limits);
 }
 
 /// How images travel, given what they are images of.
@@ -332,7 +335,11 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     return fail(http);
   auto hello =
     hello_of(options, *runner, *spilled, (*exchange)->endpoint(), (*weights)->endpoint());
-  hello.collective_device = collectives ? collectives->device() : "";
+  if (collectives) {
+    hello.collective_device = collectives->device();
+    hello.collective_seat = node.get().spawn(collective_seat, collectives);
+    node.keep(hello.collective_seat);
+  }
   auto actor =
     node.get().spawn(decode_worker,
                      decode_worker_parts{runner, spilled, drafts, exchange->get(), metrics, pulse,

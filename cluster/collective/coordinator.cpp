@@ -97,6 +97,8 @@ void coordinator::fail_epoch(const std::string& why, instant now) {
 
 void coordinator::on(const news& what, instant now) {
   const auto rank = rank_of(what.worker);
+  if (what.kind == news_kind::declined)
+    return take_declined(what); // whoever waits must hear it, also from one that has no epoch
   if (what.epoch != epoch_ || rank == members_.size())
     return; // of an epoch that is over
   switch (what.kind) {
@@ -127,6 +129,7 @@ void coordinator::on(const news& what, instant now) {
         return;
       take_wanted(what);
       return begin_round(now);
+    case news_kind::declined: return; // is taken above
   }
 }
 
@@ -144,6 +147,19 @@ void coordinator::take_wanted(const news& what) {
     casts_.push_back(what.slices);
     casts_.back().root = from;
   }
+}
+
+void coordinator::take_declined(const news& what) {
+  for (auto m : what.moves) {
+    m.from = rank_of(what.worker);
+    m.to = rank_of(m.puller);
+    decline(m);
+  }
+  if (what.slices.update == 0)
+    return;
+  std::erase_if(casts_, [&](const cast& c) { return c.update == what.slices.update; });
+  for (const auto member : members_)
+    send(member, {.kind = order_kind::decline, .slices = {.update = what.slices.update}});
 }
 
 void coordinator::decline(const move& m) {

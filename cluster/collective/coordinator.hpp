@@ -49,7 +49,8 @@ public:
 
   explicit coordinator(coordinator_limits limits = {}) : limits_(limits) {}
 
-  /// A worker is there, with a device that no other member may share; "" takes no part.
+  /// A worker is there, with a device that no other member may share, whatever their hosts; ""
+  /// takes no part.
   /// @pre ids ascend and are never reused.
   void joined(worker_id worker, const std::string& device, instant now);
   void left(worker_id worker, instant now);
@@ -79,6 +80,7 @@ private:
   void end_epoch(const std::string& why);
   void fail_epoch(const std::string& why, instant now);
   void take_wanted(const news& what);
+  void take_declined(const news& what);
   void take_done(const news& what, instant now);
   void decline(const move& m);
   void begin_round(instant now);

@@ -3,6 +3,7 @@
 #include "engine/base/memory_guard.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace rollcast::collective {
 
@@ -23,6 +24,7 @@ std::vector<news> member::drain() {
 void member::serve(worker_id as) {
   end_epoch({errc::cancelled, "the worker has another scheduler, or none", {}});
   out_.clear(); // said as somebody else
+  passed_ = 0;  // another scheduler may count anew
   id_ = as;
 }
 
@@ -44,7 +46,7 @@ void member::obey(const order& what, instant now) {
     case order_kind::form: return form(what, now);
     case order_kind::open: open_ = group_ && !forming_; return;
     case order_kind::run: return begin(what, now);
-    case order_kind::decline: return decline(what.moves);
+    case order_kind::decline: return decline(what);
     case order_kind::abort:
       return end_epoch({errc::peer_lost, "the epoch is over: " + what.why, {}});
   }
@@ -73,6 +75,7 @@ void member::end_epoch(const error& why) {
     group_->abort(); // before anything that it may touch is let go
   group_.reset();
   running_.reset();
+  held_.reset();
   epoch_ = 0;
   forming_ = open_ = false;
   gives_.clear();
@@ -88,9 +91,29 @@ void member::end_epoch(const error& why) {
 void member::begin(const order& what, instant now) {
   if (!group_ || forming_)
     return;
-  if (running_)
+  if (running_ || held_)
     return fail_epoch("told to begin round " + std::to_string(what.round) + " while round "
-                      + std::to_string(running_->number) + " runs");
+                      + std::to_string(running_ ? running_->number : held_->what.round) + " runs");
+  if (knows(what.slices))
+    return start(what, now);
+  held_ = held{what, now + limits_.prepare_max};
+}
+
+/// Whether this worker has said what it does with a cast: orders of a group come by another way
+/// than those of an update, and may be here first.
+bool member::knows(const cast& slices) const {
+  return slices.count == 0 || slices.root == rank_ || slices.update <= passed_
+         || awaited_.contains(slices.update);
+}
+
+void member::start_held(instant now) {
+  if (held_ && (knows(held_->what.slices) || now >= held_->deadline))
+    start(std::exchange(held_, std::nullopt)->what, now);
+}
+
+void member::start(const order& what, instant now) {
+  if (what.slices.root != rank_ && !awaited_.contains(what.slices.update))
+    passed_ = std::max(passed_, what.slices.update);
   running_.emplace();
   running_->number = what.round;
   running_->deadline = now + limits_.round_max;
@@ -157,6 +180,7 @@ void member::finish(instant now) {
 }
 
 void member::turn(instant now) {
+  start_held(now);
   if (forming_ || running_) {
     const auto over = group_->poll();
     const auto late = now >= (forming_ ? form_deadline_ : running_->deadline);
@@ -175,6 +199,13 @@ void member::turn(instant now) {
                  + " ms");
     }
   }
+  end_late(now);
+  offer_casts();
+}
+
+/// Ends what has waited too long for a round.
+void member::end_late(instant now) {
+  std::erase_if(gives_, [&](const auto& g) { return now >= g.second.deadline; });
   std::vector<std::uint64_t> late;
   for (const auto& [pull, f] : fetches_)
     if (!f.running && now >= f.deadline)
@@ -187,13 +218,12 @@ void member::turn(instant now) {
       late.push_back(update);
   for (const auto update : late)
     end_wait(update, fail(errc::timed_out, "no round brought its slices in time"));
-  offer_casts();
 }
 
 instant member::patience() const noexcept {
   if (running_)
     return std::chrono::microseconds{200}; // a device is at work, another waits for it
-  if (forming_ || !casting_.empty() || !fetches_.empty() || !awaited_.empty())
+  if (forming_ || held_ || !casting_.empty() || !fetches_.empty() || !awaited_.empty())
     return std::chrono::milliseconds{5};
   return std::chrono::seconds{1};
 }
@@ -207,11 +237,20 @@ void member::fetch(std::uint64_t pull, kv_carrier::memory into, done_function do
 }
 
 void member::give(worker_id puller, std::uint64_t pull, std::span<const std::byte> bytes,
-                  std::shared_ptr<const void> owner) {
-  if (!group_ || forming_)
-    return; // its fetch fails by itself
-  if (gives_.emplace(key{puller, pull}, given{bytes, std::move(owner)}).second)
-    say({.kind = news_kind::wanted, .moves = {{puller, pull, 0, 0, bytes.size()}}});
+                  std::shared_ptr<const void> owner, instant now) {
+  if (gives_.contains({puller, pull}))
+    return;
+  const auto waiting =
+    std::accumulate(gives_.begin(), gives_.end(), std::uint64_t{0},
+                    [](std::uint64_t n, const auto& g) { return n + g.second.bytes.size(); });
+  const bool room =
+    gives_.empty()
+    || (gives_.size() < limits_.given_max && waiting + bytes.size() <= limits_.given_bytes_max);
+  const bool taken = group_ && !forming_ && room;
+  if (taken)
+    gives_[{puller, pull}] = {bytes, std::move(owner), now + 2 * limits_.fetch_max};
+  say({.kind = taken ? news_kind::wanted : news_kind::declined,
+       .moves = {{puller, pull, 0, 0, bytes.size()}}});
 }
 
 void member::end_fetch(std::uint64_t pull, result<void> how) {
@@ -223,32 +262,40 @@ void member::end_fetch(std::uint64_t pull, result<void> how) {
   over.done(std::move(how));
 }
 
-void member::decline(const std::vector<move>& moves) {
-  for (const auto& m : moves) {
+void member::decline(const order& what) {
+  for (const auto& m : what.moves) {
     gives_.erase({m.puller, m.pull});
     // What a running round brings ends with the round: its memory is in use.
     const auto it = fetches_.find(m.pull);
     if (m.puller == id_ && it != fetches_.end() && !it->second.running)
       end_fetch(m.pull, fail(errc::peer_lost, "the coordinator has declined it"));
   }
+  passed_ = std::max(passed_, what.slices.update);
+  if (awaited_.contains(what.slices.update))
+    end_wait(what.slices.update, fail(errc::peer_lost, "its caster has declined it"));
 }
 
 // -- weights --------------------------------------------------------------------------------------
 
 void member::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
-  if (open_)
-    casting_[update] = {std::move(cargo)};
+  if (!open_) // they may be in an epoch that this rank has not heard of yet, and wait for it
+    return say({.kind = news_kind::declined, .slices = {.update = update}});
+  casting_[update] = {std::move(cargo)};
 }
 
 void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
                            done_function done, instant now) {
   if (!open_)
     return done(fail(errc::peer_lost, "there is no open epoch"));
+  if (update <= passed_)
+    return done(fail(errc::stale_epoch, "its casts went by, or are declined"));
   awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};
 }
 
 void member::forget_weights(std::uint64_t update) {
-  casting_.erase(update);
+  if (casting_.erase(update) > 0)
+    say({.kind = news_kind::declined, .slices = {.update = update}});
+  passed_ = std::max(passed_, update);
   if (awaited_.contains(update))
     end_wait(update, fail(errc::cancelled, "the update is forgotten"));
 }
@@ -282,22 +329,73 @@ void member::offer_casts() {
   }
 }
 
+/// What is said of a cast's size must be what is known of it here: else nothing is allocated. Who
+/// knows nothing of the update takes part with no more memory than a cast may have.
+result<void> member::check(const cast& slices) const {
+  const weight_cargo* cargo = nullptr;
+  if (const auto it = casting_.find(slices.update); slices.root == rank_ && it != casting_.end())
+    cargo = it->second.cargo.get();
+  else if (const auto at = awaited_.find(slices.update); at != awaited_.end())
+    cargo = at->second.cargo.get();
+  const auto of = std::to_string(slices.bytes) + " bytes as " + std::to_string(slices.count)
+                  + " slices of update " + std::to_string(slices.update);
+  if (cargo == nullptr) {
+    const auto most = 2 * limits_.cast_bytes;
+    if (slices.bytes > most || slices.count > slices.bytes)
+      return fail(errc::frame_malformed,
+                  "told to cast " + of + ", at most " + std::to_string(most) + " are cast at once");
+    return {};
+  }
+  std::uint64_t expected = 0;
+  const bool named =
+    slices.first <= cargo->slices() && slices.count <= cargo->slices() - slices.first;
+  for (auto slice = slices.first; named && slice < slices.first + slices.count; ++slice)
+    expected += cargo->size_of(slice);
+  if (!named || expected != slices.bytes)
+    return fail(errc::frame_malformed, "told to cast " + of + " from "
+                                         + std::to_string(slices.first) + " on: by its manifest "
+                                         + std::to_string(cargo->slices()) + " slices, these of "
+                                         + std::to_string(expected) + " bytes");
+  return {};
+}
+
 result<void> member::load(const cast& slices) {
-  if (slices.bytes > limits_.bytes_max)
-    return fail(errc::frame_malformed, "told to cast " + std::to_string(slices.bytes) + " bytes");
-  running_->bytes.resize(slices.bytes);
+  if (auto sound = check(slices); !sound)
+    return sound;
+  running_->bytes.resize(slices.count + slices.bytes);
   const auto it = casting_.find(slices.update);
   if (slices.root != rank_ || it == casting_.end())
     return {};
-  std::size_t at = 0;
-  for (auto slice = slices.first; slice < slices.first + slices.count; ++slice) {
-    const auto size = it->second.cargo->size_of(slice);
-    // Without it (its tensor was doubted meanwhile) the others find out by its hash.
-    if (const auto content = it->second.cargo->bytes_of_slice(slice))
+  std::size_t at = slices.count;
+  for (std::uint32_t i = 0; i < slices.count; ++i) {
+    // It may be gone since it was offered: its tensor was doubted.
+    if (const auto content = it->second.cargo->bytes_of_slice(slices.first + i)) {
+      running_->bytes[i] = std::byte{1};
       std::copy(content->bytes.begin(), content->bytes.end(), running_->bytes.begin() + at);
-    at += size;
+    }
+    at += it->second.cargo->size_of(slices.first + i);
   }
   return {};
+}
+
+/// Fills `into` with the slices that the root had. @returns whether there was one.
+result<bool> member::put_cast(const round& over, weight_cargo& into) const {
+  const auto& slices = over.slices;
+  if (auto sound = check(slices); !sound) // the cargo may be here since the round began
+    return fail(sound);
+  const std::span<const std::byte> all{over.bytes};
+  const auto here = all.first(slices.count);
+  auto rest = all.subspan(slices.count);
+  for (std::uint32_t i = 0; i < slices.count; ++i) {
+    const auto slice = slices.first + i;
+    const auto content = rest.first(into.size_of(slice));
+    rest = rest.subspan(content.size());
+    if (here[i] == std::byte{0} || into.left_out(slice) || into.has(slice))
+      continue;
+    if (const auto put = into.put(slice, content); !put)
+      return fail(put);
+  }
+  return std::any_of(here.begin(), here.end(), [](std::byte b) { return b != std::byte{0}; });
 }
 
 void member::take_cast(const round& over, instant now) {
@@ -316,21 +414,16 @@ void member::take_cast(const round& over, instant now) {
     return;
   auto& cargo = *it->second.cargo;
   it->second.deadline = now + limits_.cast_max;
-  std::span<const std::byte> rest{over.bytes};
-  for (auto slice = slices.first; slice < slices.first + slices.count; ++slice) {
-    if (slice >= cargo.slices() || cargo.size_of(slice) > rest.size())
-      return end_wait(slices.update, fail(errc::frame_malformed, "slices of another manifest"));
-    const auto content = rest.first(cargo.size_of(slice));
-    rest = rest.subspan(content.size());
-    if (cargo.left_out(slice) || cargo.has(slice))
-      continue;
-    if (const auto put = cargo.put(slice, content); !put)
-      return end_wait(slices.update, fail(put));
-  }
-  if (cargo.complete())
+  const auto came = unless_memory_lacks("slices of update " + std::to_string(slices.update),
+                                        [&] { return put_cast(over, cargo); });
+  if (!came)
+    end_wait(slices.update, fail(came));
+  else if (cargo.complete())
     end_wait(slices.update, {});
-  else if (slices.last)
-    end_wait(slices.update, fail(errc::stale_epoch, "the casts are over, some of it is lacking"));
+  else if (slices.last || !*came)
+    end_wait(slices.update,
+             fail(errc::stale_epoch, *came ? "the casts are over, some of it is lacking"
+                                           : "its caster has none of it any more"));
 }
 
 } // namespace rollcast::collective

@@ -20,10 +20,17 @@ namespace rollcast::collective {
 struct member_limits {
   instant form_max = std::chrono::seconds{45};  ///< For the group to form.
   instant round_max = std::chrono::seconds{15}; ///< For one round.
-  instant fetch_max = std::chrono::seconds{3}; ///< For a round to begin that brings what is wanted.
+  /// For a round to begin that brings what is wanted. An image that was given is kept twice as
+  /// long: the order of the round may be here later than where it is wanted.
+  instant fetch_max = std::chrono::seconds{3};
   instant cast_max = std::chrono::seconds{10}; ///< Between two casts of an update.
-  std::uint64_t cast_bytes = std::uint64_t{64} << 20; ///< Of one cast, about.
-  std::uint64_t bytes_max = std::uint64_t{8} << 30;   ///< Of anything that one round may bring.
+  /// For a worker to say that it waits for an update which is cast already: its order of that may
+  /// lie behind a step. The others wait in the meantime, so well below `round_max`.
+  instant prepare_max = std::chrono::seconds{3};
+  std::uint64_t cast_bytes = std::uint64_t{64} << 20; ///< Of one cast, and a slice; none is larger.
+  std::uint64_t bytes_max = std::uint64_t{8} << 30;   ///< Of KV that one move may bring.
+  std::size_t given_max = 128;                        ///< Images that wait to be sent.
+  std::uint64_t given_bytes_max = std::uint64_t{2} << 30; ///< Of them; one alone may be larger.
 };
 
 /// A worker's half of the protocol: keeps one communicator, and begins the rounds that it is told
@@ -54,18 +61,20 @@ public:
 
   void fetch(std::uint64_t pull, kv_carrier::memory into, done_function done, instant now);
   void give(worker_id puller, std::uint64_t pull, std::span<const std::byte> bytes,
-            std::shared_ptr<const void> owner);
+            std::shared_ptr<const void> owner, instant now);
 
   // -- weights
   // --------------------------------------------------------------------------------------
 
-  /// Casts the slices of an update to all others as they come into `cargo`.
+  /// Casts the slices of an update to all others as they come into `cargo`. Without an open epoch
+  /// it tells them that it does not.
   void cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo);
   /// Fills `cargo` from casts. `done` hears nothing (complete), or why the rest must come another
-  /// way. Nothing else may fill it until then.
+  /// way, at once if casts of it went by already. Nothing else may fill it until then.
+  /// @pre updates ascend, under one incarnation
   void await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo, done_function done,
                      instant now);
-  /// Forgets both; `done` hears `cancelled`.
+  /// Forgets both; `done` hears `cancelled`. This worker waits for no cast of it any more.
   void forget_weights(std::uint64_t update);
 
   /// Members of the open epoch, and this worker is one; else empty.
@@ -84,6 +93,11 @@ private:
   struct given {
     std::span<const std::byte> bytes;
     std::shared_ptr<const void> owner;
+    instant deadline{0};
+  };
+  struct held { ///< A round that waits for this worker.
+    order what;
+    instant deadline{0};
   };
   struct casting {
     std::shared_ptr<weight_cargo> cargo;
@@ -101,7 +115,7 @@ private:
     std::uint64_t number = 0;
     std::vector<std::uint64_t> fetching; ///< Of `fetches_`.
     cast slices;
-    std::vector<std::byte> bytes;                  ///< Of the cast.
+    std::vector<std::byte> bytes;                  ///< Of the cast, as `cast` says.
     std::vector<kv_carrier::memory> written;       ///< Held on to.
     std::vector<std::shared_ptr<const void>> read; ///< So.
     instant deadline{0};
@@ -109,14 +123,20 @@ private:
 
   void form(const order& what, instant now);
   void begin(const order& what, instant now);
+  void start(const order& what, instant now);
+  void start_held(instant now);
+  bool knows(const cast& slices) const;
   result<std::vector<rank_transfer>> transfers_of(const std::vector<move>& moves);
+  result<void> check(const cast& slices) const;
   result<void> load(const cast& slices);
   void finish(instant now);
+  void end_late(instant now);
   void take_cast(const round& over, instant now);
+  result<bool> put_cast(const round& over, weight_cargo& into) const;
   void offer_casts();
   void end_wait(std::uint64_t update, result<void> how);
   void end_fetch(std::uint64_t pull, result<void> how);
-  void decline(const std::vector<move>& moves);
+  void decline(const order& what);
   void end_epoch(const error& why);
   void fail_epoch(const std::string& why);
   void say(news what);
@@ -134,6 +154,8 @@ private:
   std::map<key, given> gives_;
   std::map<std::uint64_t, casting> casting_;
   std::map<std::uint64_t, awaited> awaited_;
+  std::uint64_t passed_ = 0; ///< The last update of which this worker will await no cast.
+  std::optional<held> held_;
   std::optional<round> running_;
   std::unique_ptr<communicator> group_; ///< Ends before the memory that it uses.
   std::vector<news> out_;

@@ -7,6 +7,16 @@
 
 namespace rollcast::collective {
 
+namespace {
+
+constexpr std::size_t early_max = 16; // orders: a few are all that precede an answer to `ready`
+
+instant steady_now() {
+  return std::chrono::duration_cast<instant>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+} // namespace
+
 runner::runner(std::shared_ptr<communicator_maker> maker, member_limits limits)
   : maker_(std::move(maker)), device_(maker_->device()), member_(*maker_, limits) {
   thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
@@ -30,8 +40,7 @@ void runner::run(const std::stop_token& stop) {
       bell_.wait_for(lock, stop, member_.patience(), [this] { return !commands_.empty(); });
       todo.swap(commands_);
     }
-    const auto now =
-      std::chrono::duration_cast<instant>(std::chrono::steady_clock::now().time_since_epoch());
+    const auto now = steady_now();
     for (const auto& c : todo)
       c(member_, now);
     member_.turn(now);
@@ -42,6 +51,15 @@ void runner::run(const std::stop_token& stop) {
     peers_ = member_.peers();
   }
   member_.serve({}); // what a thread used is let go by it
+  serving_ = {};
+  over_ = true;
+  std::vector<command> left;
+  {
+    const std::scoped_lock lock{mutex_};
+    left.swap(commands_);
+  }
+  for (const auto& c : left) // what they ask for ends: there is no open epoch
+    c(member_, steady_now());
 }
 
 void runner::serve(worker_id as, tell_function tell) {
@@ -51,13 +69,24 @@ void runner::serve(worker_id as, tell_function tell) {
     peers_.clear();
   }
   post([this, as, tell = std::move(tell)](member& m, instant) {
+    if (over_)
+      return;
     m.serve(as);
     tell_ = tell;
+    serving_ = as;
+    for (const auto& [meant, what] : std::exchange(early_, {}))
+      if (meant == as)
+        m.obey(what, steady_now());
   });
 }
 
-void runner::obey(order what) {
-  post([what = std::move(what)](member& m, instant now) { m.obey(what, now); });
+void runner::obey(worker_id meant, order what) {
+  post([this, meant, what = std::move(what)](member& m, instant now) {
+    if (serving_ == worker_id{} && early_.size() < early_max)
+      early_.emplace_back(meant, what);
+    else if (meant == serving_)
+      m.obey(what, now);
+  });
 }
 
 worker_id runner::reaches(worker_id holder) const {
@@ -74,8 +103,8 @@ void runner::fetch(std::uint64_t pull, memory into, done_function done) {
 }
 
 void runner::give(worker_id puller, std::uint64_t pull, std::shared_ptr<const kv_image> image) {
-  post([puller, pull, image = std::move(image)](member& m, instant) {
-    m.give(puller, pull, image->bytes, image);
+  post([puller, pull, image = std::move(image)](member& m, instant now) {
+    m.give(puller, pull, image->bytes, image, now);
   });
 }
 

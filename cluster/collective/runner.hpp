@@ -17,7 +17,8 @@ public:
   using tell_function = std::function<void(news)>;
 
   explicit runner(std::shared_ptr<communicator_maker> maker, member_limits limits = {});
-  /// Whatever is under way hears `cancelled`; the communicator is aborted.
+  /// Whatever is under way, or was asked for and not begun, hears why it ends; the communicator is
+  /// aborted.
   ~runner() override;
   runner(const runner&) = delete;
   runner& operator=(const runner&) = delete;
@@ -28,7 +29,9 @@ public:
   /// This worker is that incarnation now, of the scheduler that `tell` reaches; 0 and null: of
   /// none.
   void serve(worker_id as, tell_function tell);
-  void obey(order what);
+  /// An order for that incarnation. One that is here before `serve` waits for it; one for an
+  /// incarnation that is over is dropped.
+  void obey(worker_id meant, order what);
 
   worker_id reaches(worker_id holder) const override;
   void fetch(std::uint64_t pull, memory into, done_function done) override;
@@ -47,7 +50,10 @@ private:
 
   const std::shared_ptr<communicator_maker> maker_;
   const std::string device_;
-  tell_function tell_; ///< The thread's.
+  tell_function tell_; ///< The thread's, as these:
+  worker_id serving_;
+  std::vector<std::pair<worker_id, order>> early_; ///< While it serves nobody.
+  bool over_ = false;                              ///< Nobody is served any more.
 
   mutable std::mutex mutex_;
   std::condition_variable_any bell_;

@@ -19,13 +19,14 @@ struct move {
   friend bool operator==(const move&, const move&) = default;
 };
 
-/// Slices of a weight update on their way from one rank to all others.
+/// Slices of a weight update on their way from one rank to all others: a byte for each, 1 if the
+/// root has it, else 0; then the bytes of all, where those that it lacks are anything.
 struct cast {
   std::uint64_t update = 0;
   std::uint32_t root = 0;
   std::uint32_t first = 0; ///< Slice.
   std::uint32_t count = 0; ///< 0: this is no cast.
-  std::uint64_t bytes = 0; ///< Of all of them.
+  std::uint64_t bytes = 0; ///< Of all of them, whether the root has them or not.
   bool last = false;       ///< What a member lacks after it, this way does not bring.
   friend bool operator==(const cast&, const cast&) = default;
 };
@@ -35,7 +36,7 @@ enum class order_kind : std::uint8_t {
   form,    ///< Form a group of `members`, as rank `rank`, from `id`.
   open,    ///< All are ready: transfers may be asked for.
   run,     ///< Begin this round now: `moves` that this rank is part of, or `slices`.
-  decline, ///< `moves` will not be made.
+  decline, ///< `moves` will not be made, nor `slices.update` be cast.
   abort,   ///< The epoch is over (`why`).
 };
 
@@ -59,6 +60,7 @@ enum class news_kind : std::uint8_t {
   round_done, ///< `round` is over here.
   wanted,     ///< `moves`, from this rank, whose bytes are ready on both sides.
   offered,    ///< `slices` are here, and the others may lack them.
+  declined,   ///< `moves`, or what is left of `slices.update`, will not go from here. Of any epoch.
 };
 
 /// How a member is getting on.

@@ -47,7 +47,6 @@ std::size_t cuda_buffers::place_all(const model_config& c, const cuda_buffer_siz
   place(attended, rows * q_width);
   place(gate_up, sizes.library_workspace != 0 ? rows * 2 * c.intermediate : 0);
   place(gated, rows * c.intermediate);
-  place(gathered, logit_rows * c.hidden);
   place(logits, logit_rows * c.vocabulary);
   place(partials,
         gpu::attention_partial_bytes(sizes.attention.partial_rows, c.heads, c.head_dim) / 4 + 1);

@@ -53,7 +53,6 @@ public:
   bf16_bits* attended = nullptr; ///< [rows, heads * head_dim]
   bf16_bits* gate_up = nullptr;  ///< [rows, 2 * intermediate], if a library makes it; else empty.
   bf16_bits* gated = nullptr;    ///< [rows, intermediate]
-  float* gathered = nullptr;     ///< [logit rows, hidden]
   float* logits = nullptr;       ///< [logit rows, vocabulary]
   float* partials = nullptr;     ///< Of attention.
   // -- what stays from pass to pass -----------------------------------------------

@@ -44,7 +44,7 @@ private:
       status_ = operation(args, stream_);
   }
 
-  void norm(const float* w, const std::uint32_t* rows_of, float* gathered, std::size_t rows) {
+  void norm(const float* w, const std::uint32_t* rows_of, std::size_t rows) {
     gpu::rms_norm_args args;
     args.x = b_.hidden;
     args.x_stride = c_.hidden;
@@ -52,7 +52,6 @@ private:
     args.w = w;
     args.y = b_.normed;
     args.y_stride = c_.hidden;
-    args.gathered = gathered;
     args.rows = rows;
     args.dim = c_.hidden;
     args.eps = c_.rms_eps;
@@ -104,7 +103,7 @@ private:
   void attend(const cuda_layer& layer, const kernels::kv_layout& kv) {
     const std::size_t q_width = c_.heads * c_.head_dim;
     const std::size_t qkv_width = q_width + 2 * c_.kv_heads * c_.head_dim;
-    norm(layer.input_norm, nullptr, nullptr, shape_.rows);
+    norm(layer.input_norm, nullptr, shape_.rows);
     auto qkv = product(b_.normed, layer.qkv, b_.qkv, shape_.rows, qkv_width, c_.hidden);
     qkv.bias = layer.qkv_bias;
     multiply(qkv);
@@ -144,7 +143,7 @@ private:
   }
 
   void feed_forward(const cuda_layer& layer) {
-    norm(layer.post_norm, nullptr, nullptr, shape_.rows);
+    norm(layer.post_norm, nullptr, shape_.rows);
     auto gated =
       product(b_.normed, layer.gate_up, b_.gated, shape_.rows, 2 * c_.intermediate, c_.hidden);
     gated.y_stride = c_.intermediate;
@@ -155,7 +154,7 @@ private:
   }
 
   void make_logits() {
-    norm(weights_.final_norm(), b_.logit_index, b_.gathered, shape_.logit_rows);
+    norm(weights_.final_norm(), b_.logit_index, shape_.logit_rows);
     multiply(product(b_.normed, weights_.lm_head(), b_.logits, shape_.logit_rows, c_.vocabulary,
                      c_.hidden));
   }

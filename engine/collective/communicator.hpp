@@ -48,7 +48,8 @@ class communicator_maker {
 public:
   virtual ~communicator_maker() = default;
 
-  /// Names the device among all of its machine: two ranks of one group may not share one.
+  /// Names the device among all that there are, on any machine: two ranks of one group may not
+  /// share one.
   virtual const std::string& device() const noexcept = 0;
 
   /// What one rank makes and all ranks of a group must be given: some bytes. Fails with

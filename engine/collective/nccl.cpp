@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -216,6 +217,17 @@ result<bool> nccl_communicator::advance() {
   return false;
 }
 
+/// NCCL takes this variable before what a communicator is configured with. It may also have it from
+/// a file (/etc/nccl.conf), which it puts into the environment when it is first used.
+result<void> refuse_blocking() {
+  const char* const value = std::getenv("NCCL_COMM_BLOCKING");
+  if (value == nullptr || std::strtoll(value, nullptr, 0) != 1)
+    return {};
+  return fail(errc::bad_config, "NCCL_COMM_BLOCKING=" + std::string{value}
+                                  + " in the environment (or /etc/nccl.conf) would have a worker "
+                                    "wait for ever for one that is lost: unset it, or set it to 0");
+}
+
 class nccl_maker final : public communicator_maker {
 public:
   nccl_maker(std::shared_ptr<const nccl::calls> call, nccl_limits limits, std::uint32_t device,
@@ -239,6 +251,8 @@ public:
                                            + " bytes, expected "
                                            + std::to_string(native.bytes.size()));
     std::copy(id.begin(), id.end(), native.bytes.begin());
+    if (auto blocks = refuse_blocking(); !blocks)
+      return fail(blocks);
     if (auto used = gpu::use_device(device_); !used) // it is the thread's
       return fail(errc::peer_lost, used.error().what);
     auto memory = staging::make(limits_.transfers_max * limits_.piece_bytes);
@@ -263,11 +277,13 @@ result<std::unique_ptr<communicator_maker>> open_nccl(std::uint32_t device, nccl
   const auto info = gpu::describe_device(device);
   if (!info)
     return fail(errc::bad_config, info.error().what);
+  if (auto blocks = refuse_blocking(); !blocks)
+    return fail(blocks);
   std::string why_not;
   std::shared_ptr<const nccl::calls> call = nccl::calls::find(limits.library, why_not);
   if (!call)
     return fail(errc::bad_config, why_not);
-  return std::make_unique<nccl_maker>(std::move(call), std::move(limits), device, info->bus_id);
+  return std::make_unique<nccl_maker>(std::move(call), std::move(limits), device, info->uuid);
 }
 
 } // namespace rollcast

@@ -18,7 +18,8 @@ struct nccl_limits {
 
 /// Makes communicators of NCCL for a GPU. The library is found when the program runs, so that
 /// nothing needs it to be built or started: at least 2.18, whose abort is safe while a group forms.
-/// Fails with `bad_config` and one line if it is not there, or there is no GPU of that number.
+/// Fails with `bad_config` and one line if it is not there, there is no GPU of that number, or
+/// NCCL_COMM_BLOCKING=1 is in the environment.
 ///
 /// Its communicators never block: no call of NCCL waits for another rank, and what it says of an
 /// error elsewhere is asked for at every `poll`. `abort` waits until the device is done with the

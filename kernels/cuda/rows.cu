@@ -34,12 +34,8 @@ ROLLCAST_KERNEL(row_threads, 1) rms_norm_kernel(rms_norm_args args) {
   const std::size_t row = simt::block_x();
   const std::size_t from = args.rows_of != nullptr ? args.rows_of[row] : row;
   const float* const x = args.x + from * args.x_stride;
-  for (std::size_t d = simt::thread_x(); d < args.dim; d += row_threads) {
-    const float value = x[d];
-    kept[d] = value;
-    if (args.gathered != nullptr)
-      args.gathered[row * args.dim + d] = value;
-  }
+  for (std::size_t d = simt::thread_x(); d < args.dim; d += row_threads)
+    kept[d] = x[d];
   simt::sync_block();
   if (simt::warp() == 0) {
     float low = 0.0f, high = 0.0f;

@@ -29,7 +29,6 @@ struct rms_norm_args {
   const float* w = nullptr;               ///< [dim].
   bf16_bits* y = nullptr;                 ///< [rows, dim].
   std::size_t y_stride = 0;
-  float* gathered = nullptr; ///< [rows, dim] or null: also gets the rows of `x` as they are.
   std::size_t rows = 0;
   std::size_t dim = 0; ///< At most 32768.
   float eps = 0;

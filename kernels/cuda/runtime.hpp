@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -39,8 +40,22 @@ struct device_info {
   std::uint64_t memory_bytes = 0;
   std::uint64_t shared_bytes = 0; ///< Shared memory that one block may ask for.
   bool emulated = false;
-  std::string bus_id; ///< Where it is in its machine: "0000:1b:00.0". The emulator: "emulated:N".
+  /// Names it among all GPUs that there are, as nvidia-smi does. The emulator's are zero but for
+  /// the number.
+  std::string uuid;
 };
+
+/// "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f" of the bytes 0 to 15.
+inline std::string uuid_text(std::span<const char, 16> bytes) {
+  std::string out = "GPU";
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10)
+      out += '-';
+    for (const int shift : {4, 0})
+      out += "0123456789abcdef"[static_cast<unsigned char>(bytes[i]) >> shift & 15];
+  }
+  return out;
+}
 
 /// Devices that can be used. 0, and no error, if there is no driver or no GPU: `why_no_device` has
 /// the words for it.

@@ -71,17 +71,13 @@ device_result<device_info> describe_device(std::uint32_t index) {
   if (const auto said = cudaGetDeviceProperties(&properties, static_cast<int>(index));
       said != cudaSuccess)
     return failed(said, "cudaGetDeviceProperties of device " + std::to_string(index));
-  char bus_id[32]{};
-  if (const auto said = cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, static_cast<int>(index));
-      said != cudaSuccess)
-    return failed(said, "cudaDeviceGetPCIBusId of device " + std::to_string(index));
   return device_info{properties.name,
                      static_cast<std::uint32_t>(10 * properties.major + properties.minor),
                      static_cast<std::uint32_t>(properties.multiProcessorCount),
                      properties.totalGlobalMem,
                      properties.sharedMemPerBlockOptin,
                      false,
-                     bus_id};
+                     uuid_text(properties.uuid.bytes)};
 }
 
 device_status use_device(std::uint32_t index) {

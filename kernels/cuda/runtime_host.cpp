@@ -4,6 +4,7 @@
 #include "kernels/cuda/runtime.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -64,13 +65,10 @@ device_result<device_info> describe_device(std::uint32_t index) {
   if (index >= devices)
     return failed("there is no device " + std::to_string(index) + ": the emulator has "
                   + std::to_string(devices));
-  return device_info{"emulated",
-                     0,
-                     2,
-                     memory_bytes,
-                     simt::host::shared_bytes_max,
-                     true,
-                     "emulated:" + std::to_string(index)};
+  std::array<char, 16> uuid{};
+  uuid[15] = static_cast<char>(index);
+  return device_info{"emulated",     0, 2, memory_bytes, simt::host::shared_bytes_max, true,
+                     uuid_text(uuid)};
 }
 
 device_status use_device(std::uint32_t index) {

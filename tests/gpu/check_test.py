@@ -3,6 +3,9 @@
 # time; and it never takes longer than it is given.
 # Method: the real program on this machine, and a pretended one that answers as it is told.
 
+import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,7 +13,10 @@ import sys
 import tempfile
 import textwrap
 import unittest
+import unittest.mock
 from pathlib import Path
+
+import check
 
 HERE = Path(__file__).resolve().parent
 TWO_GPUS = "cmp: two GPUs, chunks, migration by NCCL"
@@ -55,13 +61,16 @@ PRETENDED = """\
             def do_GET(self):
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(b"rollcast_collective_members 2\\n"
-                                 + f'rollcast_migrations_total{{path="nccl"}} {says["two_gpus"]}\\n'
+                members = len(list(Path(__file__).parent.glob("worker-*")))
+                self.wfile.write(f"rollcast_collective_members {members}\\n"
+                                 f'rollcast_migrations_total{{path="nccl"}} {says["two_gpus"]}\\n'
                                  .encode())
             def log_message(self, *_): pass
         http.server.HTTPServer(("127.0.0.1", int(value("--metrics-port"))), Metrics).serve_forever()
     elif a[0] == "worker":
         import time
+        print("a worker on " + value("--device"), file=sys.stderr, flush=True)
+        (Path(__file__).parent / ("worker-" + value("--device"))).touch()
         time.sleep(60)
     else:
         print("scored 1 tokens: max abs difference 0, mean 0")
@@ -75,9 +84,13 @@ class CheckTest(unittest.TestCase):
         self.root = Path(self.folder.name)
 
     def check(self, build, *flags, **says):
+        nccl = self.root / "nccl"
+        nccl.mkdir()
+        (nccl / "libnccl.so.2").touch()
         done = subprocess.run([HERE / "run.sh", build, "--out", self.root / "out", *flags],
-                              env=os.environ | {"SAYS": json.dumps(says)}, capture_output=True,
-                              text=True, timeout=200)
+                              env=os.environ | {"SAYS": json.dumps(says),
+                                                "LD_LIBRARY_PATH": str(nccl)},
+                              capture_output=True, text=True, timeout=200)
         summary = self.root / "out" / "summary.json"
         checks = json.loads(summary.read_text())["checks"] if summary.exists() else []
         for check in checks:
@@ -108,6 +121,71 @@ class CheckTest(unittest.TestCase):
     def test_two_gpus_must_move_kv_by_nccl(self):
         _, checks = self.check(self.pretended(), two_gpus=7)
         self.assertEqual((checks[TWO_GPUS]["result"], checks[TWO_GPUS]["figure"]), ("pass", 7))
+
+    def test_what_workers_on_two_gpus_say_is_kept_beside_the_results(self):
+        self.check(self.pretended(), two_gpus=7)
+        for gpu in 0, 1:
+            said = (self.root / "out" / f"two-gpus-gpu-{gpu}.log").read_text()
+            self.assertEqual(said, f"a worker on cuda:{gpu}\n")
+
+    def test_two_gpus_without_nccl_are_a_skip_with_its_reason(self):
+        os.environ["SAYS"] = json.dumps({"two_gpus": 7})
+        self.addCleanup(os.environ.pop, "SAYS")
+        with unittest.mock.patch.object(check, "find_nccl", return_value=("", [])):
+            sut = check.Check(argparse.Namespace(out=self.root, shape="", seconds=60, device=None),
+                              self.pretended(), self.root)
+            with contextlib.redirect_stdout(io.StringIO()):
+                sut.two_gpus(None, None, None)
+        self.assertEqual([c["result"] for c in sut.checks], ["skip"])
+        self.assertIn("no libnccl.so.2 in LD_LIBRARY_PATH", sut.checks[0]["detail"])
+
+    def test_nccl_is_looked_for_where_it_may_be(self):
+        def library(*at):
+            folder = self.root.joinpath(*at)
+            folder.mkdir(parents=True)
+            (folder / "libnccl.so.2").touch()
+            return str(folder)
+        tools = self.root / "tools"
+        tools.mkdir()
+        def cached(line):
+            (tools / "ldconfig").write_text(f"#!/bin/sh\necho '{line}'\n")
+            (tools / "ldconfig").chmod(0o755)
+        environment = {"PATH": str(tools)}
+        cached("libnccl.so.2.1 (libc6,x86-64) => /elsewhere/libnccl.so.2.1")
+        with unittest.mock.patch.object(check, "NCCL_PLACES", [f"{self.root}/cuda*/lib64"]), \
+                unittest.mock.patch.object(check, "python_roots", lambda: [f"{self.root}/python"]):
+            self.assertEqual(check.find_nccl(environment), ("", []))
+            python = library("python", "nvidia", "nccl", "lib")
+            self.assertEqual(check.find_nccl(environment), (f"{python}/libnccl.so.2", [python]))
+            cuda = library("cuda-13", "lib64")
+            self.assertEqual(check.find_nccl(environment), (f"{cuda}/libnccl.so.2", [cuda]))
+            cached("\tlibnccl.so.2 (libc6,x86-64) => /lib/libnccl.so.2")
+            self.assertEqual(check.find_nccl(environment), ("/lib/libnccl.so.2", []))
+            told = library("told")
+            environment["LD_LIBRARY_PATH"] = f":/nowhere:{told}"
+            self.assertEqual(check.find_nccl(environment), (f"{told}/libnccl.so.2", []))
+
+    def test_the_sanitizer_looks_at_drafts_too(self):
+        build = self.pretended()
+        (build / "gpu_tests").mkdir()
+        (build / "gpu_tests" / "cuda_backend_check").write_text("#!/bin/sh\n")
+        (build / "gpu_tests" / "cuda_backend_check").chmod(0o755)
+        tools = self.root / "tools"
+        tools.mkdir()
+        tool = tools / "compute-sanitizer"
+        tool.write_text(f'#!/bin/sh\necho "$@" >> {self.root}/sanitized\n')
+        tool.chmod(0o755)
+        with unittest.mock.patch.dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}"):
+            _, checks = self.check(build)
+        self.assertEqual(checks["compute-sanitizer racecheck"]["result"], "pass")
+        ran = (self.root / "sanitized").read_text().splitlines()
+        self.assertEqual(len(ran), 3)
+        source = (HERE.parent / "unit" / "backend_cuda" / "rollout_test.cpp").read_text()
+        names = [name.split(".")[1].split("/")[0] for name in check.SANITIZED]
+        self.assertIn("has_the_same_bits_with_drafts", names)
+        for name in names:
+            self.assertIn(f"cuda_rollout.{name}/qwen3", ran[0])
+            self.assertIn(f"TEST_P(cuda_rollout, {name})", source)
 
     def test_two_gpus_that_move_nothing_by_nccl_are_1(self):
         done, checks = self.check(self.pretended(), two_gpus="0")

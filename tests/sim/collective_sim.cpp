@@ -18,6 +18,7 @@ constexpr member_limits half_limits{.form_max = std::chrono::seconds{2},
                                     .round_max = std::chrono::seconds{1},
                                     .fetch_max = std::chrono::seconds{1},
                                     .cast_max = std::chrono::seconds{2},
+                                    .prepare_max = std::chrono::milliseconds{300},
                                     .cast_bytes = 100,
                                     .bytes_max = 1'000};
 /// Longer than what is asked for may take: a fetch that waits, then its round; five casts and what
@@ -177,25 +178,33 @@ void collective_sim::ask_for_weights() {
   const auto whole = whole_cargo(number);
   const auto root = random_.below(open.size());
   for (std::size_t k = 0; k < open.size(); ++k) {
-    auto& w = workers_[open[k]];
+    // The order of an update comes by another way than those of the group, and may be late.
     if (k == root) {
-      w.half->cast_weights(number << 20, whole);
+      send(parts_, open[k],
+           part{[number, whole](worker& w) { w.half->cast_weights(number << 20, whole); }});
       continue;
     }
     const auto mine = ++last_number_;
-    const std::shared_ptr<weight_cargo> cargo =
-      *weight_cargo::expecting(whole->tensors(), whole->slice_bytes());
-    expect(mine, w, cast_ticks);
-    w.half->await_weights(
-      number << 20, cargo,
-      [this, mine, cargo](const result<void>& how) {
-        if (how && !cargo->complete())
-          wrong_ = "weights were said to be complete that are not";
-        cast_ += how ? 1 : 0;
-        end(mine, how.has_value());
-      },
-      now());
+    send(parts_, open[k], part{[this, mine, number, whole](worker& w) {
+           await_weights(mine, number << 20, *whole, w);
+         }});
   }
+}
+
+void collective_sim::await_weights(std::uint64_t mine, std::uint64_t update,
+                                   const weight_cargo& whole, worker& w) {
+  const std::shared_ptr<weight_cargo> cargo =
+    *weight_cargo::expecting(whole.tensors(), whole.slice_bytes());
+  expect(mine, w, cast_ticks);
+  w.half->await_weights(
+    update, cargo,
+    [this, mine, cargo](const result<void>& how) {
+      if (how && !cargo->complete())
+        wrong_ = "weights were said to be complete that are not";
+      cast_ += how ? 1 : 0;
+      end(mine, how.has_value());
+    },
+    now());
 }
 
 void collective_sim::deliver() {
@@ -207,8 +216,10 @@ void collective_sim::deliver() {
       else if (workers_[m.worker].id == m.as && !workers_[m.worker].dead)
         take(workers_[m.worker], m.what);
   };
+  each_due(parts_, [](worker& w, const part& p) { p(w); });
   each_due(orders_, [&](worker& w, order& o) { w.half->obey(o, now()); });
-  each_due(gifts_, [&](worker& w, gift& g) { w.half->give(g.puller, g.pull, *g.bytes, g.bytes); });
+  each_due(gifts_,
+           [&](worker& w, gift& g) { w.half->give(g.puller, g.pull, *g.bytes, g.bytes, now()); });
   each_due(news_, [&](worker&, news& n) { boss_.on(n, now()); });
 }
 

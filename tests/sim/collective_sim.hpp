@@ -6,6 +6,7 @@
 #include "tests/support/pretend_fabric.hpp"
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -74,6 +75,8 @@ private:
   void break_something();
   void ask_for_kv();
   void ask_for_weights();
+  void await_weights(std::uint64_t mine, std::uint64_t update, const weight_cargo& whole,
+                     worker& w);
   void deliver();
   void expect(std::uint64_t number, const worker& by, std::uint64_t within);
   void end(std::uint64_t number, bool good);
@@ -94,6 +97,8 @@ private:
     std::shared_ptr<const std::vector<std::byte>> bytes;
   };
   std::deque<late<gift>> gifts_;
+  using part = std::function<void(worker&)>; ///< Of a worker in an update.
+  std::deque<late<part>> parts_;
   std::map<std::uint64_t, asked> asked_;
   std::uint64_t tick_ = 1;
   std::uint64_t last_worker_ = 0;

@@ -108,7 +108,6 @@ decode_worker_actor::behavior_type mute_worker(decode_worker_actor::pointer self
     [](atom::cancel, worker_id, std::uint64_t) {},
     [](atom::flip, worker_id, std::uint64_t, std::uint64_t, bool) {},
     [](atom::score, const score_order&) { return std::string{}; },
-    [](worker_id, const collective::order&) {},
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
     [](atom::step) {},

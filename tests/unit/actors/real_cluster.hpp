@@ -49,6 +49,7 @@ public:
     worker_node_options options;
     options.collectives = std::move(group);
     options.collective_limits.round_max = std::chrono::milliseconds{500};
+    options.collective_limits.prepare_max = std::chrono::milliseconds{200};
     options.name = "w" + std::to_string(workers.size());
     options.scheduler_port = ports.cluster_port;
     options.engine.batch_max = batch_max;

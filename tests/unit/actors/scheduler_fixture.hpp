@@ -81,7 +81,6 @@ inline decode_worker_actor::behavior_type recorder(decode_worker_actor::pointer 
       log->flips.push_back(epoch);
     },
     [](atom::score, const score_order&) { return std::string{}; },
-    [](worker_id, const collective::order&) {},
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
     [](atom::step) {},

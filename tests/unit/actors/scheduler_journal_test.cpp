@@ -129,7 +129,6 @@ decode_worker_actor::behavior_type reckoner(reckoner_pointer self, worker_log* l
       log->flips.push_back(epoch);
     },
     [](atom::score, const score_order&) { return std::string{}; },
-    [](worker_id, const collective::order&) {},
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
     [](atom::step) {},

@@ -82,7 +82,6 @@ decode_worker_actor::behavior_type scoring_worker(decode_worker_actor::pointer s
       log->open.push_back({order, self->current_sender(), self->current_mailbox_element()->mid});
       return {};
     },
-    [](worker_id, const collective::order&) {},
     [](const weights_pulled&) {},
     [](const weights_packed&) {},
     [](atom::step) {},

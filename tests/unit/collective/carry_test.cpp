@@ -63,7 +63,7 @@ struct carry_test : testing::Test {
   /// @pre the mutex is held
   void obey() {
     for (auto& o : boss.drain())
-      nodes.at(o.to.value).group->obey(std::move(o.what));
+      nodes.at(o.to.value).group->obey(o.to, std::move(o.what));
   }
   /// Waits until both are in an open group, or until neither is.
   bool wait_open(bool open = true) {

@@ -115,6 +115,34 @@ TEST_F(coordinator_test, declines_what_goes_to_no_member) {
   EXPECT_EQ(orders[0].to, worker_id{1});
 }
 
+TEST_F(coordinator_test, tells_all_what_will_not_be_sent_whoever_says_so) {
+  open(3);
+  auto declined = of(1, news_kind::declined, 0); // it has no epoch any more
+  declined.slices.update = 5;
+  auto orders = say(declined);
+  ASSERT_EQ(count(orders, order_kind::decline), 3u);
+  EXPECT_EQ(orders[1].what.slices.update, 5u);
+  EXPECT_EQ(orders[1].what.epoch, 1u) << "of the epoch in which they wait";
+  declined.slices = {};
+  declined.moves = {{{2}, 7, 0, 0, 10}};
+  orders = say(declined);
+  ASSERT_EQ(count(orders, order_kind::decline), 2u);
+  EXPECT_EQ(orders[1].to, worker_id{2}) << "who pulls it";
+}
+
+TEST_F(coordinator_test, casts_nothing_that_was_offered_and_is_declined) {
+  open(2);
+  say(wants(1, 2, 7));
+  auto offer = of(2, news_kind::offered, 1);
+  offer.slices = {5, 0, 0, 4, 100, false};
+  say(offer);
+  auto declined = of(2, news_kind::declined, 1);
+  declined.slices.update = 5;
+  say(declined);
+  say(of(1, news_kind::round_done, 1, 1));
+  EXPECT_TRUE(say(of(2, news_kind::round_done, 1, 1)).empty());
+}
+
 TEST_F(coordinator_test, ends_the_epoch_when_a_member_goes) {
   open(3);
   say(wants(1, 2, 7));

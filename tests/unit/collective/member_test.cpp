@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 namespace rollcast::collective {
 namespace {
@@ -65,7 +66,7 @@ struct member_test : testing::Test {
   }
   void give(std::size_t bytes) {
     const auto image = std::make_shared<std::vector<std::byte>>(bytes, std::byte{42});
-    a.sut.give({2}, 7, *image, image);
+    a.sut.give({2}, 7, *image, image, now);
     turn();
   }
 
@@ -186,6 +187,43 @@ TEST_F(member_test, declined_moves_end_on_both_sides) {
   EXPECT_EQ(heard[0].error().code, errc::peer_lost);
 }
 
+TEST_F(member_test, lets_go_of_what_nobody_has_fetched_in_time) {
+  open();
+  const auto image = std::make_shared<std::vector<std::byte>>(1'000);
+  a.sut.give({2}, 7, *image, image, now);
+  turn(5900ms);
+  EXPECT_EQ(image.use_count(), 2);
+  turn(100ms);
+  EXPECT_EQ(image.use_count(), 1) << "its fetch has ended by then";
+}
+
+TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
+  half c{fabric, "device c", {3}};
+  member sut{*c.maker, {.given_max = 3, .given_bytes_max = 1'000}};
+  sut.serve({3});
+  sut.obey({.kind = order_kind::form, .epoch = 1, .members = {{3}}, .id = "alone"}, now);
+  sut.turn(now);
+  sut.drain();
+  const auto image = std::make_shared<std::vector<std::byte>>(600);
+  const auto large = std::make_shared<std::vector<std::byte>>(2'000);
+  const auto give = [&](std::uint64_t pull, const auto& what) {
+    sut.give({2}, pull, *what, what, now);
+    auto said = sut.drain();
+    EXPECT_EQ(said.size(), 1u);
+    EXPECT_EQ(said.at(0).moves.at(0).pull, pull);
+    return said.at(0).kind;
+  };
+  EXPECT_EQ(give(1, large), news_kind::wanted) << "one alone may be larger";
+  EXPECT_EQ(give(2, image), news_kind::declined);
+  sut.turn(now += 6s);
+  EXPECT_EQ(give(3, image), news_kind::wanted);
+  EXPECT_EQ(give(4, image), news_kind::declined) << "1200 of 1000 bytes";
+  EXPECT_EQ(image.use_count(), 2);
+  sut.obey({.kind = order_kind::abort, .epoch = 1, .why = "a test"}, now);
+  EXPECT_EQ(image.use_count(), 1) << "all of an epoch goes with it";
+  EXPECT_EQ(give(5, image), news_kind::declined) << "there is no epoch";
+}
+
 struct cast_test : member_test {
   /// Two tensors of 600 and 40 bytes, in slices of 256.
   std::shared_ptr<weight_cargo> whole() {
@@ -264,6 +302,109 @@ TEST_F(cast_test, believes_no_bytes_of_another_hash) {
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_FALSE(heard[0]);
   EXPECT_FALSE(to->tensor("a"));
+}
+
+TEST_F(cast_test, goes_on_past_a_slice_that_the_root_lacks_and_leaves_it_to_another_way) {
+  open();
+  const auto all = whole();
+  const std::shared_ptr<weight_cargo> from = *weight_cargo::expecting(all->tensors(), 256);
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(all->tensors(), 256);
+  for (std::uint32_t slice = 1; slice < 4; ++slice) // of tensor a it lacks the first
+    ASSERT_TRUE(from->put(slice, all->bytes_of_slice(slice)->bytes));
+  await(to);
+  a.sut.cast_weights(3, from);
+  both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, false}});
+  turn();
+  EXPECT_TRUE(heard.empty()) << "there is more to come";
+  EXPECT_FALSE(to->has(0)) << "zeros that nobody has sent";
+  EXPECT_TRUE(to->has(1) && to->has(2)) << "and they spoil the tensor";
+  EXPECT_TRUE(to->tensor("b"));
+}
+
+TEST_F(cast_test, hears_at_once_of_a_root_that_has_nothing_any_more) {
+  open();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(whole()->tensors(), 256);
+  await(to);
+  both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, false}});
+  turn();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
+}
+
+TEST_F(cast_test, allocates_nothing_for_sizes_that_are_not_of_the_manifest) {
+  const std::array<cast, 4> wrong{{{3, 0, 0, 4, 6'400, false},
+                                   {3, 0, 3, 2, 40, false},
+                                   {3, 0, 0, 3, std::uint64_t{1} << 40, true},
+                                   {99, 0, 0, 3, std::uint64_t{1} << 40, true}}};
+  for (std::uint64_t epoch = 1; const auto& slices : wrong) {
+    a.said.clear();
+    b.said.clear();
+    heard.clear();
+    open(epoch);
+    await(*weight_cargo::expecting(whole()->tensors(), 256));
+    b.sut.obey({.kind = order_kind::run, .epoch = epoch, .round = 1, .slices = slices}, now);
+    turn(3s); // of update 99 it knows nothing, and may hear of it yet
+    ASSERT_TRUE(has(b, news_kind::failed)) << epoch;
+    EXPECT_NE(b.said.back().why.find("told to cast"), std::string::npos) << b.said.back().why;
+    EXPECT_EQ(heard.size(), 1u);
+    ++epoch;
+  }
+}
+
+TEST_F(cast_test, a_root_without_an_open_epoch_says_so_at_once) {
+  open();
+  await(*weight_cargo::expecting(whole()->tensors(), 256));
+  a.sut.serve({1}); // the coordinator has not told the others
+  a.said.clear();
+  a.sut.cast_weights(3, whole());
+  turn();
+  ASSERT_TRUE(has(a, news_kind::declined));
+  EXPECT_EQ(a.said.back().slices.update, 3u);
+  b.sut.obey({.kind = order_kind::decline, .epoch = 1, .slices = {.update = 3}}, now);
+  ASSERT_EQ(heard.size(), 1u) << "and does not wait for ten seconds";
+  EXPECT_EQ(heard[0].error().code, errc::peer_lost);
+  await(*weight_cargo::expecting(whole()->tensors(), 256));
+  EXPECT_EQ(heard.size(), 2u) << "nor does who hears of the update only now";
+}
+
+TEST_F(cast_test, a_root_that_forgets_an_update_says_so) {
+  open();
+  a.sut.cast_weights(3, whole());
+  a.sut.forget_weights(3);
+  turn();
+  EXPECT_TRUE(has(a, news_kind::declined));
+}
+
+TEST_F(cast_test, waits_a_while_for_who_has_not_heard_of_the_update_yet) {
+  open();
+  const auto from = whole();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+  a.sut.cast_weights(3, from);
+  both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, true}});
+  turn(2s);
+  EXPECT_FALSE(has(a, news_kind::round_done)) << "b is inside a step";
+  await(to);
+  turn();
+  turn();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]) << heard[0].error().detail;
+}
+
+TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
+  open();
+  const auto from = whole();
+  a.sut.cast_weights(3, from);
+  both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 3, 600, false}});
+  turn(3s);
+  turn();
+  EXPECT_TRUE(has(a, news_kind::round_done) && has(b, news_kind::round_done));
+  b.said.clear();
+  both({.kind = order_kind::run, .epoch = 1, .round = 2, .slices = {3, 0, 3, 1, 40, true}});
+  turn();
+  EXPECT_TRUE(has(b, news_kind::round_done)) << "not waited for twice";
+  await(*weight_cargo::expecting(from->tensors(), 256));
+  ASSERT_EQ(heard.size(), 1u) << "what went by does not come again";
+  EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
 }
 
 TEST_F(cast_test, waits_for_slices_that_the_root_gets_later_and_not_for_ever) {

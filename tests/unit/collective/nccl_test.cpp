@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <functional>
+#include <cstdlib>
 
 #ifdef ROLLCAST_NCCL_HEADER
 #include <nccl.h>
@@ -34,12 +34,20 @@ const std::string pretended = ROLLCAST_PRETEND_NCCL;
 
 struct nccl_test : testing::Test {
   ~nccl_test() override {
+    ranks.clear();
     set("stuck", 0);
+    set("refuse", 0);
     set("version", 22809);
+    EXPECT_EQ(call<int (*)()>("pretend_nccl_misuses")(), 0) << "calls that NCCL would have refused";
+    ::unsetenv("NCCL_COMM_BLOCKING");
+  }
+  template <class Call>
+  static Call call(const char* name) {
+    static void* const library = ::dlopen(pretended.c_str(), RTLD_NOW | RTLD_LOCAL);
+    return reinterpret_cast<Call>(::dlsym(library, name));
   }
   static void set(const char* what, int value) {
-    static void* const library = ::dlopen(pretended.c_str(), RTLD_NOW | RTLD_LOCAL);
-    reinterpret_cast<void (*)(const char*, int)>(::dlsym(library, "pretend_nccl_set"))(what, value);
+    call<void (*)(const char*, int)>("pretend_nccl_set")(what, value);
   }
 
   void begin(std::uint32_t size) {
@@ -145,6 +153,38 @@ TEST_F(nccl_test, an_abort_in_the_middle_touches_no_memory_afterwards) {
   const auto before = in;
   EXPECT_FALSE(ranks[0]->poll());
   EXPECT_EQ(in, before);
+}
+
+TEST_F(nccl_test, a_call_that_fails_inside_a_group_fails_the_operation_and_no_later_one) {
+  begin(2);
+  ASSERT_TRUE(end());
+  auto bytes = pattern(100, 1), more = bytes;
+  set("refuse", 2);
+  const auto said = ranks[0]->exchange({{1, bytes, {}}, {1, {}, more}, {1, bytes, {}}});
+  ASSERT_FALSE(said);
+  EXPECT_EQ(said.error().code, errc::peer_lost);
+  EXPECT_EQ(said.error().detail, "a receive: NCCL says internal error");
+  EXPECT_FALSE(ranks[0]->poll()) << "nothing but abort helps";
+  ranks.clear();
+  begin(2);
+  ASSERT_TRUE(end()) << "on the same thread";
+  more.assign(more.size(), std::byte{0});
+  for (auto& r : ranks)
+    ASSERT_TRUE(r->broadcast(0, &r == ranks.data() ? bytes : more));
+  EXPECT_TRUE(end());
+  EXPECT_EQ(more, bytes);
+}
+
+TEST_F(nccl_test, is_not_made_to_block_by_the_environment) {
+  begin(1);
+  ::setenv("NCCL_COMM_BLOCKING", "1", 1);
+  const auto blocks = open_nccl(0, {.library = pretended});
+  ASSERT_FALSE(blocks);
+  EXPECT_EQ(blocks.error().code, errc::bad_config);
+  EXPECT_NE(blocks.error().detail.find("NCCL_COMM_BLOCKING=1"), std::string::npos);
+  EXPECT_FALSE(makers[0]->form(*makers[0]->new_id(), 0, 1)) << "set by a file, when NCCL was used";
+  ::setenv("NCCL_COMM_BLOCKING", "0", 1);
+  EXPECT_TRUE(open_nccl(0, {.library = pretended}));
 }
 
 TEST_F(nccl_test, a_group_that_does_not_form_is_only_waited_for) {

@@ -6,6 +6,7 @@
 #include "tests/unit/cuda/device.hpp"
 #include "tests/unit/kernels/pattern.hpp"
 
+#include <array>
 #include <cmath>
 
 namespace rollcast::test {
@@ -218,6 +219,14 @@ TEST(cuda_runtime, gives_the_words_of_a_kernel_that_fails_in_a_graph) {
   const auto said = must(cuda::graph::end_capture(stream.handle())).launch(stream.handle());
   ASSERT_FALSE(said.has_value());
   EXPECT_NE(said.error().what.find("kernel stray"), std::string::npos);
+}
+
+TEST(cuda_runtime, writes_a_uuid_as_nvidia_smi_does) {
+  std::array<char, 16> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<char>(i * 17);
+  EXPECT_EQ(uuid_text(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+  EXPECT_EQ(describe_device(1)->uuid, "GPU-00000000-0000-0000-0000-000000000001");
 }
 
 } // namespace
