@@ -201,7 +201,7 @@ class Check:
             return
         if not self.nccl:
             self.say(name, "skip", f"no {NCCL} in LD_LIBRARY_PATH, the loader's cache, "
-                     f"{', '.join(NCCL_PLACES)} or Python's packages: without it all goes by ZeroMQ")
+                     f"{', '.join(NCCL_PLACES)} or Python's packages: all goes by ZeroMQ")
             return
         ports = free_ports(3)
         door = f"tcp://127.0.0.1:{ports[0]}"
