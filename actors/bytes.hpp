@@ -17,7 +17,7 @@ static_assert(std::endian::native == std::endian::little);
 /// The bytes of a contiguous range of numbers, as a string that CAF sends in one piece.
 template <class T>
 std::string to_bytes(std::span<const T> xs) {
-  static_assert(std::is_arithmetic_v<T>);
+  static_assert(std::is_arithmetic_v<T> || std::is_same_v<T, std::byte>);
   return {reinterpret_cast<const char*>(xs.data()), xs.size_bytes()};
 }
 

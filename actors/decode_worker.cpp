@@ -53,6 +53,8 @@ result<void> admit(self_ptr self, chunk_assignment a) {
   request.sampling = std::move(a.sampling);
   request.generate_max = a.generate_max;
   request.reserve = a.reserve;
+  if (a.wants_experts)
+    request.experts_from = a.experts_from;
   if (auto& drafts = self->state.parts.drafts)
     drafts->follow(a.response, a.group, a.probe, request.tokens);
   if (auto& shared = self->state.parts.shared; shared && a.prompt_tokens <= request.tokens.size())
@@ -219,6 +221,7 @@ void report(self_ptr self, const chunk_report& r) {
                                     [](float mass) { return mass == 1.0f; });
   if (!kept_all)
     outcome.kept_masses = to_bytes(r.kept_masses);
+  outcome.experts = to_bytes(r.experts);
   outcome.why = static_cast<std::uint8_t>(r.why);
   outcome.kv_parked = r.why == chunk_end::budget && st.parts.device->parked(r.response);
   outcome.stats = st.parts.device->stats();

@@ -11,6 +11,7 @@ struct sizes {
   std::size_t operator()(const wire::response_ready& r) const {
     return (r.token_ids.size() + r.prompt_token_ids.size()) * sizeof(token_id)
            + (r.logprobs.size() + r.kept_mass.size()) * sizeof(float) + r.id.size()
+           + (r.experts ? r.experts->ids.size() : 0)
            + r.weight_versions.size() * sizeof(wire::weight_span);
   }
   std::size_t operator()(const wire::scored& s) const {

@@ -9,6 +9,7 @@
 #include "engine/backend/device_weights.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 #include "engine/step/request.hpp"
 
 #include <caf/all.hpp>
@@ -48,6 +49,7 @@ struct worker_hello {
   std::uint32_t spill_page_tokens = 1;
   std::uint32_t context_max = 0;
   std::uint32_t vocabulary = 0;
+  expert_layout experts = {};    ///< Without layers, of a dense model.
   std::string eos_token_ids;     ///< int32, little-endian.
   std::string speculate = "off"; ///< How it drafts; changes no bit.
   /// What it takes part in collective groups with, named among all devices that there are: a host's
@@ -70,9 +72,11 @@ struct chunk_assignment {
   std::uint32_t prompt_tokens = 0;
   sampling_params sampling = {};
   std::uint32_t generate_max = 0;
-  bool reserve = true;       ///< Take the whole chunk's KV blocks at once.
-  std::string pull_endpoint; ///< Not empty: fetch the KV from there first.
-  worker_id pull_from = {};  ///< The incarnation that has it.
+  bool reserve = true;            ///< Take the whole chunk's KV blocks at once.
+  bool wants_experts = false;     ///< Ids of experts are asked for,
+  std::uint32_t experts_from = 0; ///< from this position on.
+  std::string pull_endpoint;      ///< Not empty: fetch the KV from there first.
+  worker_id pull_from = {};       ///< The incarnation that has it.
 };
 
 /// What became of a chunk.
@@ -85,6 +89,7 @@ struct chunk_outcome {
   std::string tokens;         ///< int32, little-endian: the new ones.
   std::string logprobs;       ///< float32, one a token.
   std::string kept_masses;    ///< float32, one a token; empty when all are 1.
+  std::string experts;        ///< Ids of experts that come with the tokens, if they are asked for.
   std::uint8_t why = 0;       ///< A `chunk_end`.
   bool kv_parked = false;     ///< Its KV stays on the worker.
   engine_stats stats = {};
@@ -105,6 +110,11 @@ typename Inspector::result_type inspect(Inspector& f, engine_stats& x) {
   return f(caf::meta::type_name("engine_stats"), x.steps, x.rows, x.prompt_tokens,
            x.recomputed_tokens, x.generated_tokens, x.preemptions, x.draft_tokens,
            x.accepted_tokens, x.verifications, x.busy_ns);
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, expert_layout& x) {
+  return f(caf::meta::type_name("expert_layout"), x.layers, x.per_token, x.id_bytes);
 }
 
 template <class Inspector>
@@ -144,21 +154,21 @@ typename Inspector::result_type inspect(Inspector& f, worker_hello& x) {
   return f(caf::meta::type_name("worker_hello"), x.name, x.host, x.pid, x.data_endpoint,
            x.weights_endpoint, x.model, x.numerics, x.numerics_hash, x.weights_hash, x.weight_epoch,
            x.as_started, x.kv_blocks, x.block_tokens, x.slots, x.kv_bytes_per_token, x.spill_tokens,
-           x.spill_page_tokens, x.context_max, x.vocabulary, x.eos_token_ids, x.speculate,
-           x.collective_device, x.collective_seat, x.stats);
+           x.spill_page_tokens, x.context_max, x.vocabulary, x.experts, x.eos_token_ids,
+           x.speculate, x.collective_device, x.collective_seat, x.stats);
 }
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, chunk_assignment& x) {
   return f(caf::meta::type_name("chunk_assignment"), x.worker, x.epoch, x.response, x.attempt,
            x.group, x.probe, x.tokens, x.prompt_tokens, x.sampling, x.generate_max, x.reserve,
-           x.pull_endpoint, x.pull_from);
+           x.wants_experts, x.experts_from, x.pull_endpoint, x.pull_from);
 }
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, chunk_outcome& x) {
   return f(caf::meta::type_name("chunk_outcome"), x.worker, x.epoch, x.response, x.attempt,
-           x.position, x.tokens, x.logprobs, x.kept_masses, x.why, x.kv_parked, x.stats);
+           x.position, x.tokens, x.logprobs, x.kept_masses, x.experts, x.why, x.kv_parked, x.stats);
 }
 
 template <class Inspector>

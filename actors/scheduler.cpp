@@ -75,6 +75,12 @@ result<void> check_member(const scheduler_state& st, const worker_hello& hello) 
                    std::to_string(hello.context_max) + " and " + std::to_string(hello.vocabulary),
                    std::to_string(ours.model.context_max) + " and "
                      + std::to_string(ours.model.vocabulary));
+  const auto text = [](const expert_layout& x) {
+    return std::to_string(x.layers) + " layers of " + std::to_string(x.per_token) + " in "
+           + std::to_string(x.id_bytes) + " bytes";
+  };
+  if (ours.model.experts && hello.experts != *ours.model.experts)
+    return differs("experts,", text(hello.experts), text(*ours.model.experts));
   if (hello.eos_token_ids != ours.eos_token_ids)
     return differs("end-of-sequence ids", "of its own", "others");
   return {};
@@ -82,7 +88,8 @@ result<void> check_member(const scheduler_state& st, const worker_hello& hello) 
 
 void adopt_identity(scheduler_state& st, const worker_hello& hello) {
   if (!st.identity) {
-    cluster_model model{hello.numerics, hello.weight_epoch, hello.vocabulary, hello.context_max, 0};
+    cluster_model model{hello.numerics, hello.weight_epoch, hello.vocabulary, hello.context_max, 0,
+                        hello.experts};
     st.identity = {model, hello.model, hello.numerics_hash, hello.weights_hash,
                    hello.eos_token_ids};
     st.book->numerics_profile = hello.numerics;
@@ -96,6 +103,7 @@ void adopt_identity(scheduler_state& st, const worker_hello& hello) {
                                        hello.numerics, hello.numerics_hash, hello.vocabulary,
                                        hello.context_max, hello.eos_token_ids});
   }
+  st.identity->model.experts = st.book->experts = hello.experts;
   const auto holds = std::uint64_t{hello.kv_blocks} * hello.block_tokens;
   auto& most = st.identity->model.kv_tokens_max;
   if (most == std::numeric_limits<std::uint64_t>::max()) { // the first one after a restart

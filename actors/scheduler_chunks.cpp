@@ -6,7 +6,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <cstddef>
 #include <cstdlib>
+#include <span>
 #include <utility>
 
 namespace rollcast::shell {
@@ -48,6 +50,8 @@ chunk_assignment assignment_of(scheduler_state& st, const policy::dispatch& d) {
   a.sampling = to_engine(at.batch->sampling_of(*at.response), at.response->seed);
   a.generate_max = d.tokens_now;
   a.reserve = d.kv_blocks > 0;
+  a.wants_experts = at.batch->spec.routed_experts_from.has_value();
+  a.experts_from = at.batch->spec.routed_experts_from.value_or(0);
   if (d.kv == policy::kv_source::pull)
     if (const auto source = st.workers.find(d.from); source != st.workers.end()) {
       a.pull_endpoint = source->second.hello.data_endpoint;
@@ -68,12 +72,14 @@ struct new_tokens {
   std::vector<token_id> tokens;
   std::vector<float> logprobs;
   std::vector<float> kept_masses;
+  std::span<const std::byte> experts; ///< Of the outcome.
   bool sound = false;
 };
 
 new_tokens unpack(const chunk_outcome& outcome) {
   new_tokens n{from_bytes<token_id>(outcome.tokens), from_bytes<float>(outcome.logprobs),
-               from_bytes<float>(outcome.kept_masses), false};
+               from_bytes<float>(outcome.kept_masses),
+               std::as_bytes(std::span{outcome.experts.data(), outcome.experts.size()}), false};
   if (outcome.kept_masses.empty())
     n.kept_masses.assign(n.tokens.size(), 1.0f);
   const bool cut = outcome.why == static_cast<std::uint8_t>(chunk_end::budget);
@@ -142,6 +148,12 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
                        "it reports " + std::to_string(fresh.tokens.size()) + " tokens at position "
                          + std::to_string(outcome.position) + ", the edge is at "
                          + std::to_string(at.response->tokens.size()));
+  if (const auto due = batch_book::expert_bytes(at, fresh.tokens.size());
+      fresh.experts.size() != due)
+    return take_failed(self, outcome.worker, outcome.response, outcome.attempt,
+                       "it reports " + std::to_string(fresh.experts.size())
+                         + " bytes of ids of experts with " + std::to_string(fresh.tokens.size())
+                         + " tokens, not " + std::to_string(due));
   if (outcome.epoch != st.book->weight_version)
     return take_failed(self, outcome.worker, outcome.response, outcome.attempt,
                        "its tokens are of epoch " + std::to_string(outcome.epoch) + ", epoch "
@@ -160,8 +172,8 @@ void take_outcome(self_ptr self, const chunk_outcome& outcome) {
                                         complete,         outcome.kv_parked};
   if (st.policy->on(finished) != policy::verdict::accepted)
     return; // old news: somebody else runs it now
-  ROLLCAST_CHECK(
-    st.book->append(at, outcome.position, fresh.tokens, fresh.logprobs, fresh.kept_masses));
+  ROLLCAST_CHECK(st.book->append(at, outcome.position, fresh.tokens, fresh.logprobs,
+                                 fresh.kept_masses, fresh.experts));
   --at.batch->running;
   at.batch->tally.count_chunk(outcome.worker, fresh.tokens.size());
   st.parts.metrics->generated_tokens.add(fresh.tokens.size());

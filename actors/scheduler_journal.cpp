@@ -24,7 +24,7 @@ void restore_identity(scheduler_state& st, const journal::image& found) {
     return;
   const auto& was = *found.identity;
   st.identity = {{was.numerics, found.weights->epoch, was.vocabulary, was.context_max,
-                  std::numeric_limits<std::uint64_t>::max()},
+                  std::numeric_limits<std::uint64_t>::max(), std::nullopt},
                  was.model,
                  was.numerics_hash,
                  found.weights->weights,

@@ -88,6 +88,7 @@ worker_hello hello_of(const worker_node_options& options, const engine& device,
   hello.spill_tokens = spilled.pages() * hello.spill_page_tokens;
   hello.context_max = device.limits().context_max;
   hello.vocabulary = shape.vocabulary;
+  hello.experts = shape.experts;
   hello.eos_token_ids = to_bytes(device.device().eos_token_ids());
   return hello;
 }

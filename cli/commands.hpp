@@ -287,8 +287,10 @@ struct run_options {
   std::string policy;
   std::optional<std::uint32_t> chunk_tokens;
   bool force_migration = false;
-  std::chrono::milliseconds timeout{10000}; ///< For an answer of the scheduler.
-  std::uint32_t patience_s = 60;            ///< For a scheduler that was lost, with `connect`.
+  bool routed_experts = false; ///< Have the ids of the experts that were chosen in the results,
+  std::optional<std::uint32_t> routed_experts_from; ///< from this position on; implies the former.
+  std::chrono::milliseconds timeout{10000};         ///< For an answer of the scheduler.
+  std::uint32_t patience_s = 60; ///< For a scheduler that was lost, with `connect`.
 };
 
 /// Submits a batch, collects it, and writes responses.jsonl and summary.json.

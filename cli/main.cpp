@@ -206,6 +206,10 @@ void add_run(CLI::App& root, command& chosen) {
     ->check(CLI::Range(100u, 3'600'000u));
   add_flag(*app, "--force-migration", options->force_migration,
            "move every response at every chunk edge (a test of exactness)");
+  add_flag(*app, "--routed-experts", options->routed_experts,
+           "write the ids of the experts that each token was sent to");
+  add(*app, "--routed-experts-from", options->routed_experts_from,
+      "only of this position and those after it; 0 is the prompt's first token");
   app->add_flag("--debug-rollout-only")
     ->description("known from slime; run never trains, so nothing changes");
   app->callback([options, &chosen] {

@@ -1,11 +1,15 @@
 #include "cli/response_file.hpp"
 
+#include "cli/base64.hpp"
 #include "cli/json_lines.hpp"
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
+#include <utility>
 
 namespace rollcast::cli {
 
@@ -61,7 +65,30 @@ result<void> check_counts(const nlohmann::json& line) {
   return {};
 }
 
-response_record record_of(const nlohmann::json& line) {
+/// What a line says of experts. The shape is believed only if it is that of the ids.
+result<routed_experts> experts_of(const nlohmann::json& line) {
+  routed_experts out;
+  const auto start = line.at("start").get<std::int64_t>();
+  const auto shape = line.at("shape").get<std::vector<std::uint64_t>>();
+  const auto type = line.at("dtype").get<std::string>();
+  auto ids = from_base64(line.at("ids").get<std::string>());
+  constexpr auto most = std::uint64_t{1} << 20; // so that products fit
+  if (start < 0 || start > UINT32_MAX)
+    return fail(errc::bad_prompt, "routed_experts: start is " + std::to_string(start)
+                                    + ": it must be a position, from 0");
+  if (!ids || shape.size() != 3 || *std::max_element(shape.begin(), shape.end()) > most
+      || (type != "uint8" && type != "uint16")
+      || shape[0] * shape[1] * shape[2] * (type == "uint8" ? 1 : 2) != ids->size())
+    return fail(errc::bad_prompt, "routed_experts: ids must be base64 of the numbers that shape "
+                                  "and dtype (uint8 or uint16) say");
+  out.start = static_cast<std::uint32_t>(start);
+  out.layout = {static_cast<std::uint32_t>(shape[1]), static_cast<std::uint32_t>(shape[2]),
+                type == "uint8" ? 1u : 2u};
+  out.ids = std::move(*ids);
+  return out;
+}
+
+result<response_record> record_of(const nlohmann::json& line) {
   response_record r;
   r.group = line.value("group", std::uint64_t{0});
   r.index = line.value("index", 0u);
@@ -79,9 +106,29 @@ response_record record_of(const nlohmann::json& line) {
   r.seed = line.value("seed", std::uint64_t{0});
   r.temperature = float_of(line.value("temperature", nlohmann::json(1.0)));
   r.numerics_profile = line.value("numerics_profile", "");
+  if (line.contains("routed_experts")) {
+    auto experts = experts_of(line.at("routed_experts"));
+    if (!experts)
+      return fail(experts);
+    r.experts = std::move(*experts);
+  }
   if (line.contains("text"))
     r.text = line.at("text").get<std::string>();
   return r;
+}
+
+} // namespace
+
+namespace {
+
+void append_experts(std::string& out, const routed_experts& experts) {
+  const auto& layout = experts.layout;
+  const auto bytes = layout.position_bytes();
+  out += ",\"routed_experts\":{\"start\":" + std::to_string(experts.start) + ",\"shape\":["
+         + std::to_string(bytes == 0 ? 0 : experts.ids.size() / bytes) + ","
+         + std::to_string(layout.layers) + "," + std::to_string(layout.per_token)
+         + "],\"dtype\":" + (layout.id_bytes == 2 ? "\"uint16\"" : "\"uint8\"") + ",\"ids\":\""
+         + to_base64(experts.ids) + "\"}";
 }
 
 } // namespace
@@ -106,6 +153,8 @@ std::string to_line(const response_record& record) {
   out += ",\"seed\":" + std::to_string(record.seed) + ",\"temperature\":";
   append_float(out, record.temperature);
   out += ",\"numerics_profile\":" + quoted(record.numerics_profile);
+  if (record.experts)
+    append_experts(out, *record.experts);
   if (record.text)
     out += ",\"text\":" + quoted(*record.text);
   return out + "}";
@@ -116,7 +165,9 @@ result<response_record> from_line(const std::string& line, const std::string& wh
     const auto parsed = nlohmann::json::parse(line);
     if (auto ok = check_counts(parsed); !ok)
       return fail(ok.error().code, where + ": " + ok.error().detail);
-    return record_of(parsed);
+    auto record = record_of(parsed);
+    return record ? std::move(record)
+                  : fail(record.error().code, where + ": " + record.error().detail);
   } catch (const nlohmann::json::exception& e) {
     return fail(errc::bad_prompt, where + ": " + e.what());
   }
@@ -127,7 +178,10 @@ result<std::vector<response_record>> read_responses(const std::filesystem::path&
   const auto ok = for_each_json_line(path, [&](const nlohmann::json& line) -> result<void> {
     if (auto ok = check_counts(line); !ok)
       return ok;
-    records.push_back(record_of(line));
+    auto record = record_of(line);
+    if (!record)
+      return fail(record);
+    records.push_back(std::move(*record));
     return {};
   });
   if (!ok)

@@ -2,6 +2,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -18,6 +19,14 @@ struct version_span {
   std::uint32_t end = 0;
 };
 
+/// Ids of the experts that positions from `start` on were sent to: [positions, layers, per_token]
+/// of `id_bytes` little-endian bytes.
+struct routed_experts {
+  std::uint32_t start = 0;
+  expert_layout layout;
+  std::string ids;
+};
+
 /// One line of responses.jsonl. Nothing in it depends on how the run was scheduled.
 struct response_record {
   std::uint64_t group = 0;
@@ -32,7 +41,8 @@ struct response_record {
   std::uint64_t seed = 0; ///< Of this response.
   float temperature = 1.0f;
   std::string numerics_profile;
-  std::optional<std::string> text; ///< When the model has a tokenizer.
+  std::optional<routed_experts> experts; ///< When they were asked for.
+  std::optional<std::string> text;       ///< When the model has a tokenizer.
 };
 
 /// One line of JSON, without the newline. Floats are the shortest decimals that read back to the

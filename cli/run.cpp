@@ -64,6 +64,9 @@ wire::submit_batch batch_of(const run_options& options, std::vector<wire::prompt
   batch.policy = options.policy;
   batch.chunk_tokens = options.chunk_tokens;
   batch.force_migration = options.force_migration;
+  batch.routed_experts_from = options.routed_experts_from;
+  if (options.routed_experts && !batch.routed_experts_from)
+    batch.routed_experts_from = 0;
   return batch;
 }
 
@@ -139,6 +142,8 @@ response_record collection::record_of(const wire::response_ready& ready) const {
   r.seed = ready.response_seed;
   r.temperature = (group.sampling ? *group.sampling : batch_.sampling).temperature;
   r.numerics_profile = ready.numerics_profile;
+  if (ready.experts)
+    r.experts = routed_experts{ready.experts->start, ready.experts->layout, ready.experts->ids};
   if (words_ != nullptr)
     if (auto text = words_->decode(ready.token_ids, decode_special::skip))
       r.text = std::move(*text);
@@ -385,6 +390,18 @@ int run_with(const run_options& options, const std::string& endpoint, local_clus
   return collected.cancelled ? exit_cancelled : exit_done;
 }
 
+/// What a look at the private cluster's model tells, before it is loaded.
+result<void> check_model(const run_options& options) {
+  const auto config = load_config(options.cluster.device.model);
+  if (!config)
+    return fail(config);
+  if (config->experts.count == 0 && (options.routed_experts || options.routed_experts_from))
+    return fail(errc::bad_config, "--routed-experts: the model in "
+                                    + options.cluster.device.model.string()
+                                    + " has no experts; leave it out");
+  return {};
+}
+
 } // namespace
 
 int run_run(const run_options& options) {
@@ -392,8 +409,8 @@ int run_run(const run_options& options) {
   if (options.connect.empty() == options.cluster.device.model.empty())
     return refuse({errc::bad_config, "run needs either --connect ENDPOINT or --model DIR", {}});
   if (options.connect.empty())
-    if (const auto config = load_config(options.cluster.device.model); !config)
-      return refuse(config.error());
+    if (const auto ok = check_model(options); !ok)
+      return refuse(ok.error());
   const auto words = find_tokenizer(options);
   if (!words)
     return refuse(words.error());

@@ -16,18 +16,17 @@ void drop(std::vector<T>& all) {
   std::vector<T>{}.swap(all);
 }
 
-/// Tokens that a result carries.
+/// Tokens that a result carries, by weight.
 std::uint64_t tokens_of(const batch_record& batch, std::uint64_t sequence) {
   if (sequence > batch.size)
     return 0;
   const auto& r = batch.responses[batch.finished[sequence - 1]];
-  return r.tokens.size()
-         + (batch.spec.echo_prompts ? batch.group_of(r).prompt_token_ids.size() : 0);
+  return r.weight() + (batch.spec.echo_prompts ? batch.group_of(r).prompt_token_ids.size() : 0);
 }
 
 /// What was appended behind `position`.
 journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
-                            std::uint64_t weight_version) {
+                            std::uint64_t weight_version, std::span<const std::byte> experts) {
   const auto& r = *at.response;
   journal::chunk_edge e;
   e.id = at.batch->id;
@@ -39,6 +38,7 @@ journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
   if (!std::all_of(r.kept_masses.begin() + position, r.kept_masses.end(),
                    [](float mass) { return mass == 1.0f; }))
     e.kept_masses.assign(r.kept_masses.begin() + position, r.kept_masses.end());
+  e.experts.assign(experts.begin(), experts.end());
   return e;
 }
 
@@ -201,7 +201,9 @@ void batch_book::start(batch_record& batch, std::uint64_t now_ns) {
   batch.started_ns = now_ns;
   batch.numerics_profile = numerics_profile;
   batch.weight_version = weight_version;
-  write(journal::batch_started{batch.id, batch.numerics_profile, batch.weight_version});
+  batch.experts = experts;
+  write(
+    journal::batch_started{batch.id, batch.numerics_profile, batch.weight_version, batch.experts});
 }
 
 std::vector<response_id> batch_book::cancel(batch_record& batch, std::uint64_t now_ns) {
@@ -245,22 +247,36 @@ batch_book::place batch_book::locate(response_id response) {
   return {&batch, &batch.responses[ordinal]};
 }
 
+std::size_t batch_book::expert_bytes(const place& at, std::size_t more_tokens) {
+  if (!at.batch->spec.routed_experts_from)
+    return 0;
+  const auto prompt = at.batch->group_of(*at.response).prompt_token_ids.size();
+  const auto before = at.response->tokens.size();
+  const auto range = routed_positions(
+    *at.batch->spec.routed_experts_from, static_cast<std::uint32_t>(prompt),
+    static_cast<std::uint32_t>(before), static_cast<std::uint32_t>(before + more_tokens));
+  return range.size() * at.batch->experts.position_bytes();
+}
+
 bool batch_book::append(place at, std::uint32_t position, std::span<const token_id> tokens,
-                        std::span<const float> logprobs, std::span<const float> kept_masses) {
+                        std::span<const float> logprobs, std::span<const float> kept_masses,
+                        std::span<const std::byte> experts) {
   auto& r = *at.response;
   if (r.sequence != 0 || r.tokens.size() != position || logprobs.size() != tokens.size()
-      || kept_masses.size() != tokens.size())
+      || kept_masses.size() != tokens.size() || experts.size() != expert_bytes(at, tokens.size()))
     return false;
+  const auto before = r.weight();
   if (!tokens.empty() && (r.versions.empty() || r.versions.back().version != weight_version))
     r.versions.push_back({weight_version, position});
   r.tokens.insert(r.tokens.end(), tokens.begin(), tokens.end());
   r.logprobs.insert(r.logprobs.end(), logprobs.begin(), logprobs.end());
   r.kept_masses.insert(r.kept_masses.end(), kept_masses.begin(), kept_masses.end());
+  r.experts.insert(r.experts.end(), experts.begin(), experts.end());
   at.batch->generated_tokens += tokens.size();
-  at.batch->tokens_held += tokens.size();
-  tokens_held_ += tokens.size();
+  at.batch->tokens_held += r.weight() - before;
+  tokens_held_ += r.weight() - before;
   if (journal_ != nullptr)
-    write(edge_of(at, position, weight_version));
+    write(edge_of(at, position, weight_version, experts));
   return true;
 }
 
@@ -309,11 +325,12 @@ bool batch_book::acknowledge(batch_record& batch, std::uint64_t sequence) {
       if (batch.acknowledged < batch.sent)
         batch.tokens_sent -= tokens_of(batch, batch.acknowledged + 1);
       auto& r = batch.responses[batch.finished[batch.acknowledged]];
-      batch.tokens_held -= r.tokens.size();
-      tokens_held_ -= r.tokens.size();
+      batch.tokens_held -= r.weight();
+      tokens_held_ -= r.weight();
       drop(r.tokens);
       drop(r.logprobs);
       drop(r.kept_masses);
+      drop(r.experts);
     }
   batch.sent = std::max(batch.sent, batch.acknowledged);
   if (was_full || !batch.acknowledged_fully())
@@ -382,7 +399,19 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
                                      : static_cast<std::uint32_t>(r.tokens.size())});
   out.response_seed = r.seed;
   out.numerics_profile = batch.numerics_profile;
+  if (batch.spec.routed_experts_from)
+    out.experts = experts_of(batch, r);
   return out;
+}
+
+wire::routed_experts batch_book::experts_of(const batch_record& batch, const response_record& r) {
+  const auto range =
+    routed_positions(*batch.spec.routed_experts_from,
+                     static_cast<std::uint32_t>(batch.group_of(r).prompt_token_ids.size()), 0,
+                     static_cast<std::uint32_t>(r.tokens.size()));
+  return {range.begin,
+          batch.experts,
+          {reinterpret_cast<const char*>(r.experts.data()), r.experts.size()}};
 }
 
 wire::batch_summary batch_book::summary(const batch_record& batch) const {

@@ -7,8 +7,10 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 #include "engine/step/request.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -25,10 +27,10 @@ struct batch_limits {
   std::size_t kept_batches = 1'024;    ///< All, with finished and acknowledged ones.
   std::uint64_t responses = 2'000'000; ///< Of all kept batches whose end was not acknowledged.
   /// Of those batches, when one is submitted: prompts, 4 bytes each, and what was generated and not
-  /// acknowledged, 12 bytes each.
+  /// acknowledged, 12 bytes each; 12 bytes of ids of experts are as a token.
   std::uint64_t tokens = std::uint64_t{1} << 30;
   std::uint64_t results_in_flight = 256; ///< Per batch, pushed and not acknowledged.
-  /// Of those results, 12 bytes each; one result may have more.
+  /// Of those results, 12 bytes each, of ids of experts too; one result may have more.
   std::uint64_t tokens_in_flight = std::uint64_t{1} << 22;
 };
 
@@ -47,6 +49,9 @@ struct response_record {
   std::vector<token_id> tokens;   ///< Generated so far.
   std::vector<float> logprobs;    ///< One a token.
   std::vector<float> kept_masses; ///< One a token.
+  std::vector<std::byte> experts; ///< Ids of experts, if the batch asks for them.
+  /// What it takes in memory, in tokens of 12 bytes.
+  std::uint64_t weight() const noexcept { return tokens.size() + experts.size() / 12; }
   /// From which token on which weight version made them; empty while none was made.
   struct version_start {
     std::uint64_t version = 0;
@@ -76,8 +81,9 @@ struct batch_record {
   batch_tally tally;
   std::string numerics_profile; ///< Of the cluster when it started; "" while queued.
   std::uint64_t weight_version = 0;
+  expert_layout experts; ///< Of the model when it started.
   std::uint64_t generated_tokens = 0;
-  std::uint64_t tokens_held = 0;   ///< Of those, what was not acknowledged.
+  std::uint64_t tokens_held = 0;   ///< Weight of those that were not acknowledged.
   std::uint64_t prompt_tokens = 0; ///< As `prompt_tokens_of`; 0 once the end is acknowledged.
   /// Why it could not go on. Its unfinished responses are cancelled, and this is told in place of
   /// BatchDone; once that is acknowledged the book forgets the batch and its key.
@@ -173,10 +179,14 @@ public:
   };
   place locate(response_id response);
 
+  /// Bytes of ids of experts that come with so many more tokens of a response.
+  static std::size_t expert_bytes(const place& at, std::size_t more_tokens);
   /// Appends a chunk's tokens, once: only if the response is unfinished and has exactly `position`
-  /// tokens. @returns false otherwise, having changed nothing.
+  /// tokens, and everything is there that comes with them. @returns false otherwise, having changed
+  /// nothing.
   bool append(place at, std::uint32_t position, std::span<const token_id> tokens,
-              std::span<const float> logprobs, std::span<const float> kept_masses);
+              std::span<const float> logprobs, std::span<const float> kept_masses,
+              std::span<const std::byte> experts = {});
   /// Gives the response its result number. @pre unfinished
   void finish(place at, wire::finish_reason reason, std::uint64_t now_ns);
 
@@ -203,6 +213,7 @@ public:
   /// What the cluster serves now; a batch keeps what it was started with.
   std::string numerics_profile;
   std::uint64_t weight_version = 0;
+  expert_layout experts;         ///< Of the model; without layers, of a dense one.
   std::string speculate = "off"; ///< Of the first worker.
   std::string default_policy = "context";
 
@@ -225,6 +236,7 @@ private:
   wire::batch_summary measure(const batch_record& batch) const;
   bool may_push(const batch_record& batch, std::uint64_t sequence) const;
   wire::response_ready result_of(const batch_record& batch, std::uint64_t sequence) const;
+  static wire::routed_experts experts_of(const batch_record& batch, const response_record& r);
 
   batch_limits limits_;
   journal::sink* journal_;
@@ -235,7 +247,7 @@ private:
   std::uint64_t next_group_ = 1;
   std::uint64_t next_response_ = 1;
   std::uint64_t responses_held_ = 0; ///< Of batches whose end was not acknowledged.
-  std::uint64_t tokens_held_ = 0;    ///< Generated, their results not acknowledged.
+  std::uint64_t tokens_held_ = 0;    ///< Weight of those whose results are not acknowledged.
   std::uint64_t prompt_tokens_held_ = 0;
 };
 

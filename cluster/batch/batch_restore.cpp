@@ -73,6 +73,7 @@ void batch_book::restore(const journal::batch_image& from, moment now) {
     batch.phase = batch_phase::running;
     batch.numerics_profile = from.started->numerics_profile;
     batch.weight_version = from.started->weight_version;
+    batch.experts = from.started->experts;
   }
   if (from.ended) {
     batch.phase = batch_phase::ended;
@@ -102,12 +103,13 @@ void batch_book::restore_responses(const journal::batch_image& from, batch_recor
     to.tokens = r.tokens;
     to.logprobs = r.logprobs;
     to.kept_masses = r.kept_masses;
+    to.experts = r.experts;
     for (const auto& v : r.versions)
       to.versions.push_back({v.version, v.start});
     to.sequence = r.sequence;
     to.reason = r.reason;
-    batch.tokens_held += to.tokens.size();
-    tokens_held_ += to.tokens.size();
+    batch.tokens_held += to.weight();
+    tokens_held_ += to.weight();
     batch.generated_tokens += to.tokens.size();
     if (to.sequence == 0)
       continue;

@@ -57,14 +57,12 @@ public:
   std::vector<news> drain();
 
   // -- KV, as `kv_carrier` says
-  // ---------------------------------------------------------------------
 
   void fetch(std::uint64_t pull, kv_carrier::memory into, done_function done, instant now);
   void give(worker_id puller, std::uint64_t pull, std::span<const std::byte> bytes,
             std::shared_ptr<const void> owner, instant now);
 
   // -- weights
-  // --------------------------------------------------------------------------------------
 
   /// Casts the slices of an update to all others as they come into `cargo`. Without an open epoch
   /// it tells them that it does not.

@@ -53,6 +53,7 @@ void apply_to(batch_image& batch, const chunk_edge& x, std::uint64_t) {
     r.kept_masses.insert(r.kept_masses.end(), x.tokens.size(), 1.0f);
   else
     r.kept_masses.insert(r.kept_masses.end(), x.kept_masses.begin(), x.kept_masses.end());
+  r.experts.insert(r.experts.end(), x.experts.begin(), x.experts.end());
 }
 
 void apply_to(batch_image& batch, const response_finished& x, std::uint64_t) {

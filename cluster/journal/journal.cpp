@@ -50,7 +50,8 @@ std::size_t bytes_of(const wire::submit_batch& spec) {
 std::size_t bytes_of(const record& what) {
   if (const auto* edge = std::get_if<chunk_edge>(&what))
     return sizeof(entry) + edge->tokens.size() * sizeof(token_id)
-           + (edge->logprobs.size() + edge->kept_masses.size()) * sizeof(float);
+           + (edge->logprobs.size() + edge->kept_masses.size()) * sizeof(float)
+           + edge->experts.size();
   if (const auto* batch = std::get_if<batch_submitted>(&what))
     return sizeof(entry) + bytes_of(*batch->spec);
   if (const auto* end = std::get_if<batch_ended>(&what))

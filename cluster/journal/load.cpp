@@ -64,7 +64,10 @@ private:
   result<void> load_contents(batch_image& batch);
   result<void> load_finished(batch_image& batch);
   result<void> load_edges(batch_image& batch);
-  result<void> load_edge(statement& row, batch_image& batch);
+  /// @param prompts  Tokens of each response's prompt, by ordinal; empty unless the batch asks for
+  ///                 ids of experts.
+  result<void> load_edge(statement& row, batch_image& batch,
+                         const std::vector<std::uint32_t>& prompts);
 
   database* db_;
   image found_;
@@ -79,12 +82,18 @@ void append(std::vector<T>& to, blob from) {
     std::memcpy(to.data() + before, from.data(), from.size() / sizeof(T) * sizeof(T));
 }
 
+/// Whether there can be such a model.
+bool is_sound(const expert_layout& layout) noexcept {
+  return layout.layers <= wire::limits.expert_layers
+         && layout.per_token <= wire::limits.experts_per_token && layout.id_bytes <= 2;
+}
+
 result<image> loader::load() {
   if (auto ok = load_meta(); !ok)
     return fail(ok);
   auto ok = each("SELECT batch, head, spec_high, spec_low, first_response, first_group, groups,"
                  " size, submitted_ns, started_ns, profile, weight_version, ended_ns, summary,"
-                 " failure_code, failure, acknowledged, tokens_acknowledged, owner FROM"
+                 " failure_code, failure, acknowledged, tokens_acknowledged, owner, experts FROM"
                  " batches ORDER BY batch",
                  [this](statement& row) { return load_batch(row); });
   if (!ok)
@@ -169,7 +178,10 @@ result<void> loader::load_batch(statement& row) {
   if (!keys_.emplace(batch.spec.batch_key, batch.owner).second)
     return damaged(name(batch) + " has the key of another");
   if (!row.null(10))
-    batch.started = batch_started{batch.id, row.text(10), row.number(11)};
+    batch.started =
+      batch_started{batch.id, row.text(10), row.number(11), unpacked_experts(row.number(19))};
+  if (batch.started && !is_sound(batch.started->experts))
+    return damaged(name(batch) + " has a model that cannot be");
   if (auto ok = load_ending(row, batch); !ok)
     return ok;
   found_.batches.push_back(std::move(batch));
@@ -239,15 +251,31 @@ result<void> loader::load_finished(batch_image& batch) {
 }
 
 result<void> loader::load_edges(batch_image& batch) {
-  auto query = db_->prepare("SELECT edge, weight_version, tokens, logprobs, kept_masses, sum"
-                            " FROM edges WHERE edge >= ? AND edge < ? ORDER BY edge");
+  auto query = db_->prepare("SELECT edge, weight_version, tokens, logprobs, kept_masses, sum,"
+                            " experts FROM edges WHERE edge >= ? AND edge < ? ORDER BY edge");
   if (!query)
     return unreadable(query.error());
   query->start(edge_key(batch.first_response, 0), edge_key(batch.first_response + batch.size, 0));
-  return rows(*query, [&](statement& row) { return load_edge(row, batch); });
+  std::vector<std::uint32_t> prompts;
+  if (batch.spec.routed_experts_from)
+    for (const auto& group : batch.spec.groups)
+      prompts.insert(prompts.end(), group.group_size,
+                     static_cast<std::uint32_t>(group.prompt_token_ids.size()));
+  return rows(*query, [&](statement& row) { return load_edge(row, batch, prompts); });
 }
 
-result<void> loader::load_edge(statement& row, batch_image& batch) {
+/// Bytes that ids of experts have which come with tokens [before, after).
+std::size_t expert_bytes_of(const batch_image& batch, std::uint32_t prompt, std::size_t before,
+                            std::size_t after) {
+  const auto layout = batch.started ? batch.started->experts : expert_layout{};
+  const auto range =
+    routed_positions(*batch.spec.routed_experts_from, prompt, static_cast<std::uint32_t>(before),
+                     static_cast<std::uint32_t>(after));
+  return range.size() * layout.position_bytes();
+}
+
+result<void> loader::load_edge(statement& row, batch_image& batch,
+                               const std::vector<std::uint32_t>& prompts) {
   const auto key = row.number(0);
   const auto version = row.number(1);
   const auto ordinal = (key >> position_bits) - batch.first_response;
@@ -255,16 +283,23 @@ result<void> loader::load_edge(statement& row, batch_image& batch) {
   const auto tokens = row.bytes(2);
   const auto logprobs = row.bytes(3);
   const auto masses = row.bytes(4);
+  const auto experts = row.bytes(6);
   const auto where =
     name(batch) + ", response " + std::to_string(ordinal) + ", token " + std::to_string(position);
   if (ordinal >= batch.responses.size()) // a table whose rows are out of order says anything
     return damaged(name(batch) + " has a chunk of another");
   auto& response = batch.responses[ordinal];
-  if (edge_check(key, version, tokens, logprobs, masses) != row.number(5))
+  if (edge_check(key, version, tokens, logprobs, masses, experts) != row.number(5))
     return damaged(where + ": the bits are not those that were written");
   if (tokens.empty() || tokens.size() % sizeof(token_id) != 0 || logprobs.size() != tokens.size()
       || (!masses.empty() && masses.size() != tokens.size()) || position != response.tokens.size())
     return damaged(where + ": does not go on from token " + std::to_string(response.tokens.size()));
+  const auto after = response.tokens.size() + tokens.size() / sizeof(token_id);
+  const auto due =
+    prompts.empty() ? 0 : expert_bytes_of(batch, prompts[ordinal], response.tokens.size(), after);
+  if (experts.size() != due)
+    return damaged(where + ": has " + std::to_string(experts.size())
+                   + " bytes of ids of experts, not " + std::to_string(due));
   if (response.sequence != 0 && response.sequence <= batch.acknowledged)
     return damaged(where + ": is acknowledged and still there");
   if (response.versions.empty() || response.versions.back().version != version)
@@ -272,6 +307,7 @@ result<void> loader::load_edge(statement& row, batch_image& batch) {
   append(response.tokens, tokens);
   append(response.logprobs, logprobs);
   append(response.kept_masses, masses);
+  append(response.experts, experts);
   response.kept_masses.resize(response.tokens.size(), 1.0f);
   return {};
 }

@@ -4,7 +4,9 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -31,6 +33,7 @@ struct batch_started {
   batch_id id;
   std::string numerics_profile;
   std::uint64_t weight_version = 0;
+  expert_layout experts = {}; ///< Of the model; of no use unless the batch asks for ids.
 };
 
 /// A chunk of a response has ended.
@@ -42,6 +45,9 @@ struct chunk_edge {
   std::vector<token_id> tokens;
   std::vector<float> logprobs;    ///< One a token.
   std::vector<float> kept_masses; ///< One a token; empty when all are 1.
+  /// Ids of experts of the positions that come with the tokens (`routed_positions`); empty unless
+  /// the batch asks for them.
+  std::vector<std::byte> experts = {};
 };
 
 /// A response has its result number: one more than the last of its batch.
@@ -116,7 +122,8 @@ public:
 struct response_image {
   std::vector<token_id> tokens;   ///< Empty once its result is acknowledged, so are
   std::vector<float> logprobs;    ///< these
-  std::vector<float> kept_masses; ///< and these, one a token.
+  std::vector<float> kept_masses; ///< and these, one a token,
+  std::vector<std::byte> experts; ///< and these.
   struct version_start {
     std::uint64_t version = 0;
     std::uint32_t start = 0;

@@ -85,6 +85,10 @@ CREATE TABLE finished (
 )",
   R"(
 ALTER TABLE batches ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+)",
+  R"(
+ALTER TABLE batches ADD COLUMN experts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE edges ADD COLUMN experts BLOB;
 )"};
 
 } // namespace
@@ -167,12 +171,25 @@ result<void> migrate(database& db) {
   return {};
 }
 
+std::uint64_t packed(const expert_layout& experts) noexcept {
+  return std::uint64_t{experts.layers} << 32 | std::uint64_t{experts.per_token} << 8
+         | experts.id_bytes;
+}
+
+expert_layout unpacked_experts(std::uint64_t number) noexcept {
+  return {static_cast<std::uint32_t>(number >> 32),
+          static_cast<std::uint32_t>(number >> 8) & 0xffffff,
+          static_cast<std::uint32_t>(number & 0xff)};
+}
+
 std::uint64_t edge_check(std::uint64_t key, std::uint64_t version, blob tokens, blob logprobs,
-                         blob kept_masses) noexcept {
+                         blob kept_masses, blob experts) noexcept {
   const std::array<std::uint64_t, 2> head{key, version};
   auto sum = hash_bytes(std::as_bytes(std::span{head}));
   for (const auto part : {tokens, logprobs, kept_masses})
     sum = hash_bytes(part, sum.low);
+  if (!experts.empty()) // sums of edges without any are as they were before there was this column
+    sum = hash_bytes(experts, sum.low);
   return sum.low;
 }
 

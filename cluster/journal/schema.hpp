@@ -3,6 +3,7 @@
 #include "cluster/journal/sqlite.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 
 #include <cstdint>
 #include <span>
@@ -11,7 +12,7 @@ namespace rollcast::journal {
 
 /// "Rlcj", in the header of the file: what makes a SQLite database one of ours.
 inline constexpr std::uint32_t application_id = 0x526c636a;
-inline constexpr std::uint64_t schema_version = 2;
+inline constexpr std::uint64_t schema_version = 3;
 
 /// Refuses a database that is not ours, is damaged or of a newer schema. An empty one passes if
 /// `may_be_new`. Changes nothing. Fails with `bad_config`.
@@ -35,6 +36,10 @@ constexpr std::uint64_t edge_key(std::uint64_t response, std::uint32_t position)
 
 /// Check sum of an edge, so that damage to its bits is found: they are what a trainer gets.
 std::uint64_t edge_check(std::uint64_t key, std::uint64_t version, blob tokens, blob logprobs,
-                         blob kept_masses) noexcept;
+                         blob kept_masses, blob experts) noexcept;
+
+/// A layout as one number: layers * 2^32 + experts a token * 2^8 + bytes of an id.
+std::uint64_t packed(const expert_layout& experts) noexcept;
+expert_layout unpacked_experts(std::uint64_t number) noexcept;
 
 } // namespace rollcast::journal

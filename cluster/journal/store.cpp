@@ -63,8 +63,10 @@ result<store> store::make(database& db, const image& known) {
     prepare("INSERT INTO batches (batch, batch_key, head, spec_high, spec_low, first_response,"
             " first_group, groups, size, submitted_ns, owner) VALUES (?,?,?,?,?,?,?,?,?,?,?)"),
     prepare("INSERT INTO prompts VALUES (?,?)"),
-    prepare("UPDATE batches SET profile = ?, weight_version = ?, started_ns = ? WHERE batch = ?"),
-    prepare("INSERT INTO edges VALUES (?,?,?,?,?,?)"),
+    prepare("UPDATE batches SET profile = ?, weight_version = ?, started_ns = ?, experts = ?"
+            " WHERE batch = ?"),
+    prepare("INSERT INTO edges (edge, weight_version, tokens, logprobs, kept_masses, sum, experts)"
+            " VALUES (?,?,?,?,?,?,?)"),
     prepare("INSERT INTO finished VALUES (?,?,?,?)"),
     prepare("UPDATE batches SET failure_code = ?, failure = ? WHERE batch = ?"),
     prepare("UPDATE batches SET summary = ?, ended_ns = ? WHERE batch = ?"),
@@ -191,7 +193,7 @@ result<void> store::write(const entry& e, const batch_submitted& x) {
 
 result<void> store::write(const entry& e, const batch_started& x) {
   return sql_->start.run(std::string_view{x.numerics_profile}, x.weight_version, e.unix_ns,
-                         x.id.value);
+                         packed(x.experts), x.id.value);
 }
 
 result<void> store::write(const entry& e, const chunk_edge& x) {
@@ -204,9 +206,11 @@ result<void> store::write(const entry& e, const chunk_edge& x) {
   const auto tokens = bytes_of(x.tokens);
   const auto logprobs = bytes_of(x.logprobs);
   const auto masses = bytes_of(x.kept_masses);
+  const auto experts = bytes_of(x.experts);
   return sql_->edge.run(key, x.weight_version, tokens, logprobs,
                         masses.empty() ? std::nullopt : std::optional{masses},
-                        edge_check(key, x.weight_version, tokens, logprobs, masses));
+                        edge_check(key, x.weight_version, tokens, logprobs, masses, experts),
+                        experts.empty() ? std::nullopt : std::optional{experts});
 }
 
 result<void> store::write(const entry& e, const response_finished& x) {

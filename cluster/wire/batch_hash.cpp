@@ -66,6 +66,8 @@ content_hash hash_of(const submit_batch& spec) {
   h.maybe(spec.chunk_tokens, [&](std::uint32_t x) { h.number(x); });
   h.number(spec.force_migration ? 1 : 0);
   h.number(spec.echo_prompts ? 1 : 0);
+  if (spec.routed_experts_from) // journals know batches from before there was this field
+    h.number(*spec.routed_experts_from);
   return h.digest();
 }
 

@@ -98,6 +98,14 @@ void to_wire(const response_ready& from, v1::Envelope& envelope) {
   }
   to->set_response_seed(from.response_seed);
   to->set_numerics_profile(from.numerics_profile);
+  if (!from.experts)
+    return;
+  auto* experts = to->mutable_routed_experts();
+  experts->set_start(from.experts->start);
+  experts->set_layers(from.experts->layout.layers);
+  experts->set_per_token(from.experts->layout.per_token);
+  experts->set_id_bytes(from.experts->layout.id_bytes);
+  experts->set_ids(from.experts->ids);
 }
 
 void to_wire(const worker_summary& from, v1::WorkerSummary* to) {
@@ -217,6 +225,10 @@ status_report from_wire(const v1::Status& from) {
   return status;
 }
 
+expert_layout layout_of(const v1::RoutedExperts& from) {
+  return {from.layers(), from.per_token(), from.id_bytes()};
+}
+
 /// Says why a result contradicts itself, or nothing.
 std::string contradiction_of(const v1::Result& from) {
   const auto tokens = from.token_ids_size();
@@ -239,6 +251,14 @@ std::string contradiction_of(const v1::Result& from) {
   }
   if (from.weight_versions_size() != 0 && at != static_cast<std::uint32_t>(tokens))
     return "weight spans up to token " + std::to_string(at) + " of " + std::to_string(tokens);
+  const auto& experts = from.routed_experts();
+  const auto bytes = layout_of(experts).position_bytes();
+  if (experts.id_bytes() > 2 || experts.layers() > limits.expert_layers
+      || experts.per_token() > limits.experts_per_token
+      || (bytes == 0 ? !experts.ids().empty() : experts.ids().size() % bytes != 0))
+    return std::to_string(experts.ids().size()) + " bytes of routed experts, "
+           + std::to_string(experts.layers()) + " layers of " + std::to_string(experts.per_token())
+           + " ids of " + std::to_string(experts.id_bytes()) + " bytes a position";
   return {};
 }
 
@@ -261,6 +281,9 @@ result<event> from_wire(const v1::Result& from) {
                           .numerics_profile = from.numerics_profile()};
   for (const auto& span : from.weight_versions())
     response.weight_versions.push_back({span.version(), span.start(), span.end()});
+  if (from.has_routed_experts())
+    response.experts = routed_experts{
+      from.routed_experts().start(), layout_of(from.routed_experts()), from.routed_experts().ids()};
   return response;
 }
 

@@ -128,6 +128,8 @@ submit_batch from_wire(const v1::SubmitBatch& from) {
     batch.chunk_tokens = from.chunk_tokens();
   batch.force_migration = from.force_migration();
   batch.echo_prompts = from.echo_prompts();
+  if (from.has_routed_experts_from())
+    batch.routed_experts_from = from.routed_experts_from();
   return batch;
 }
 
@@ -223,6 +225,8 @@ void to_wire(const submit_batch& from, v1::SubmitBatch* to) {
     to->set_chunk_tokens(*from.chunk_tokens);
   to->set_force_migration(from.force_migration);
   to->set_echo_prompts(from.echo_prompts);
+  if (from.routed_experts_from)
+    to->set_routed_experts_from(*from.routed_experts_from);
 }
 
 void to_wire(const submit_batch& from, v1::Envelope& envelope) {

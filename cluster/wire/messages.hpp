@@ -3,6 +3,7 @@
 #include "cluster/wire/weight_messages.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -50,6 +51,8 @@ struct submit_batch {
   std::optional<std::uint32_t> chunk_tokens;            ///< 0 is unlimited; none: the scheduler's.
   bool force_migration = false;
   bool echo_prompts = false;
+  /// Return the ids of the experts that the model's router chose, from this position on.
+  std::optional<std::uint32_t> routed_experts_from = {};
   friend bool operator==(const submit_batch&, const submit_batch&) = default;
 };
 
@@ -176,6 +179,15 @@ struct weight_span {
   friend bool operator==(const weight_span&, const weight_span&) = default;
 };
 
+/// Ids of the experts that a response's positions were sent to, as `layout`: of positions
+/// [start, prompt + tokens - 1), as far as there are any.
+struct routed_experts {
+  std::uint32_t start = 0;
+  expert_layout layout;
+  std::string ids;
+  friend bool operator==(const routed_experts&, const routed_experts&) = default;
+};
+
 /// One finished response. `logprobs` has one element a token; `kept_mass` too, or none when no
 /// filter is on. Both keep their bits on the wire. The spans cover all tokens in order.
 struct response_ready {
@@ -192,6 +204,7 @@ struct response_ready {
   std::vector<weight_span> weight_versions;
   std::uint64_t response_seed = 0;
   std::string numerics_profile; ///< That made the bits; "" if cancelled before the batch began.
+  std::optional<routed_experts> experts = {}; ///< When the batch asks for them.
   friend bool operator==(const response_ready&, const response_ready&) = default;
 };
 

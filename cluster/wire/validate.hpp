@@ -32,6 +32,8 @@ struct request_limits {
   std::size_t directory_bytes = 4'096;
   std::size_t sequences = 65'536;       ///< Of one Score.
   std::size_t scored_tokens = 1u << 22; ///< Of all its sequences, so that the answer fits.
+  std::uint32_t expert_layers = 4'096;  ///< Of a model whose experts' ids are returned.
+  std::uint32_t experts_per_token = 1'024;
 };
 
 inline constexpr request_limits limits{};

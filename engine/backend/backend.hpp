@@ -4,6 +4,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/model/expert_layout.hpp"
 #include "engine/numerics/profile.hpp"
 #include "kernels/accept.hpp"
 #include "kernels/attention.hpp"
@@ -32,6 +33,7 @@ struct device_shape {
   std::uint32_t rows_max = 0;       ///< Rows of one forward pass.
   std::uint32_t logit_rows_max = 0; ///< Rows of one forward pass whose logits are asked for.
   std::uint64_t kv_group_bytes = 0; ///< Bytes of `kernels::kv_group` positions, all layers.
+  expert_layout experts = {};       ///< Of the ids that `backend::experts` gives.
 
   constexpr std::uint64_t kv_bytes_per_token() const noexcept {
     return kv_group_bytes / kernels::kv_group;
@@ -60,7 +62,8 @@ struct forward_rows {
   /// To be done in every layer after the rows' K and V are written and before any attention, in
   /// this order: a copy may read what an earlier one has written.
   std::span<const kernels::kv_slots> copies = {};
-  bool keep_states = false; ///< Keep what `backend::keep_states` asked for, of every row.
+  bool keep_states = false;  ///< Keep what `backend::keep_states` asked for, of every row.
+  bool keep_experts = false; ///< Keep the ids of the experts that every row was sent to.
   /// Of a drafter's model alone: [rows, state width], what a row takes in beside its token; with
   /// `own_states` what this model has left (`states` of a row before), not the target.
   std::span<const float> taken = {};
@@ -132,6 +135,11 @@ public:
   virtual bool keep_states(const state_wish& which) { return which.empty(); }
   /// [rows, width of the wish] of the last pass that kept them, until the next that does.
   virtual std::span<const float> states() { return {}; }
+
+  /// [rows], each `shape().experts.position_bytes()`: the ids of the experts that the router chose
+  /// for the rows of the last pass that kept them, until the next that does. Integers of a total
+  /// order of scores that are the same in every batch, so they are too. Empty of a dense model.
+  virtual std::span<const std::byte> experts() { return {}; }
 
   /// Has a drafter's model take the embedding and the head that it lacks from its target's weights.
   /// @pre `target` was made by a device of the same kind, in the same arithmetic.

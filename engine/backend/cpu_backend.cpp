@@ -63,6 +63,8 @@ public:
       act_(std::move(activations)), experts_(std::move(experts)), latent_(std::move(latent)),
       input_(std::move(input)), kv_cache_(std::move(kv_cache)) {
     rope_table(config_.rope, shape_.positions_max, act_.cos_sin());
+    if (const auto bytes = shape_.rows_max * shape_.experts.position_bytes(); bytes != 0)
+      expert_ids_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
   }
 
   const device_shape& shape() const noexcept override { return shape_; }
@@ -83,6 +85,7 @@ public:
   }
   bool keep_states(const state_wish& which) override;
   std::span<const float> states() override { return {states_.get(), states_kept_}; }
+  std::span<const std::byte> experts() override { return {expert_ids_.get(), expert_bytes_}; }
   void borrow(std::shared_ptr<const device_weights> target) override;
   bool observe(activation_observer* by) override {
     observer_ = by;
@@ -112,6 +115,7 @@ private:
   void make_logits(std::span<const std::uint32_t> logit_rows);
   void keep_layer(std::size_t index, std::size_t rows);
   void keep_last(std::size_t rows);
+  void keep_experts(std::size_t rows);
   const packed_matrix& lm_head() const noexcept {
     return weights_->lm_head().n != 0 ? weights_->lm_head() : lender_->lm_head();
   }
@@ -144,10 +148,13 @@ private:
   state_wish wish_;
   std::unique_ptr<float[]> states_; ///< [rows_max, width]
   std::size_t state_width_ = 0;
-  std::size_t states_kept_ = 0; ///< Elements.
-  std::size_t items_ = 0;       ///< Of the attention plan of this pass.
-  double item_ns_ = 0;          ///< Estimated cost of one of them.
-  std::size_t logit_count_ = 0; ///< Rows in the logits buffer.
+  std::size_t states_kept_ = 0;             ///< Elements.
+  std::unique_ptr<std::byte[]> expert_ids_; ///< [rows_max] of `shape_.experts`.
+  std::size_t expert_bytes_ = 0;            ///< Kept.
+  std::uint32_t sparse_ = 0;                ///< Sparse layers of this pass that are done.
+  std::size_t items_ = 0;                   ///< Of the attention plan of this pass.
+  double item_ns_ = 0;                      ///< Estimated cost of one of them.
+  std::size_t logit_count_ = 0;             ///< Rows in the logits buffer.
   activation_observer* observer_ = nullptr;
   // For the observer alone: of the last pass, and a copy of its K and V.
   std::vector<std::uint32_t> positions_;
@@ -214,6 +221,14 @@ void cpu_backend::keep_last(std::size_t rows) {
   pool_.run(
     rows, grain_for(0.3 * static_cast<double>(dim)),
     [&](std::size_t begin, std::size_t end, std::size_t) { rms_norm_cpu(args, begin, end); });
+}
+
+/// Copies what the router of the sparse layer that was last computed has chosen.
+void cpu_backend::keep_experts(std::size_t rows) {
+  const auto& layout = shape_.experts;
+  const std::size_t layer = std::size_t{layout.per_token} * layout.id_bytes;
+  experts_.write_ids(rows, &expert_ids_[sparse_++ * layer], layout.position_bytes(),
+                     layout.id_bytes);
 }
 
 void cpu_backend::borrow(std::shared_ptr<const device_weights> target) {
@@ -407,13 +422,18 @@ void cpu_backend::forward(const forward_rows& rows) {
                 config_.draft.own_embedding ? weights_->embedding() : lender_->embedding(), rows,
                 act_.hidden());
   show(operation::embedding, 0, act_.hidden(), config_.hidden, config_.hidden);
+  sparse_ = 0;
   for (std::size_t index = 0; index < config_.layers; ++index) {
     const auto& layer = weights_->layers()[index];
     attend(layer, index, rows);
     feed_forward(layer, index, count);
     if (rows.keep_states)
       keep_layer(index, count);
+    if (rows.keep_experts && config_.is_sparse(index))
+      keep_experts(count);
   }
+  if (rows.keep_experts)
+    expert_bytes_ = count * shape_.experts.position_bytes();
   if (rows.keep_states) {
     if (wish_.last)
       keep_last(count);
@@ -478,6 +498,17 @@ void cpu_backend::import_kv(std::span<const std::uint32_t> blocks, std::size_t g
 
 constexpr std::uint32_t block_tokens_max = 65536;
 
+expert_layout experts_of(const model_config& config) {
+  expert_layout out;
+  for (std::size_t layer = 0; layer < config.layers; ++layer)
+    out.layers += config.is_sparse(layer) ? 1 : 0;
+  if (out.layers == 0)
+    return {};
+  out.per_token = static_cast<std::uint32_t>(config.experts.per_token);
+  out.id_bytes = config.experts.count <= 256 ? 1 : 2;
+  return out;
+}
+
 result<void> check(const cpu_backend_options& options) {
   const auto bad = [](const std::string& what, std::uint64_t value, const std::string& must) {
     return fail(errc::bad_config, what + " is " + std::to_string(value) + ": it must be " + must);
@@ -519,6 +550,7 @@ result<std::unique_ptr<backend>> make_cpu_backend(std::shared_ptr<const model_we
   shape.logit_rows_max = std::min(options.logit_rows_max, options.rows_max);
   const kv_layout kv = kv_layout_of(config, profile.kv_type, options.block_tokens);
   shape.kv_group_bytes = config.layers * kv.group_bytes();
+  shape.experts = experts_of(config);
   std::size_t kv_bytes = 0;
   if (__builtin_mul_overflow(config.layers * kv.block_bytes(), options.kv_blocks, &kv_bytes))
     return fail(errc::bad_config, "kv-blocks is " + std::to_string(options.kv_blocks)

@@ -184,4 +184,13 @@ void cpu_experts::run(thread_pool& pool, const layer_weights& layer, const float
            [&](std::size_t begin, std::size_t end, std::size_t) { combine_cpu(sum, begin, end); });
 }
 
+void cpu_experts::write_ids(std::size_t rows, std::byte* to, std::size_t stride,
+                            std::uint32_t id_bytes) const noexcept {
+  const std::uint32_t* id = ids();
+  for (std::size_t row = 0; row < rows; ++row)
+    for (std::size_t slot = 0; slot < config_.per_token; ++slot, ++id)
+      for (std::uint32_t byte = 0; byte < id_bytes; ++byte)
+        to[row * stride + slot * id_bytes + byte] = static_cast<std::byte>(*id >> (8 * byte));
+}
+
 } // namespace rollcast

@@ -29,6 +29,12 @@ public:
   void run(thread_pool& pool, const layer_weights& layer, const float* x, std::size_t rows,
            float* y);
 
+  /// Writes the ids of the experts that `run` last sent its rows to, in the order of their slots.
+  /// @param to        [rows, per_token] of `id_bytes` bytes, the rows `stride` bytes apart.
+  /// @param id_bytes  1 or 2; enough for every id.
+  void write_ids(std::size_t rows, std::byte* to, std::size_t stride,
+                 std::uint32_t id_bytes) const noexcept;
+
 private:
   /// An expert that has rows in this pass.
   struct share {

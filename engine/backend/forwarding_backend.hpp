@@ -33,6 +33,7 @@ public:
   std::span<const float> logits() override { return inner_->logits(); }
   bool keep_states(const state_wish& which) override { return inner_->keep_states(which); }
   std::span<const float> states() override { return inner_->states(); }
+  std::span<const std::byte> experts() override { return inner_->experts(); }
   void borrow(std::shared_ptr<const device_weights> target) override {
     inner_->borrow(std::move(target));
   }

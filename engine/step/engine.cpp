@@ -78,7 +78,23 @@ std::unique_ptr<sequence> engine::state::make_sequence(chunk_request&& request) 
     seq->draft.reserve(device->shape().logit_rows_max);
   seq->logprobs.reserve(seq->chunk_end - seq->chunk_begin);
   seq->kept_masses.reserve(seq->chunk_end - seq->chunk_begin);
+  if (request.experts_from) {
+    const auto range = routed_positions(*request.experts_from, seq->prompt_tokens, seq->generated(),
+                                        seq->chunk_end - seq->prompt_tokens);
+    seq->keeps_experts = true;
+    seq->experts_begin = seq->experts_end = range.begin;
+    seq->experts.reserve(range.size() * device->shape().experts.position_bytes());
+  }
   return seq;
+}
+
+/// Takes over the ids of experts that a chunk of the same beginning has left.
+void engine::state::take_ids(sequence& fresh, const sequence& old) const {
+  fresh.experts_end = std::clamp(old.cached, old.experts_begin, old.experts_end);
+  const auto bytes =
+    (fresh.experts_end - fresh.experts_begin) * device->shape().experts.position_bytes();
+  fresh.experts.assign(old.experts.begin(),
+                       old.experts.begin() + static_cast<std::ptrdiff_t>(bytes));
 }
 
 void engine::state::adopt_parked(sequence& fresh) {
@@ -88,13 +104,20 @@ void engine::state::adopt_parked(sequence& fresh) {
   sequence& old = *it->second;
   const bool usable = old.state == sequence_state::parked && old.cached < fresh.size()
                       && hash_of(std::span{fresh.tokens}.first(old.cached)) == old.prefix;
-  if (usable) {
+  // A chunk that was cut before its first token left KV, and ids of experts that nobody was told.
+  const bool same_ids = old.keeps_experts && old.experts_begin == fresh.experts_begin;
+  const bool has_ids = !fresh.keeps_experts || same_ids || old.cached <= fresh.experts_begin;
+  if (usable && has_ids) {
     fresh.blocks.insert(fresh.blocks.end(), old.blocks.begin(), old.blocks.end());
     old.blocks.clear();
     fresh.cached = old.cached;
+    if (fresh.keeps_experts && same_ids) // they are believed as far as the KV is
+      take_ids(fresh, old);
   } else if (speculator) {
-    speculator->gone(fresh.id); // what it has seen is of other tokens
+    speculator->gone(fresh.id); // what it has seen is of other tokens, or comes again
   }
+  if (usable && !has_ids)
+    fresh.first_prefill = std::max(fresh.first_prefill, old.cached);
   erase(fresh.id);
 }
 
@@ -107,6 +130,8 @@ result<void> engine::state::admit(chunk_request request) {
   if (request.prompt_tokens == 0 || request.prompt_tokens > request.tokens.size())
     return fail(errc::bad_prompt, "prompt of " + std::to_string(request.prompt_tokens) + " in "
                                     + std::to_string(request.tokens.size()) + " tokens");
+  if (request.experts_from && shape.experts.layers == 0)
+    return fail(errc::bad_config, "ids of experts are asked for, and the model has no experts");
   const auto generated = request.tokens.size() - request.prompt_tokens;
   if (request.generate_max == 0 || generated >= request.sampling.max_new_tokens)
     return fail(errc::bad_sampling, "nothing left to generate: " + std::to_string(generated)

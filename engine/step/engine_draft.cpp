@@ -201,6 +201,11 @@ std::size_t engine::state::verify(std::size_t chooser,
     // The row that chose this token was fed what precedes it, so that much of the KV is right.
     seq.cached = seq.size();
     const std::size_t ahead = said == 0 ? 0 : accepted_[said - 1] + 1;
+    if (said == 0)
+      keep_experts(seq, seq.cached - seq.step_rows, seq.row_begin, seq.step_rows);
+    else
+      keep_experts(seq, seq.cached - 1,
+                   seq.row_begin + seq.step_rows + static_cast<std::uint32_t>(ahead) - 1, 1);
     goes_on = append(seq, chosen[ahead]);
   }
   note_rows(seq, said - 1);

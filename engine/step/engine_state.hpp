@@ -63,6 +63,7 @@ private:
   void plan_scores(std::span<const score_request> sequences, std::vector<scored_sequence>& active);
   std::unique_ptr<sequence> make_sequence(chunk_request&& request) const;
   void adopt_parked(sequence& fresh);
+  void take_ids(sequence& fresh, const sequence& old) const;
   bool erase(response_id response);
   void retire_ended();
   void start_waiting();
@@ -90,6 +91,11 @@ private:
   /// Notes the rows of the pass that computed positions of the response which stand: its own, and
   /// the first `kept` of `accepted_`. Only for a drafter that asks.
   void note_rows(const sequence& seq, std::uint32_t kept);
+  /// Keeps the ids of the experts of a response's positions from `position` on, whose rows follow
+  /// `row` in the last pass, if they are asked for and not kept already.
+  void keep_experts(sequence& seq, std::uint32_t position, std::uint32_t row, std::uint32_t rows);
+  /// The same of those whose prompt is not through yet; the others' come with their tokens.
+  void keep_prompt_experts();
   /// Tells the drafter their states, and which responses have ended.
   void tell_states();
   void tell_ended();
@@ -132,6 +138,7 @@ private:
   std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
   std::uint32_t draft_rows_left_ = 0;
   bool keeps_states_ = false;           ///< The drafter asks for them.
+  bool keeps_experts_ = false;          ///< A response of the step being built asks for them.
   std::vector<std::uint32_t> standing_; ///< Rows of the pass, one response behind the other.
   std::vector<seen_rows> seen_;
   std::vector<draft_outcome> outcomes_;

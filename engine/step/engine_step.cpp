@@ -108,6 +108,7 @@ void engine::state::plan_rows() {
     seq->draft.clear();
     seq->draft_room = 0;
   }
+  keeps_experts_ = false;
   std::uint32_t budget = limits.rows_max;
   for (const bool decode : {true, false}) // whoever only decodes is never held up by a prompt
     for (sequence* seq : stepping_) {
@@ -142,12 +143,33 @@ void engine::state::add_rows(sequence& seq) {
     stats.prompt_tokens += position >= seq.first_prefill && position < seq.prompt_tokens;
   }
   seq.cached += seq.step_rows;
+  keeps_experts_ = keeps_experts_ || seq.keeps_experts;
   if (seq.pending() > 0)
     return note_rows(seq, 0);
   choosers_.push_back(&seq);
   logit_rows_.push_back(static_cast<std::uint32_t>(row_tokens_.size()) - 1);
   if (!seq.draft.empty())
     add_draft(seq);
+}
+
+// -- ids of experts -----------------------------------------------------------
+
+void engine::state::keep_experts(sequence& seq, std::uint32_t position, std::uint32_t row,
+                                 std::uint32_t rows) {
+  const auto known = seq.experts_end > position ? seq.experts_end - position : 0;
+  if (!seq.keeps_experts || known >= rows)
+    return;
+  ROLLCAST_CHECK(known > 0 || seq.experts_end == position); // no position is passed over
+  const auto bytes = device->shape().experts.position_bytes();
+  const auto fresh = device->experts().subspan((row + known) * bytes, (rows - known) * bytes);
+  seq.experts.insert(seq.experts.end(), fresh.begin(), fresh.end());
+  seq.experts_end = position + rows;
+}
+
+void engine::state::keep_prompt_experts() {
+  for (sequence* seq : stepping_)
+    if (seq->state == sequence_state::running && seq->step_rows > 0 && seq->pending() > 0)
+      keep_experts(*seq, seq->cached - seq->step_rows, seq->row_begin, seq->step_rows);
 }
 
 // -- tokens -------------------------------------------------------------------
@@ -213,6 +235,8 @@ bool engine::state::append(sequence& seq, const kernels::sampled_token& chosen) 
 void engine::state::end_chunk(sequence& seq, chunk_end why) {
   reports_.push_back(
     {seq.id, why, std::span{seq.tokens}.subspan(seq.chunk_begin), seq.logprobs, seq.kept_masses});
+  if (seq.size() > seq.chunk_begin) // else they come with the next chunk's
+    reports_.back().experts = seq.experts;
   std::erase(running, &seq);
   if (why == chunk_end::budget && seq.cached > 0) { // one that was cut may have no KV yet
     seq.state = sequence_state::parked;
@@ -234,8 +258,9 @@ std::span<const chunk_report> engine::state::step() {
   start_waiting();
   plan_rows();
   if (!row_tokens_.empty()) {
-    device->forward(
-      {row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_, keeps_states_});
+    device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_,
+                     keeps_states_, keeps_experts_});
+    keep_prompt_experts();
     choose_tokens();
     tell_states();
     ++stats.steps;

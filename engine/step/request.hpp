@@ -2,7 +2,9 @@
 
 #include "engine/base/ids.hpp"
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,6 +34,8 @@ struct chunk_request {
   /// True: KV blocks for the whole chunk are taken at once, so the chunk is never preempted.
   /// False: the response takes blocks as it grows and may be preempted (mode `static`).
   bool reserve = true;
+  /// Report the ids of the experts that the router chose, from this position on; none: of nowhere.
+  std::optional<std::uint32_t> experts_from = {};
 };
 
 /// Why the engine stopped generating.
@@ -48,6 +52,9 @@ struct chunk_report {
   std::span<const token_id> tokens;   ///< New tokens of this chunk.
   std::span<const float> logprobs;    ///< One for each new token.
   std::span<const float> kept_masses; ///< One for each new token; all 1 when no filter is on.
+  /// Of `routed_positions` of the new tokens, as the device's `expert_layout`; empty unless asked
+  /// for.
+  std::span<const std::byte> experts = {};
 };
 
 /// Where the engine's time and rows went, since it was made.

@@ -4,6 +4,7 @@
 #include "engine/draft/drafter.hpp"
 #include "engine/step/request.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -45,8 +46,12 @@ struct sequence {
   std::uint32_t first_branch = 0;  ///< In the engine's list, while the step is built.
   std::uint32_t end_branch = 0;
 
-  std::vector<float> logprobs;    ///< Of this chunk's tokens.
-  std::vector<float> kept_masses; ///< Of this chunk's tokens.
+  std::vector<float> logprobs;     ///< Of this chunk's tokens.
+  std::vector<float> kept_masses;  ///< Of this chunk's tokens.
+  bool keeps_experts = false;      ///< Ids of experts are asked for,
+  std::uint32_t experts_begin = 0; ///< in this chunk from this position on,
+  std::uint32_t experts_end = 0;   ///< and kept up to this one.
+  std::vector<std::byte> experts;  ///< Of positions [experts_begin, experts_end).
 
   std::uint32_t size() const noexcept { return static_cast<std::uint32_t>(tokens.size()); }
   std::uint32_t generated() const noexcept { return size() - prompt_tokens; }

@@ -260,6 +260,122 @@ TEST_F(draft_models_in_the_field, response_that_came_with_its_kv) {
   EXPECT_EQ(by[1]->figures().restarts, 0u);
 }
 
+// An MTP layer of the model's own files is updated under its own names, without the model.
+TEST_F(draft_models_in_the_field, native_layer_updated_alone) {
+  const auto mimo = load_weights(fixture_model("mimo"), f32);
+  const auto vocabulary = static_cast<std::uint32_t>(mimo->config().vocabulary);
+  const auto own_work = mixed_rollout(vocabulary, 12, 60, 5);
+  const auto expected = run_setting(mimo, f32, own_work, all);
+  const drafts_of own{fixture_model("mimo"), draft_kind::mtp, mimo->config(), f32};
+  auto device = make_device(mimo, f32, all.device);
+  const auto by = own.make(device->shape(), all.limits.batch_max, chain_of_3);
+  const auto layer = by->model().layer_prefix;
+  ASSERT_FALSE(layer.empty());
+  std::vector<engine> engines;
+  engines.emplace_back(with_draft_weights(std::move(device), by->model().device, layer),
+                       all.limits);
+  auto& one = engines[0];
+  one.speculate(by);
+  const auto model_hash = one.device().weights_hash();
+  const auto draft_hash = by->device().weights_hash();
+  const auto first = one.device().weights();
+
+  const auto files = checkpoint::open(fixture_model("mimo"));
+  ASSERT_TRUE(files);
+  tensor_set layer_alone{"update"}, model_alone{"update"};
+  for (const auto name : files->names())
+    if (!name.starts_with(layer)) {
+      ASSERT_TRUE(model_alone.add(*files->tensor(name), nullptr));
+    }
+  const auto zeros = std::make_shared<std::vector<std::byte>>();
+  for (const auto& t : by->device().weights()->tensors())
+    if (t.name.starts_with(layer) && t.name.ends_with("down_proj.weight")) {
+      auto view = *files->tensor(t.name);
+      zeros->resize(view.bytes.size());
+      view.bytes = *zeros;
+      view.hash.reset();
+      ASSERT_TRUE(layer_alone.add(view, zeros));
+    }
+  ASSERT_EQ(layer_alone.names().size(), 1u);
+
+  const auto changed = one.device().prepare_weights(layer_alone, first, {});
+  ASSERT_TRUE(changed) << changed.error().detail;
+  EXPECT_EQ((*changed)->hash(), model_hash) << "no part of what epochs agree on";
+  ASSERT_TRUE(one.use_weights(*changed));
+  const auto zero_hash = by->device().weights_hash();
+  EXPECT_NE(zero_hash, draft_hash);
+  expect_same(expected, run_rollout(own_work, engines, all.how), "its layer is another");
+  EXPECT_GT(by->figures().tokens, 0u);
+  // The model without its layer leaves the layer as it is.
+  const auto model = one.device().prepare_weights(model_alone, *changed, {});
+  ASSERT_TRUE(model) << model.error().detail;
+  ASSERT_TRUE(one.use_weights(*model));
+  EXPECT_EQ(one.device().weights_hash(), model_hash);
+  EXPECT_EQ(by->device().weights_hash(), zero_hash);
+  ASSERT_TRUE(one.use_weights(first));
+  EXPECT_EQ(by->device().weights_hash(), draft_hash);
+}
+
+// A pool that is shared may have more threads than the options say: each needs scratch of its own.
+TEST_F(draft_models_in_the_field, pool_of_threads_shared_with_the_target) {
+  for (auto& request : work)
+    request.sampling.top_k = 20; // which takes scratch
+  const auto expected = plain();
+  const auto drafts = mtp();
+  const auto pool = std::make_shared<thread_pool>(4);
+  auto options = all.device;
+  options.pool = pool;
+  ASSERT_LT(options.threads, pool->size());
+  std::vector<engine> engines;
+  auto device = make_device(weights, f32, options);
+  const auto by = drafts.make(device->shape(), all.limits.batch_max, tree_of_12, 1, pool);
+  engines.emplace_back(with_draft_weights(std::move(device), by->model().device, {}), all.limits);
+  engines[0].speculate(by);
+  expect_same(expected, run_rollout(work, engines, all.how), "four threads");
+  EXPECT_GT(by->figures().accepted, 0u);
+}
+
+// A chunk that is refused for want of blocks has dropped its KV: what drafts for it is dropped too.
+TEST_F(draft_models_in_the_field, chunk_that_finds_no_room_leaves_no_context) {
+  for (auto& request : work)
+    request.sampling.max_new_tokens = request.sampling.min_new_tokens = 60;
+  work = {work[1], work[2]};
+  const auto expected = plain();
+  setting small{"small", with_rows_for_drafts(device_of(1, 8, 16)), {16, 128, 0}, {}};
+  std::vector<engine> engines;
+  engines.emplace_back(make_device(weights, f32, small.device), small.limits);
+  auto& one = engines[0];
+  const auto by = eagle().make(one.device().shape(), 16, chain_of_3);
+  one.speculate(by);
+  auto first = work[0];
+  first.generate_max = 8;
+  ASSERT_TRUE(one.admit(first));
+  while (one.has_work())
+    for (const auto& r : one.step())
+      first.tokens.insert(first.tokens.end(), r.tokens.begin(), r.tokens.end());
+  ASSERT_TRUE(one.parked(first.response));
+  ASSERT_EQ(by->figures().contexts, 1u);
+  auto second = work[1];
+  second.generate_max = 60;
+  ASSERT_TRUE(one.admit(second));
+  first.generate_max = 52;
+  const auto refused = one.admit(first);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::out_of_kv_blocks);
+  EXPECT_FALSE(one.parked(first.response));
+  EXPECT_EQ(by->figures().contexts, 0u);
+  while (one.has_work())
+    one.step();
+  ASSERT_TRUE(one.admit(first));
+  std::vector<token_id> rest;
+  while (one.has_work())
+    for (const auto& r : one.step())
+      rest.assign(r.tokens.begin(), r.tokens.end());
+  const auto& whole = expected.at(first.response.value).tokens;
+  EXPECT_EQ(rest, std::vector<token_id>(whole.begin() + 8, whole.end()));
+  EXPECT_EQ(by->figures().contexts, 0u);
+}
+
 // Little or negative gain: where rows or passes are dear, a model must cost nothing. It is asked
 // again, but rarely.
 TEST_F(draft_models_in_the_field, sglang_6949_11948_5502_model_that_does_not_pay_is_not_run) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/backend/cpu_drafting.hpp"
+#include "engine/backend/thread_pool.hpp"
 #include "engine/draft/measure_steps.hpp"
 #include "engine/draft/speculator.hpp"
 #include "tests/contract/engine_settings.hpp"
@@ -13,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rollcast::test {
@@ -52,10 +54,11 @@ public:
   const draft_model& draft() const { return draft_; }
 
   std::shared_ptr<model_drafter> make(const device_shape& target, std::uint32_t batch_max,
-                                      const model_draft_options& how,
-                                      std::uint32_t threads = 1) const {
+                                      const model_draft_options& how, std::uint32_t threads = 1,
+                                      std::shared_ptr<thread_pool> pool = nullptr) const {
     cpu_backend_options options;
     options.threads = threads;
+    options.pool = std::move(pool);
     auto model = make_cpu_drafting(draft_, profile_, options, target, batch_max, how);
     EXPECT_TRUE(model) << model.error().detail;
     return model ? std::make_shared<model_drafter>(std::move(*model), how) : nullptr;

@@ -12,6 +12,10 @@ namespace rollcast::test {
 namespace {
 
 using model_drafts = engine_contract;
+using own_mtp_layers = engine_contract;
+
+/// Those whose checkpoints have an MTP layer.
+const std::vector<std::string> families_with_mtp{"mimo", "glm4_moe", "deepseek_v3", "moonlight"};
 
 /// Of all settings those that do something else with what a drafter remembers.
 std::vector<setting> telling_settings() {
@@ -47,9 +51,7 @@ TEST_P(model_drafts, of_random_models_change_no_bit) {
       }
 }
 
-TEST_P(model_drafts, of_the_models_own_mtp_layer_change_no_bit) {
-  if (weights->config().mtp_layers == 0)
-    GTEST_SKIP() << family() << " has none";
+TEST_P(own_mtp_layers, that_draft_change_no_bit) {
   const auto expected = run_setting(weights, profile(), work, plain);
   const drafts_of own{fixture_model(family()), draft_kind::mtp, weights->config(), profile()};
   for (const auto& s : telling_settings()) {
@@ -58,6 +60,14 @@ TEST_P(model_drafts, of_the_models_own_mtp_layer_change_no_bit) {
                 s.name);
     EXPECT_GT(figures.accepted, 0u) << s.name;
   }
+}
+
+TEST(families_with_mtp_layers, are_all_tested) {
+  std::vector<std::string> found;
+  for (const auto& family : fixture_families)
+    if (const auto config = load_config(fixture_model(family)); config && config->mtp_layers > 0)
+      found.push_back(family);
+  EXPECT_EQ(found, families_with_mtp);
 }
 
 TEST_P(model_drafts, score_what_was_drafted_for_with_no_difference) {
@@ -102,6 +112,10 @@ TEST_P(model_drafts, beside_those_of_groups_change_no_bit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(families, model_drafts, every_model(), name_of_model);
+INSTANTIATE_TEST_SUITE_P(families, own_mtp_layers,
+                         ::testing::Combine(::testing::ValuesIn(families_with_mtp),
+                                            ::testing::Values("cpu-f32-v1", "cpu-bf16-v1")),
+                         name_of_model);
 
 } // namespace
 

@@ -7,7 +7,20 @@ import json
 import shutil
 import unittest
 
-from cluster import COLLATZ, FAMILIES, LIMIT_S, ClusterTest, call, family_prompts, flags_of
+from cluster import (
+    COLLATZ,
+    FAMILIES,
+    LIMIT_S,
+    ClusterTest,
+    call,
+    family_prompts,
+    first_prompts,
+    flags_of,
+    ready_workers,
+    wait_until,
+)
+from rollcast import Client
+from weights_test import Words, tensors_of
 
 DRAFTERS = FAMILIES / "drafters"
 TARGET = DRAFTERS / "target"
@@ -56,6 +69,42 @@ class DraftModels(ClusterTest):
         longest = max(len(r["prompt_token_ids"]) + len(r["token_ids"])
                       for r in map(json.loads, oracle.splitlines()))
         self.assertEqual(longest, 250)
+
+    def test_an_update_of_the_draft_reaches_who_drafts_and_changes_no_byte(self):
+        prompts = first_prompts(self.work / "prompts.jsonl", 24)
+        settings = {"group_size": 4, "max_new_tokens": 200, "seed": 3}
+        oracle, _ = self.run_batch(prompts, model=COLLATZ, speculate="off", **settings)
+        scheduler = self.scheduler()
+        head = COLLATZ.parent / "eagle3"
+        self.worker(scheduler, name="drafts", speculate="eagle3", draft_model=head)
+        self.worker(scheduler, name="plain", speculate="off")
+        wait_until(lambda: len(ready_workers(scheduler.endpoint)) == 2, "both workers")
+
+        def by_worker(version):
+            """Runs the batch on both; returns what each says that it drafted."""
+            data, summary = self.collect(self.submit(
+                scheduler.endpoint, prompts, tokenizer=COLLATZ / "tokenizer.json", chunk_tokens=32,
+                force_migration=True, **settings))
+            told = b'"version":%d' % version
+            self.assertEqual(data.count(told), 96)
+            self.assert_same(data.replace(told, b'"version":1'), oracle, f"epoch {version}")
+            workers = {w["name"]: w for w in summary["workers"]}
+            self.assertGreater(workers["plain"]["tokens"], 0)
+            self.assertEqual(workers["plain"]["draft_tokens"], 0)
+            return workers["drafts"]
+
+        trained = by_worker(1)
+        self.assertGreater(trained["mean_acceptance_length"], 1.5, "it was trained")
+        shape = tensors_of(head)["lm_head.weight"][1]
+        with Client(scheduler.endpoint) as client:
+            served = client.update_weights(
+                {"draft.lm_head.weight": Words(shape, bytes(2 * shape[0] * shape[1]))},
+                dtype="bfloat16", changed_only=True)
+        self.assertEqual((served.epoch, served.workers), (2, 2))
+        blind = by_worker(2)
+        self.assertGreater(blind["draft_tokens"], 0)
+        self.assertLess(blind["mean_acceptance_length"], trained["mean_acceptance_length"] - 0.3,
+                        "its head says nothing any more")
 
     def refuse(self, words, model=TARGET, **settings):
         said = call("run", "--model", model, "--prompts", self.prompts, "--out", self.work / "out",

@@ -75,6 +75,8 @@ constexpr std::array columns{
   column{"batches", "started_ns", kind::number},
   column{"batches", "ended_ns", kind::number},
   column{"batches", "tokens_acknowledged", kind::number},
+  column{"edges", "experts", kind::bytes},
+  column{"batches", "experts", kind::number},
 };
 
 std::string path() {
@@ -111,14 +113,15 @@ const std::string& base() {
 
 /// Puts the check sum of every edge right, as only a program could that meant to deceive.
 void mend_sums(jn::database& db) {
-  auto rows = db.prepare("SELECT edge, weight_version, tokens, logprobs, kept_masses FROM edges");
+  auto rows =
+    db.prepare("SELECT edge, weight_version, tokens, logprobs, kept_masses, experts FROM edges");
   auto update = db.prepare("UPDATE edges SET sum = ? WHERE edge = ?");
   if (!rows || !update)
     return;
   rows->start();
   for (auto row = rows->step(); row && *row; row = rows->step())
     (void)update->run(jn::edge_check(rows->number(0), rows->number(1), rows->bytes(2),
-                                     rows->bytes(3), rows->bytes(4)),
+                                     rows->bytes(3), rows->bytes(4), rows->bytes(5)),
                       rows->number(0));
 }
 

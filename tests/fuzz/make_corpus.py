@@ -97,7 +97,7 @@ def write_requests():
     requests = {
         "submit_batch": dict(batch_key="k", groups=groups, sampling=sampling, seed=3,
                              required_weight_version=1, policy="context", chunk_tokens=16,
-                             echo_prompts=True),
+                             echo_prompts=True, routed_experts_from=2),
         "cancel_batch": dict(batch_key="k"), "ack_results": dict(batch_key="k", sequence=5),
         "resume_results": dict(batch_key="k", after_sequence=2), "get_status": {},
         "score": dict(sequences=[text], weight_version=1),
@@ -130,7 +130,9 @@ def write_events():
         "scored": dict(rows=[v1.ScoredRow(logprobs=[-0.5, -1.25])], weight_version=1),
         "result": dict(batch_key="k", sequence=1, group=0, index=1, id="a", token_ids=[3, 4],
                        logprobs=[-0.5, -1.0], kept_mass=[1.0, 0.9], finish_reason=1,
-                       weight_versions=spans, response_seed=77, numerics_profile="cpu-f32-v1"),
+                       weight_versions=spans, response_seed=77, numerics_profile="cpu-f32-v1",
+                       routed_experts=v1.RoutedExperts(start=1, layers=2, per_token=3, id_bytes=1,
+                                                       ids=bytes(range(12)))),
         "batch_done": dict(batch_key="k", sequence=2, summary=summary)}
     for name, fields in events.items():
         write("events", name, envelope(name, 0 if name in ("result", "batch_done") else 1,
@@ -209,6 +211,8 @@ def write_lines():
               "numerics_profile": "cpu-f32-v1", "text": "caf\u00e9\n"}
     bare = {"prompt_token_ids": [], "token_ids": [], "logprobs": []}
     line = json.dumps(record, separators=(",", ":"))
+    experts = {"start": 1, "shape": [2, 1, 2], "dtype": "uint16", "ids": "AQACAAMABAA="}
+    write("responses", "experts", json.dumps({**record, "routed_experts": experts}))
     write("responses", "whole", line + "\n" + json.dumps(bare) + "\n")
     write("responses", "bare", json.dumps(bare))
     write("responses", "negative", line.replace('"group":0', '"group":-1'))

@@ -32,6 +32,8 @@ void sim_client::plan_batches(bool with_static) {
       group.group_size = static_cast<std::uint32_t>(1 + rng_.below(4));
       b.size += group.group_size;
     }
+    if (happens(40))
+      b.spec.routed_experts_from = static_cast<std::uint32_t>(rng_.below(30));
     b.results.resize(b.size);
     batches_.push_back(std::move(b));
   }

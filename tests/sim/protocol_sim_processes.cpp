@@ -100,6 +100,7 @@ void protocol_sim::start(process& p) {
   hello.spill_tokens = p.spilled->pages() * hello.spill_page_tokens;
   hello.context_max = p.device->limits().context_max;
   hello.vocabulary = shape.vocabulary;
+  hello.experts = shape.experts;
   hello.eos_token_ids = to_bytes(p.device->device().eos_token_ids());
   decode_worker_parts parts{p.device, p.spilled, nullptr, p.kv.get(), worker_figures(), p.pulse};
   parts.weights = p.weights.get();

@@ -48,7 +48,8 @@ engine* sim_truth::device_of(std::uint64_t epoch) {
 
 std::string sim_truth::check_span(const wire::prompt_group& group,
                                   const wire::sampling_params& sampling,
-                                  const wire::response_ready& r, const wire::weight_span& span) {
+                                  const wire::response_ready& r, const wire::weight_span& span,
+                                  std::optional<std::uint32_t> experts_from, std::string& experts) {
   auto* device = device_of(span.version);
   if (device == nullptr)
     return "tokens of epoch " + std::to_string(span.version) + ", which nobody ever served";
@@ -60,6 +61,7 @@ std::string sim_truth::check_span(const wire::prompt_group& group,
   request.prompt_tokens = static_cast<std::uint32_t>(group.prompt_token_ids.size());
   request.sampling = to_engine(sampling, r.response_seed);
   request.generate_max = span.end - span.start;
+  request.experts_from = experts_from;
   if (auto admitted = device->admit(std::move(request)); !admitted)
     return "the oracle refuses it: " + admitted.error().detail;
   std::string wrong;
@@ -71,6 +73,7 @@ std::string sim_truth::check_span(const wire::prompt_group& group,
                          r.logprobs.begin() + span.start, r.logprobs.begin() + span.end))
         wrong = "tokens " + std::to_string(span.start) + " to " + std::to_string(span.end)
                 + " are not those of epoch " + std::to_string(span.version);
+      experts.append(reinterpret_cast<const char*>(made.experts.data()), made.experts.size());
       const bool last = span.end == r.token_ids.size();
       if (r.reason != wire::finish_reason::cancelled
           && (made.why == chunk_end::stop) != (last && r.reason == wire::finish_reason::stop))
@@ -96,6 +99,7 @@ std::string sim_truth::check(const wire::submit_batch& batch, const wire::respon
     return name_of(r) + "it ends by length after " + std::to_string(r.token_ids.size())
            + " tokens of " + std::to_string(most);
   std::uint32_t at = 0;
+  std::string experts;
   for (const auto& span : r.weight_versions) {
     if (span.start != at || span.end <= span.start || span.end > r.token_ids.size())
       return name_of(r) + "its spans of versions have a hole";
@@ -103,9 +107,16 @@ std::string sim_truth::check(const wire::submit_batch& batch, const wire::respon
     if (batch.required_weight_version && span.version != *batch.required_weight_version)
       return name_of(r) + "made by version " + std::to_string(span.version) + ", required is "
              + std::to_string(*batch.required_weight_version);
-    if (auto wrong = check_span(group, sampling, r, span); !wrong.empty())
+    if (auto wrong = check_span(group, sampling, r, span, batch.routed_experts_from, experts);
+        !wrong.empty())
       return name_of(r) + wrong;
   }
+  if (r.experts.has_value() != batch.routed_experts_from.has_value())
+    return name_of(r) + "ids of experts that were not asked for, or none";
+  if (r.experts && r.experts->ids != experts)
+    return name_of(r) + std::to_string(r.experts->ids.size())
+           + " bytes of ids of experts are not those of single responses, "
+           + std::to_string(experts.size());
   return at == r.token_ids.size() ? "" : name_of(r) + "tokens without a version";
 }
 

@@ -36,7 +36,8 @@ private:
   };
   engine* device_of(std::uint64_t epoch);
   std::string check_span(const wire::prompt_group& group, const wire::sampling_params& sampling,
-                         const wire::response_ready& r, const wire::weight_span& span);
+                         const wire::response_ready& r, const wire::weight_span& span,
+                         std::optional<std::uint32_t> experts_from, std::string& experts);
 
   std::map<std::uint64_t, oracle> epochs_;
   std::uint64_t last_response_ = 0;

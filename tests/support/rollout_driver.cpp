@@ -20,7 +20,7 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 
 bool same_bits(const finished_response& a, const finished_response& b) {
   return a.tokens == b.tokens && same(a.logprobs, b.logprobs) && same(a.kept_masses, b.kept_masses)
-         && a.why == b.why;
+         && a.experts == b.experts && a.why == b.why;
 }
 
 rollout mixed_rollout(std::uint32_t vocabulary, std::size_t responses, std::uint32_t new_tokens,
@@ -83,6 +83,7 @@ run_rollout(const rollout& work, std::vector<engine>& engines, const drive& how)
                              report.logprobs.end());
     response.kept_masses.insert(response.kept_masses.end(), report.kept_masses.begin(),
                                 report.kept_masses.end());
+    response.experts.insert(response.experts.end(), report.experts.begin(), report.experts.end());
     response.why = report.why;
     if (report.why != chunk_end::budget)
       return;

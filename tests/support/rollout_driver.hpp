@@ -2,6 +2,7 @@
 
 #include "engine/step/engine.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -16,6 +17,7 @@ struct finished_response {
   std::vector<token_id> tokens;
   std::vector<float> logprobs;
   std::vector<float> kept_masses;
+  std::vector<std::byte> experts; ///< Ids, when they are asked for.
   chunk_end why{};
   float temperature = 1.0f;
 };

@@ -138,12 +138,15 @@ class Client:
         required_weight_version: Optional[int] = None,
         policy: str = "",
         chunk_tokens: Optional[int] = None,
+        routed_experts_from: Optional[int] = None,
     ) -> Batch:
         """Submits a batch: `group_size` responses to each prompt.
 
         A prompt is a sequence of token ids, or a `Prompt` for values of its own. `batch_key` makes
         submitting twice run once; by default a new one is drawn. `sampling.max_new_tokens` must be
-        given. Absent values are the scheduler's.
+        given. Absent values are the scheduler's. With `routed_experts_from` each response has the
+        ids of the experts that the model's router chose from that position on (0 is the prompt's
+        first token), for routing replay; a model without experts refuses it.
         """
         message = batch_to_wire(
             uuid.uuid4().hex if batch_key is None else batch_key,
@@ -153,6 +156,7 @@ class Client:
             required_weight_version,
             policy,
             chunk_tokens,
+            routed_experts_from,
         )
         answer = self._call(wire.Envelope(submit_batch=message))
         return self._start(answer.batch_accepted, message)

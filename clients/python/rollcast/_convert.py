@@ -13,6 +13,7 @@ from ._types import (
     Prompt,
     Response,
     RollcastError,
+    RoutedExperts,
     Sampling,
     Scored,
     ScoreSequence,
@@ -89,6 +90,7 @@ def batch_to_wire(
     required_weight_version: Optional[int],
     policy: str,
     chunk_tokens: Optional[int],
+    routed_experts_from: Optional[int],
 ) -> wire.SubmitBatch:
     try:
         return wire.SubmitBatch(
@@ -99,9 +101,32 @@ def batch_to_wire(
             required_weight_version=required_weight_version,
             policy=policy,
             chunk_tokens=chunk_tokens,
+            routed_experts_from=routed_experts_from,
         )
     except (TypeError, ValueError) as error:
         raise RollcastError("bad_config", f"batch: {error}") from None
+
+
+def _experts_from_wire(result: wire.Result) -> Optional[RoutedExperts]:
+    if not result.HasField("routed_experts"):
+        return None
+    experts = result.routed_experts
+    a_position = experts.layers * experts.per_token * experts.id_bytes
+    positions = len(experts.ids) // a_position if a_position else 0
+    if positions * a_position != len(experts.ids) or experts.id_bytes > 2:
+        raise RollcastError(
+            "frame_malformed",
+            f"result {result.sequence} of batch {result.batch_key} has {len(experts.ids)} bytes of "
+            f"routed experts, {a_position} a position",
+        )
+    return RoutedExperts(
+        start=experts.start,
+        positions=positions,
+        layers=experts.layers,
+        per_token=experts.per_token,
+        data=experts.ids,
+        dtype="uint16" if experts.id_bytes == 2 else "uint8",
+    )
 
 
 def response_from_wire(result: wire.Result) -> Response:
@@ -126,6 +151,7 @@ def response_from_wire(result: wire.Result) -> Response:
         seed=result.response_seed,
         numerics_profile=result.numerics_profile,
         sequence=result.sequence,
+        routed_experts=_experts_from_wire(result),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 
 class RollcastError(Exception):
@@ -70,6 +70,31 @@ class WeightSpan:
 
 
 @dataclass(frozen=True)
+class RoutedExperts:
+    """The experts that the model's router chose for positions `start`, `start` + 1, ... of a
+    response (its prompt's first token is at 0), when the token there was fed to the model. The
+    response's last token was fed to nothing, so that it has none."""
+
+    start: int
+    positions: int
+    layers: int  # with experts, in the order of the model; dense layers are left out
+    per_token: int  # slots of a layer, best first
+    data: bytes  # [positions, layers, per_token] of `dtype`
+    dtype: str  # "uint8" or "uint16", little-endian
+
+    @property
+    def shape(self) -> Tuple[int, int, int]:
+        return (self.positions, self.layers, self.per_token)
+
+    def numpy(self) -> Any:
+        """The ids as a numpy array of `shape` over the same bytes. Needs numpy."""
+        import numpy
+
+        dtype = numpy.dtype(self.dtype).newbyteorder("<")
+        return numpy.frombuffer(self.data, dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
 class Response:
     """One finished response."""
 
@@ -85,6 +110,7 @@ class Response:
     seed: int
     numerics_profile: str  # that made the bits
     sequence: int  # place in the batch's stream, from 1
+    routed_experts: Optional[RoutedExperts] = None  # when `routed_experts_from` was given
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ class PhaseSeconds(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ["batch_key", "finish_reason", "group", "id", "index", "kept_mass", "logprobs", "numerics_profile", "prompt_token_ids", "response_seed", "sequence", "token_ids", "weight_versions"]
+    __slots__ = ["batch_key", "finish_reason", "group", "id", "index", "kept_mass", "logprobs", "numerics_profile", "prompt_token_ids", "response_seed", "routed_experts", "sequence", "token_ids", "weight_versions"]
     BATCH_KEY_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,7 @@ class Result(_message.Message):
     NUMERICS_PROFILE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_SEED_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_VERSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -233,10 +234,11 @@ class Result(_message.Message):
     numerics_profile: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     response_seed: int
+    routed_experts: RoutedExperts
     sequence: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     weight_versions: _containers.RepeatedCompositeFieldContainer[WeightSpan]
-    def __init__(self, batch_key: _Optional[str] = ..., sequence: _Optional[int] = ..., group: _Optional[int] = ..., index: _Optional[int] = ..., id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., kept_mass: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., weight_versions: _Optional[_Iterable[_Union[WeightSpan, _Mapping[str, object]]]] = ..., response_seed: _Optional[int] = ..., numerics_profile: _Optional[str] = ...) -> None: ...
+    def __init__(self, batch_key: _Optional[str] = ..., sequence: _Optional[int] = ..., group: _Optional[int] = ..., index: _Optional[int] = ..., id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., kept_mass: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., weight_versions: _Optional[_Iterable[_Union[WeightSpan, _Mapping[str, object]]]] = ..., response_seed: _Optional[int] = ..., numerics_profile: _Optional[str] = ..., routed_experts: _Optional[_Union[RoutedExperts, _Mapping[str, object]]] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__: list[str] = []
@@ -253,6 +255,20 @@ class ResumeResults(_message.Message):
 class RollbackWeights(_message.Message):
     __slots__: list[str] = []
     def __init__(self) -> None: ...
+
+class RoutedExperts(_message.Message):
+    __slots__ = ["id_bytes", "ids", "layers", "per_token", "start"]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ID_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    id_bytes: int
+    ids: bytes
+    layers: int
+    per_token: int
+    start: int
+    def __init__(self, start: _Optional[int] = ..., layers: _Optional[int] = ..., per_token: _Optional[int] = ..., id_bytes: _Optional[int] = ..., ids: _Optional[bytes] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ["ignore_eos", "max_new_tokens", "min_new_tokens", "min_p", "stop_token_ids", "temperature", "top_k", "top_p"]
@@ -329,7 +345,7 @@ class Status(_message.Message):
     def __init__(self, numerics_profile: _Optional[str] = ..., weight_version: _Optional[int] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping[str, object]]]] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping[str, object]]]] = ..., live_groups: _Optional[int] = ..., uptime_s: _Optional[float] = ..., weights: _Optional[_Union[WeightsStatus, _Mapping[str, object]]] = ...) -> None: ...
 
 class SubmitBatch(_message.Message):
-    __slots__ = ["batch_key", "chunk_tokens", "echo_prompts", "force_migration", "groups", "policy", "required_weight_version", "sampling", "seed"]
+    __slots__ = ["batch_key", "chunk_tokens", "echo_prompts", "force_migration", "groups", "policy", "required_weight_version", "routed_experts_from", "sampling", "seed"]
     BATCH_KEY_FIELD_NUMBER: _ClassVar[int]
     CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ECHO_PROMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +353,7 @@ class SubmitBatch(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_EXPERTS_FROM_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     batch_key: str
@@ -346,9 +363,10 @@ class SubmitBatch(_message.Message):
     groups: _containers.RepeatedCompositeFieldContainer[Group]
     policy: str
     required_weight_version: int
+    routed_experts_from: int
     sampling: Sampling
     seed: int
-    def __init__(self, batch_key: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping[str, object]]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping[str, object]]] = ..., seed: _Optional[int] = ..., required_weight_version: _Optional[int] = ..., policy: _Optional[str] = ..., chunk_tokens: _Optional[int] = ..., force_migration: bool = ..., echo_prompts: bool = ...) -> None: ...
+    def __init__(self, batch_key: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping[str, object]]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping[str, object]]] = ..., seed: _Optional[int] = ..., required_weight_version: _Optional[int] = ..., policy: _Optional[str] = ..., chunk_tokens: _Optional[int] = ..., force_migration: bool = ..., echo_prompts: bool = ..., routed_experts_from: _Optional[int] = ...) -> None: ...
 
 class Summary(_message.Message):
     __slots__ = ["accepted_tokens", "chunks", "draft_tokens", "makespan_s", "mean_acceptance_length", "migrated_bytes", "migrations", "numerics_profile", "policy", "preemptions", "recomputed_tokens", "responses", "speculate", "tail_s", "tokens", "tokens_per_s", "wall_s", "worker_idle_fraction", "workers"]

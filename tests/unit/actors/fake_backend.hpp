@@ -53,7 +53,8 @@ private:
 
 /// A device without a model: the KV of a position is a hash of all tokens up to it, read back from
 /// the cache, and a token is a hash of the last KV, the seed and the position. So a lost, doubled,
-/// foreign or misplaced token or KV block changes every token after it.
+/// foreign or misplaced token or KV block changes every token after it. A position's ids of experts
+/// are a hash of its KV.
 class fake_backend final : public backend {
 public:
   explicit fake_backend(fake_device how = {}) : how_(how) {
@@ -63,7 +64,8 @@ public:
               how.block_tokens,
               4'096,
               256,
-              kernels::kv_group * sizeof(std::uint64_t)};
+              kernels::kv_group * sizeof(std::uint64_t),
+              {2, 3, 1}};
     weights_ = std::make_shared<const fake_weights>(std::array<std::uint64_t, 2>{how.weights, 0});
     kv_.resize(std::size_t{how.kv_blocks} * how.block_tokens);
   }
@@ -127,12 +129,19 @@ public:
         kv_[slot(s.blocks, position)] = states[row];
       }
     }
+    if (rows.keep_experts) {
+      experts_.clear();
+      for (const auto state : states)
+        for (std::size_t id = 0; id < shape_.experts.position_bytes(); ++id)
+          experts_.push_back(static_cast<std::byte>(mix(state, id)));
+    }
     logits_.clear();
     for (const auto row : rows.logit_rows)
       logits_.push_back(states[row]);
   }
 
   std::span<const float> logits() override { return {}; } // it chooses without
+  std::span<const std::byte> experts() override { return experts_; }
 
   void sample(std::span<const kernels::sample_params> how,
               std::span<kernels::sampled_token> out) override {
@@ -186,6 +195,7 @@ private:
   std::vector<token_id> eos_{0};
   std::vector<std::uint64_t> kv_;
   std::vector<std::uint64_t> logits_;
+  std::vector<std::byte> experts_;
 };
 
 } // namespace rollcast::test

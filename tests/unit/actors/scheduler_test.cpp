@@ -190,7 +190,7 @@ TEST_F(scheduler_test, gives_a_worker_that_registers_anew_a_new_incarnation) {
 TEST_F(scheduler_test, refuses_a_worker_that_differs_from_the_cluster) {
   worker_log first;
   add_worker(first);
-  for (int what = 0; what < 4; ++what) {
+  for (int what = 0; what < 5; ++what) {
     worker_log log;
     auto hello = plain_hello();
     if (what == 0)
@@ -199,6 +199,8 @@ TEST_F(scheduler_test, refuses_a_worker_that_differs_from_the_cluster) {
       hello.weights_hash.low = 1;
     else if (what == 2)
       hello.context_max = 999;
+    else if (what == 3)
+      hello.experts = {1, 2, 1};
     else
       hello.eos_token_ids = "\1\0\0\0";
     add_worker(log, hello);
@@ -209,6 +211,40 @@ TEST_F(scheduler_test, refuses_a_worker_that_differs_from_the_cluster) {
   hello.kv_blocks = 0;
   add_worker(empty, hello);
   EXPECT_EQ(empty.refused, errc::bad_config);
+}
+
+TEST_F(scheduler_test, takes_tokens_only_with_the_ids_of_experts_that_go_with_them) {
+  worker_log w;
+  auto hello = plain_hello();
+  hello.experts = {1, 2, 1};
+  add_worker(w, hello);
+  auto batch = one_group("b");
+  batch.routed_experts_from = 2;
+  batch.sampling.max_new_tokens = 12;
+  ask(batch);
+  ASSERT_EQ(w.chunks.size(), 1u);
+  EXPECT_TRUE(w.chunks[0].wants_experts);
+  EXPECT_EQ(w.chunks[0].experts_from, 2u);
+  auto o = outcome_of(w.chunks[0], ten, chunk_end::budget);
+  o.experts = std::string(2 * 9, 'x');
+  report(o);
+  EXPECT_EQ(metrics->generated_tokens.value(), 0u);
+  pass(50ms); // the pause before it is placed again
+  ASSERT_EQ(w.chunks.size(), 2u);
+  EXPECT_EQ(w.chunks[1].tokens, w.chunks[0].tokens);
+  o = outcome_of(w.chunks[1], ten, chunk_end::budget);
+  o.experts = std::string(2 * 10, 'a'); // positions 2 to 11 of 3 + 10 tokens
+  report(o);
+  ASSERT_EQ(w.chunks.size(), 3u);
+  o = outcome_of(w.chunks[2], {7, 7}, chunk_end::length);
+  o.experts = std::string(2 * 2, 'b');
+  report(o);
+  const auto results = link->of<wire::response_ready>();
+  ASSERT_EQ(results.size(), 1u);
+  ASSERT_TRUE(results[0].experts);
+  EXPECT_EQ(results[0].experts->start, 2u);
+  EXPECT_EQ(results[0].experts->layout, hello.experts);
+  EXPECT_EQ(results[0].experts->ids, std::string(20, 'a') + std::string(4, 'b'));
 }
 
 TEST_F(scheduler_test, sends_a_draining_worker_nothing_new) {

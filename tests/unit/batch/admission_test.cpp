@@ -68,5 +68,31 @@ TEST(admission, refuses_each_broken_bound_with_the_numbers) {
   expect(refused([](auto& s) { s.required_weight_version = 4; }), {"stale_epoch", "4", "3"});
 }
 
+TEST(admission, takes_ids_of_experts_of_a_model_that_has_some_and_only_as_many_as_fit_a_message) {
+  auto spec = sound();
+  spec.routed_experts_from = 2;
+  const auto dense = check_batch(spec, model);
+  ASSERT_FALSE(dense);
+  EXPECT_EQ(dense.error().code, errc::bad_config);
+  EXPECT_NE(dense.error().detail.find("position 2 on, and the model has no experts"),
+            std::string::npos)
+    << dense.error().detail;
+  auto sparse = model;
+  sparse.experts = expert_layout{58, 8, 1};
+  EXPECT_TRUE(check_batch(spec, sparse));
+  sparse.experts.reset(); // no worker is back yet
+  EXPECT_TRUE(check_batch(spec, sparse));
+  sparse = {"cpu-f32-v1", 3, 100, 200'000, 200'000, expert_layout{58, 8, 1}};
+  spec.sampling.max_new_tokens = 150'000;
+  const auto large = check_batch(spec, sparse);
+  ASSERT_FALSE(large);
+  EXPECT_EQ(large.error().code, errc::bad_config);
+  EXPECT_NE(large.error().detail.find("group 0: ids of experts of up to 150000 positions, 464"),
+            std::string::npos)
+    << large.error().detail;
+  spec.routed_experts_from = 50'000;
+  EXPECT_TRUE(check_batch(spec, sparse));
+}
+
 } // namespace
 } // namespace rollcast

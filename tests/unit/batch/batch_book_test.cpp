@@ -62,7 +62,7 @@ TEST_F(book_test, runs_a_key_once_and_refuses_it_for_other_content) {
 }
 
 TEST_F(book_test, tells_contents_apart_by_every_field) {
-  std::vector<wire::submit_batch> all(12, spec_of("k", 1, 1));
+  std::vector<wire::submit_batch> all(14, spec_of("k", 1, 1));
   all[1].seed = 6;
   all[2].groups[0].id = "x";
   all[3].groups[0].prompt_token_ids = {1, 2, 3};
@@ -74,6 +74,8 @@ TEST_F(book_test, tells_contents_apart_by_every_field) {
   all[9].policy = "static";
   all[10].chunk_tokens = 0;
   all[11].echo_prompts = true;
+  all[12].routed_experts_from = 0;
+  all[13].routed_experts_from = 1;
   for (std::size_t a = 0; a < all.size(); ++a)
     for (std::size_t b = 0; b < a; ++b)
       EXPECT_NE(hash_of(all[a]), hash_of(all[b])) << a << " and " << b;
@@ -113,6 +115,41 @@ TEST_F(book_test, appends_at_the_edge_only_and_never_to_the_finished) {
   const std::vector<token_id> three(3, 1);
   const std::vector<float> two(2, 0.f);
   EXPECT_FALSE(book.append({&batch, &batch.responses[0]}, 6, three, two, two));
+}
+
+TEST_F(book_test, keeps_ids_of_experts_with_the_tokens_that_they_come_with) {
+  book.experts = {2, 3, 1}; // six bytes a position
+  auto spec = spec_of("k", 1, 2);
+  spec.groups[0].prompt_token_ids = {1, 2, 3};
+  spec.routed_experts_from = 1;
+  auto& batch = started(spec);
+  const auto append_with = [&](std::uint32_t position, std::size_t count, std::size_t positions) {
+    const std::vector<token_id> tokens(count, 3);
+    const std::vector<float> numbers(count, 0.25f);
+    const std::vector<std::byte> ids(6 * positions, static_cast<std::byte>(position + 1));
+    return book.append({&batch, &batch.responses[0]}, position, tokens, numbers, numbers, ids);
+  };
+  EXPECT_FALSE(append_with(0, 4, 0));
+  EXPECT_FALSE(append_with(0, 4, 6));
+  EXPECT_TRUE(append_with(0, 4, 5)) << "1 to 5 of 3 + 4 tokens, of which the last was not fed";
+  EXPECT_FALSE(append_with(4, 2, 3));
+  EXPECT_TRUE(append_with(4, 2, 2));
+  EXPECT_EQ(batch.tokens_held, 6u + 6 * 7 / 12) << "they are counted";
+  finish(batch, 0);
+  finish(batch, 1); // without a token
+  const auto events = book.deliveries(batch);
+  ASSERT_GE(events.size(), 2u);
+  const auto& first = std::get<wire::response_ready>(events[0]).experts;
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->start, 1u);
+  EXPECT_EQ(first->layout, book.experts);
+  EXPECT_EQ(first->ids, std::string(6 * 5, '\1') + std::string(6 * 2, '\5'));
+  const auto& second = std::get<wire::response_ready>(events[1]).experts;
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->start, 0u);
+  EXPECT_TRUE(second->ids.empty());
+  (void)book.acknowledge(batch, 3);
+  EXPECT_EQ(batch.tokens_held, 0u);
 }
 
 TEST_F(book_test, says_which_weights_made_each_token) {

@@ -52,6 +52,7 @@ public:
     for (auto* book : {&lasting_, &*mortal_}) {
       book->numerics_profile = "cpu-f32-v1";
       book->weight_version = 3;
+      book->experts = experts;
     }
   }
 
@@ -74,6 +75,7 @@ public:
 
 private:
   static constexpr std::uint64_t epoch = 1'700'000'000'000'000'000;
+  static constexpr expert_layout experts{3, 2, 2};
 
   template <class F>
   void both(F f) {
@@ -103,7 +105,9 @@ private:
   }
 
   void submit() {
-    const auto spec = spec_of(draw_key(), draw(3), draw(4));
+    auto spec = spec_of(draw_key(), draw(3), draw(4));
+    if (random_.below(2) == 0)
+      spec.routed_experts_from = draw(9) - 1;
     both([&](batch_book& book) {
       const auto made = book.submit(spec, now_);
       if (!made)
@@ -133,9 +137,12 @@ private:
       if (batch.phase != batch_phase::running)
         return;
       auto& r = batch.responses[pick % batch.size];
-      if (r.tokens.size() + tokens.size() < 40)
-        (void)book.append({&batch, &r}, static_cast<std::uint32_t>(r.tokens.size()), tokens,
-                          logprobs, masses);
+      if (r.tokens.size() + tokens.size() >= 40)
+        return;
+      const std::vector<std::byte> ids(batch_book::expert_bytes({&batch, &r}, tokens.size()),
+                                       static_cast<std::byte>(pick));
+      (void)book.append({&batch, &r}, static_cast<std::uint32_t>(r.tokens.size()), tokens, logprobs,
+                        masses, ids);
     });
   }
 
@@ -207,6 +214,7 @@ private:
     mortal_.emplace(small, &log_);
     mortal_->numerics_profile = "cpu-f32-v1";
     mortal_->weight_version = version;
+    mortal_->experts = experts;
     const auto before = log_.all.size();
     mortal_->restore(log_.image(), model, {now_, now_ + epoch});
     EXPECT_EQ(log_.all.size(), before) << "nothing was torn";

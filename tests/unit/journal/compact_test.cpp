@@ -45,7 +45,7 @@ TEST(journal_inspect, tells_what_is_there) {
   fill(path);
   const auto seen = inspect(path);
   ASSERT_TRUE(seen) << seen.error().detail;
-  EXPECT_EQ(seen->schema, 2u);
+  EXPECT_EQ(seen->schema, 3u);
   EXPECT_EQ(seen->generation, 1u);
   EXPECT_EQ(seen->writer, 0);
   EXPECT_EQ(seen->epoch_promised, 5u);

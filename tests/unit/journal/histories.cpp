@@ -55,6 +55,8 @@ record history::submit() {
   if (rng_.chance(50))
     spec->chunk_tokens = 16;
   spec->policy = rng_.chance(50) ? "context" : "";
+  if (rng_.chance(50))
+    spec->routed_experts_from = static_cast<std::uint32_t>(rng_.below(20));
   return batch_submitted{{known_.next_batch},
                          spec,
                          known_.next_response,
@@ -79,6 +81,14 @@ record history::edge(batch_image& batch, std::uint64_t ordinal) {
     if (masses)
       out.kept_masses.push_back(real());
   }
+  if (const auto from = batch.spec.routed_experts_from) {
+    const auto before = static_cast<std::uint32_t>(r.tokens.size());
+    const auto positions = // every prompt has two tokens
+      routed_positions(*from, 2, before, before + static_cast<std::uint32_t>(tokens)).size();
+    out.experts.resize(positions * batch.started->experts.position_bytes());
+    for (auto& id : out.experts)
+      id = static_cast<std::byte>(rng_.next());
+  }
   return out;
 }
 
@@ -97,7 +107,10 @@ record history::news_of(batch_image& batch) {
   if (batch.acknowledged > batch.size)
     return batch_forgotten{batch.id};
   if (!batch.started && rng_.chance(80))
-    return batch_started{batch.id, rng_.chance(90) ? "cpu-f32-v1" : "", rng_.next() >> 8};
+    return batch_started{batch.id,
+                         rng_.chance(90) ? "cpu-f32-v1" : "",
+                         rng_.next() >> 8,
+                         {static_cast<std::uint32_t>(rng_.below(3)), 2, 1}};
   std::uint64_t finished = 0;
   for (const auto& r : batch.responses)
     finished += r.sequence != 0 ? 1 : 0;
@@ -154,7 +167,8 @@ void put(std::ostream& out, const batch_image& batch) {
     out << " failed " << to_string(batch.failure->code) << ' ' << batch.failure->detail;
   if (batch.started)
     out << " started " << batch.started->id.value << ' ' << batch.started->numerics_profile << ' '
-        << batch.started->weight_version;
+        << batch.started->weight_version << ' ' << batch.started->experts.layers << '/'
+        << batch.started->experts.per_token << '/' << batch.started->experts.id_bytes;
   if (batch.ended) {
     const auto& s = batch.ended->summary;
     out << " ended " << batch.ended->id.value << ' ' << s.responses << ' '
@@ -171,6 +185,8 @@ void put(std::ostream& out, const batch_image& batch) {
     out << '|';
     put(out, r.logprobs);
     put(out, r.kept_masses);
+    for (const auto id : r.experts)
+      out << std::to_integer<int>(id) << ' ';
   }
 }
 

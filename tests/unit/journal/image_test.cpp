@@ -56,6 +56,7 @@ TEST_F(journal_image, keeps_every_field_of_a_batch) {
   spec->policy = "divided";
   spec->chunk_tokens = 0;
   spec->required_weight_version = ~std::uint64_t{0};
+  spec->routed_experts_from = 0;
   const auto found = written_again({batch_submitted{{4}, spec, 11, 6}});
   ASSERT_EQ(found.batches.size(), 1u);
   const auto& batch = found.batches[0];

@@ -122,8 +122,8 @@ TEST(journal_open, refuses_a_newer_schema) {
   const temporary_directory where;
   const auto path = (where / "j").string();
   ASSERT_TRUE(journal::open({.path = path}));
-  ASSERT_TRUE((*database::open(path, access::write))->run("PRAGMA user_version = 3"));
-  EXPECT_TRUE(says(refused(path), "schema 3, this build knows 1 to 2"));
+  ASSERT_TRUE((*database::open(path, access::write))->run("PRAGMA user_version = 4"));
+  EXPECT_TRUE(says(refused(path), "schema 4, this build knows 1 to 3"));
   EXPECT_FALSE(inspect(path));
 }
 
@@ -136,7 +136,9 @@ TEST(journal_open, makes_a_journal_of_schema_1_its_own) {
     all->keeper->write(batch_submitted{{1}, small_spec("k", 2), 1, 1, "alice"});
   }
   ASSERT_TRUE((*database::open(path, access::write))
-                ->run("ALTER TABLE batches DROP COLUMN owner; PRAGMA user_version = 1"));
+                ->run("ALTER TABLE batches DROP COLUMN owner;"
+                      "ALTER TABLE batches DROP COLUMN experts;"
+                      "ALTER TABLE edges DROP COLUMN experts; PRAGMA user_version = 1"));
   for (const auto* owner : {"", "bob"}) {
     auto all = journal::open({.path = path});
     ASSERT_TRUE(all) << all.error().detail;
@@ -148,6 +150,55 @@ TEST(journal_open, makes_a_journal_of_schema_1_its_own) {
     else
       EXPECT_EQ(all->found.batches.at(1).owner, owner);
   }
+}
+
+TEST(journal_open, makes_a_journal_of_schema_2_its_own) {
+  const temporary_directory where;
+  const auto path = (where / "j").string();
+  {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all);
+    all->keeper->write(batch_submitted{{1}, small_spec("k", 1), 1, 1});
+    all->keeper->write(batch_started{{1}, "p", 1});
+    all->keeper->write(edge_of({1}, 0, 0, 5));
+  }
+  ASSERT_TRUE((*database::open(path, access::write))
+                ->run("ALTER TABLE batches DROP COLUMN experts;"
+                      "ALTER TABLE edges DROP COLUMN experts; PRAGMA user_version = 2"));
+  for (const std::uint32_t tokens : {5u, 9u}) {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all) << all.error().detail;
+    ASSERT_EQ(all->found.batches.size(), 1u);
+    EXPECT_EQ(all->found.batches[0].started->experts, expert_layout{});
+    EXPECT_EQ(all->found.batches[0].responses[0].tokens.size(), tokens);
+    if (tokens == 5)
+      all->keeper->write(edge_of({1}, 0, 5, 4));
+  }
+}
+
+TEST(journal_open, refuses_ids_of_experts_that_do_not_go_with_the_tokens) {
+  const temporary_directory where;
+  const auto path = (where / "j").string();
+  const auto spec = small_spec("k", 1); // a prompt of three tokens
+  spec->routed_experts_from = 1;
+  {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all);
+    all->keeper->write(batch_submitted{{1}, spec, 1, 1});
+    all->keeper->write(batch_started{{1}, "p", 1, {2, 3, 2}});
+    auto edge = edge_of({1}, 0, 0, 5); // positions 1 to 6
+    edge.experts.assign(6 * 12, std::byte{7});
+    all->keeper->write(edge);
+  }
+  {
+    auto all = journal::open({.path = path});
+    ASSERT_TRUE(all) << all.error().detail;
+    EXPECT_EQ(all->found.batches[0].started->experts, (expert_layout{2, 3, 2}));
+    EXPECT_EQ(all->found.batches[0].responses[0].experts,
+              std::vector<std::byte>(6 * 12, std::byte{7}));
+    all->keeper->write(edge_of({1}, 0, 5, 4)); // without any
+  }
+  EXPECT_TRUE(says(refused(path), "token 5: has 0 bytes of ids of experts, not 48"));
 }
 
 TEST(journal_open, begins_anew_where_its_making_was_cut) {

@@ -92,7 +92,7 @@ TEST(journal_write, can_be_looked_at_meanwhile) {
   for (int i = 0; i < 50; ++i) {
     const auto seen = inspect(path);
     ASSERT_TRUE(seen) << seen.error().detail;
-    EXPECT_EQ(seen->schema, 2u);
+    EXPECT_EQ(seen->schema, 3u);
     EXPECT_EQ(seen->generation, 1u);
     EXPECT_EQ(seen->writer, ::getpid());
     for (const auto& batch : seen->batches) {

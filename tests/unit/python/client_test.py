@@ -148,6 +148,26 @@ class ClientTest(unittest.TestCase):
         self.client().status()
         self.wait_for(lambda: self.scheduler.batches["k"].acknowledged == 7)
 
+    def test_ids_of_experts_come_with_their_shape_when_they_are_asked_for(self):
+        client = self.client()
+        response = next(client.submit([[1, 2, 3]], 1, SAMPLING, routed_experts_from=4))
+        experts = response.routed_experts
+        self.assertEqual((experts.start, experts.shape), (4, (5, 2, 3)))
+        self.assertEqual(experts.dtype, "uint16")
+        ids = memoryview(experts.data).cast("H").tolist()  # this machine's order is little-endian
+        self.assertEqual(ids, [300 + i for i in range(30)])
+        try:
+            import numpy
+        except ImportError:
+            pass
+        else:
+            self.assertEqual(experts.numpy().dtype, numpy.uint16)
+            self.assertEqual(experts.numpy()[4, 1].tolist(), ids[-3:])
+        self.assertIsNone(next(client.submit([[1]], 1, SAMPLING)).routed_experts)
+        with self.assertRaises(RollcastError) as caught:
+            client.submit([[1]], sampling=SAMPLING, routed_experts_from=-1)
+        self.assertEqual(caught.exception.code, "bad_config")
+
     def wait_for(self, condition):
         deadline = time.monotonic() + 30
         while not condition() and time.monotonic() < deadline:

@@ -14,6 +14,12 @@ def float_of(bits: int) -> float:
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
+def experts_of(start: int) -> wire.RoutedExperts:
+    """Ids of five positions in a model of two sparse layers and more than 256 experts."""
+    ids = b"".join(struct.pack("<H", 300 + i) for i in range(5 * 2 * 3))
+    return wire.RoutedExperts(start=start, layers=2, per_token=3, id_bytes=2, ids=ids)
+
+
 def result_of(key: str, sequence: int, number: int, size: int) -> wire.Result:
     """The `number`-th response of a batch; log-probabilities with awkward bits."""
     tokens = [number, 100 + number, 7]
@@ -167,6 +173,8 @@ class FakeScheduler:
             size = submitted.groups[0].group_size
             for number in self.order(list(range(batch.responses))):
                 result = result_of(key, len(batch.items) + 1, number, size)
+                if submitted.HasField("routed_experts_from"):
+                    result.routed_experts.CopyFrom(experts_of(submitted.routed_experts_from))
                 batch.items.append(wire.Envelope(result=result))
             summary = wire.Summary(
                 responses=batch.responses, tokens=3 * batch.responses, policy="fake"

@@ -231,6 +231,20 @@ TEST(wire_codec, refuses_a_result_that_contradicts_itself) {
     has(detail_of([](auto& r) { r.mutable_weight_versions(0)->set_end(1); }), "token 1 of 2"));
   EXPECT_TRUE(
     has(detail_of([](auto& r) { r.mutable_weight_versions(0)->set_start(1); }), "span 1..2"));
+  const auto of_experts = [&](std::uint32_t layers, std::uint32_t id_bytes, std::size_t bytes) {
+    return detail_of([&](auto& r) {
+      auto* experts = r.mutable_routed_experts();
+      experts->set_layers(layers);
+      experts->set_per_token(3);
+      experts->set_id_bytes(id_bytes);
+      experts->set_ids(std::string(bytes, 'x'));
+    });
+  };
+  EXPECT_EQ(of_experts(2, 2, 24), "");
+  EXPECT_TRUE(has(of_experts(2, 2, 25), "25 bytes of routed experts"));
+  EXPECT_TRUE(has(of_experts(0, 2, 24), "24 bytes of routed experts, 0 layers"));
+  EXPECT_TRUE(has(of_experts(2, 4, 24), "ids of 4 bytes"));
+  EXPECT_TRUE(has(of_experts(1u << 31, 2, 0), "layers of 3"));
 }
 
 } // namespace

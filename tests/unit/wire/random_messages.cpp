@@ -87,6 +87,8 @@ submit_batch random_batch(prng& rng) {
     batch.chunk_tokens = random_u32(rng);
   batch.force_migration = rng.chance(50);
   batch.echo_prompts = rng.chance(50);
+  if (rng.chance(50))
+    batch.routed_experts_from = random_u32(rng);
   return batch;
 }
 
@@ -209,6 +211,15 @@ response_ready random_response(prng& rng) {
                                 {random_number(rng), cut, static_cast<std::uint32_t>(tokens)}};
   response.response_seed = rng.next();
   response.numerics_profile = random_text(rng, 0, 24);
+  if (rng.chance(50)) {
+    auto& experts = response.experts.emplace();
+    experts.start = random_u32(rng);
+    experts.layout = {static_cast<std::uint32_t>(rng.below(5)), 3,
+                      1 + static_cast<std::uint32_t>(rng.below(2))};
+    experts.ids.resize(rng.below(9) * experts.layout.position_bytes());
+    for (auto& id : experts.ids)
+      id = static_cast<char>(rng.next());
+  }
   return response;
 }
 
