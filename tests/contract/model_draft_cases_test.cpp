@@ -317,22 +317,29 @@ TEST_F(draft_models_in_the_field, native_layer_updated_alone) {
 }
 
 // A pool that is shared may have more threads than the options say: each needs scratch of its own.
+// With a vocabulary this wide and so many, whoever has none writes far behind what there is.
 TEST_F(draft_models_in_the_field, pool_of_threads_shared_with_the_target) {
+  auto wide = config;
+  wide.vocabulary = 20'000;
+  const temporary_directory directory;
+  ASSERT_TRUE(write_random_model(directory.path(), wide, 5, kernels::dtype::bf16));
+  const auto target = load_weights(directory.path(), f32);
+  work = mixed_rollout(20'000, 12, 20, 5);
   for (auto& request : work)
     request.sampling.top_k = 20; // which takes scratch
-  const auto expected = plain();
-  const auto drafts = mtp();
-  const auto pool = std::make_shared<thread_pool>(4);
+  const auto expected = run_setting(target, f32, work, all);
+  const drafts_of drafts{random_mtp(wide, 7), draft_kind::mtp, wide, f32};
+  const auto pool = std::make_shared<thread_pool>(64);
   auto options = all.device;
   options.pool = pool;
   ASSERT_LT(options.threads, pool->size());
   std::vector<engine> engines;
-  auto device = make_device(weights, f32, options);
+  auto device = make_device(target, f32, options);
   const auto by = drafts.make(device->shape(), all.limits.batch_max, tree_of_12, 1, pool);
   engines.emplace_back(with_draft_weights(std::move(device), by->model().device, {}), all.limits);
   engines[0].speculate(by);
-  expect_same(expected, run_rollout(work, engines, all.how), "four threads");
-  EXPECT_GT(by->figures().accepted, 0u);
+  expect_same(expected, run_rollout(work, engines, all.how), "many threads");
+  EXPECT_GT(by->figures().tokens, 0u);
 }
 
 // A chunk that is refused for want of blocks has dropped its KV: what drafts for it is dropped too.
