@@ -77,7 +77,10 @@ private:
       places.push_back({1 + i, blocks_[(1 + i) / shape().block_tokens]});
     const kernels::attention_sequence sequence{blocks_.data(), 0, rows, 1};
     const std::vector<float> taken(rows * taken_width_, std::numeric_limits<float>::quiet_NaN());
-    inner_->forward({tokens, places, {&sequence, 1}, wanted, {}, taken_width_ != 0, taken});
+    forward_rows pass{tokens, places, {&sequence, 1}, wanted};
+    pass.keep_states = taken_width_ != 0;
+    pass.taken = taken;
+    inner_->forward(pass);
     const auto logits = inner_->logits();
     EXPECT_TRUE(std::isnan(logits.front()) && std::isnan(logits.back()));
   }
