@@ -6,7 +6,6 @@
 // thread) with models as small as the kernels take; one rollout in a plain way and in every other.
 
 #include "engine/backend/forwarding_backend.hpp"
-#include "kernels/cuda/emulator.hpp"
 #include "tests/contract/knowing_drafter.hpp"
 #include "tests/unit/backend_cuda/devices.hpp"
 
@@ -135,27 +134,6 @@ TEST_P(cuda_rollout, says_what_the_cpu_says_but_for_rounding) {
   }
   EXPECT_LT(worst, 0.06); // bf16 has 8 bits; the logits are of size 1
   EXPECT_GT(spread, 0.5) << "the comparison tells nothing";
-}
-
-// sglang #26171, #12411: the host waits between drafting, verifying and accepting.
-TEST_P(cuda_rollout, sglang_26171_12411_waits_once_in_a_step_with_drafts) {
-  const auto expected = run(plain);
-  const auto by = std::make_shared<knowing_drafter>(expected, knowing_options{30, 8, 40});
-  engine sut{model.cuda(small_options()), {8, 48, 0}};
-  sut.speculate(by);
-  for (auto request : work) {
-    request.generate_max = request.sampling.max_new_tokens;
-    ASSERT_TRUE(sut.admit(request));
-  }
-  std::size_t waited = 0;
-  while (sut.has_work()) {
-    const auto before = kernels::cuda::emulated_waits();
-    sut.step();
-    EXPECT_LE(kernels::cuda::emulated_waits() - before, 1u);
-    waited += kernels::cuda::emulated_waits() - before;
-  }
-  EXPECT_GT(waited, 0u);
-  EXPECT_GT(by->accepted, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(families, cuda_rollout,
