@@ -24,6 +24,14 @@ std::uint64_t tokens_of(const batch_record& batch, std::uint64_t sequence) {
   return r.weight() + (batch.spec.echo_prompts ? batch.group_of(r).prompt_token_ids.size() : 0);
 }
 
+/// Positions whose ids of experts come with tokens [before, after). @pre they are asked for
+position_range routed(const batch_record& batch, const response_record& r, std::size_t before,
+                      std::size_t after) {
+  const auto prompt = batch.group_of(r).prompt_token_ids.size();
+  return routed_positions(*batch.spec.routed_experts_from, static_cast<std::uint32_t>(prompt),
+                          static_cast<std::uint32_t>(before), static_cast<std::uint32_t>(after));
+}
+
 /// What was appended behind `position`.
 journal::chunk_edge edge_of(const batch_book::place& at, std::uint32_t position,
                             std::uint64_t weight_version, std::span<const std::byte> experts) {
@@ -250,12 +258,9 @@ batch_book::place batch_book::locate(response_id response) {
 std::size_t batch_book::expert_bytes(const place& at, std::size_t more_tokens) {
   if (!at.batch->spec.routed_experts_from)
     return 0;
-  const auto prompt = at.batch->group_of(*at.response).prompt_token_ids.size();
   const auto before = at.response->tokens.size();
-  const auto range = routed_positions(
-    *at.batch->spec.routed_experts_from, static_cast<std::uint32_t>(prompt),
-    static_cast<std::uint32_t>(before), static_cast<std::uint32_t>(before + more_tokens));
-  return range.size() * at.batch->experts.position_bytes();
+  return routed(*at.batch, *at.response, before, before + more_tokens).size()
+         * at.batch->experts.position_bytes();
 }
 
 bool batch_book::append(place at, std::uint32_t position, std::span<const token_id> tokens,
@@ -405,11 +410,7 @@ wire::response_ready batch_book::result_of(const batch_record& batch,
 }
 
 wire::routed_experts batch_book::experts_of(const batch_record& batch, const response_record& r) {
-  const auto range =
-    routed_positions(*batch.spec.routed_experts_from,
-                     static_cast<std::uint32_t>(batch.group_of(r).prompt_token_ids.size()), 0,
-                     static_cast<std::uint32_t>(r.tokens.size()));
-  return {range.begin,
+  return {routed(batch, r, 0, r.tokens.size()).begin,
           batch.experts,
           {reinterpret_cast<const char*>(r.experts.data()), r.experts.size()}};
 }
