@@ -1,7 +1,7 @@
 #include "actors/node_system.hpp"
 
-#include <caf/openssl/session.hpp>
-#include <openssl/err.h>
+#include "actors/caf_replacements.hpp"
+
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
@@ -11,6 +11,7 @@ namespace rollcast {
 
 node_config::node_config(const liveness_options& liveness, const tls_files* tls,
                          const std::string& version) {
+  reserve_connection_numbers();
   load<caf::io::middleman>();
   if (tls != nullptr) {
     load<caf::openssl::manager>();
@@ -85,22 +86,3 @@ bool is_alive(const std::atomic<std::uint64_t>& beat_ns, std::chrono::seconds sp
 }
 
 } // namespace rollcast
-
-// CAF 0.17.6 leaves in OpenSSL's queue what went wrong on one connection, and OpenSSL then takes it
-// for a failure of the next one that merely has nothing to read: a stranger's handshake would end
-// the connections of workers. These two take the place of CAF's, because the dynamic linker prefers
-// a program's definitions to a library's; they do the same with an empty queue.
-namespace caf::openssl {
-
-rw_state session::read_some(size_t& result, native_socket, void* buf, size_t len) {
-  ERR_clear_error();
-  return do_some(SSL_read, result, buf, len, "read_some");
-}
-
-rw_state session::write_some(size_t& result, native_socket, const void* buf, size_t len) {
-  ERR_clear_error();
-  const auto write = [](SSL* to, void* from, int bytes) { return SSL_write(to, from, bytes); };
-  return do_some(write, result, const_cast<void*>(buf), len, "write_some");
-}
-
-} // namespace caf::openssl

@@ -21,6 +21,12 @@ if(CMAKE_CXX_FLAGS MATCHES "fsanitize=thread")
       "TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
 endif()
 
+# Instrumented processes are given more time by the tests that start some.
+set(ROLLCAST_TEST_SLOWNESS 1)
+if(CMAKE_CXX_FLAGS MATCHES "fsanitize")
+  set(ROLLCAST_TEST_SLOWNESS 6)
+endif()
+
 # LABEL is one of unit, contract, sim, e2e, tidy, slow.
 function(rollcast_test name)
   cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})

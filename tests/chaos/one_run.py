@@ -12,10 +12,12 @@ from fleet import FAKETIME, Fleet
 from oracle import Contents, Verdict, check_deliveries, check_run_file, json_line
 from places import Hosts, Loopback
 
+import cluster
+
 LOST_AFTER_MS = 800
-LIMIT_S = 100.0  # a run that takes longer has lost its batch
-STALL_S = 2.5  # without progress for so long, the next fault comes all the same
-BACK_S = 20.0  # the time in which every worker must serve again
+LIMIT_S = 100.0 * cluster.SLOWNESS  # a run that takes longer has lost its batch
+STALL_S = 2.5 * cluster.SLOWNESS  # without progress for so long, the next fault comes all the same
+BACK_S = 20.0 * cluster.SLOWNESS  # the time in which every worker must serve again
 
 
 class Setup(dict):

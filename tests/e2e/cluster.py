@@ -23,7 +23,8 @@ PROMPTS = ROOT / "examples" / "collatz" / "prompts.jsonl"
 FAMILIES = ROOT / "tests" / "fixtures" / "models"
 VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200,  # of the models there
               "qwen3_moe": 200, "glm4_moe": 200, "deepseek_v3": 200, "moonlight": 200}
-LIMIT_S = 15.0  # the longest that a command may take to refuse
+SLOWNESS = float(os.environ.get("ROLLCAST_TEST_SLOWNESS", "1"))  # of an instrumented binary
+LIMIT_S = 15.0 * SLOWNESS  # the longest that a command may take to refuse
 
 _libc = ctypes.CDLL(None)
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -36,6 +37,7 @@ def _die_with_parent():
 
 def wait_until(condition, what, timeout=120.0, pause=0.01):
     """Polls until `condition()` is true and returns what it returned."""
+    timeout *= SLOWNESS
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -46,11 +48,18 @@ def wait_until(condition, what, timeout=120.0, pause=0.01):
         time.sleep(pause)
 
 
+class Process(subprocess.Popen):
+    """A process that is given more time if its binary is slow."""
+
+    def wait(self, timeout=None):
+        return super().wait(None if timeout is None else timeout * SLOWNESS)
+
+
 def start(*arguments, **options):
     """Starts `rollcast ARGUMENTS` with pipes; the caller ends it."""
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
-    return subprocess.Popen(
+    return Process(
         [BINARY, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         text=True,
@@ -63,6 +72,7 @@ class Outcome:
     """How a command ended: `code`, `out`, `err`, and `seconds`."""
 
     def __init__(self, process, begun, timeout=240.0):
+        timeout *= SLOWNESS
         try:
             self.out, self.err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -106,7 +116,7 @@ def ready_workers(endpoint):
 def http_get(url, timeout=5.0):
     """Status code and body, also of an error."""
     try:
-        with _direct.open(url, timeout=timeout) as answer:
+        with _direct.open(url, timeout=timeout * SLOWNESS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -144,7 +154,7 @@ class Node:
         finally:
             os.close(writer)
         with os.fdopen(reader) as pipe:
-            ready, _, _ = select.select([pipe], [], [], 120.0)
+            ready, _, _ = select.select([pipe], [], [], 120.0 * SLOWNESS)
             line = pipe.readline() if ready else ""
         self.ports = json.loads(line) if line else {"error": f"{role} announced nothing, see {log}"}
         if "error" in self.ports:
