@@ -21,6 +21,13 @@ CLIENT = HERE.parents[1] / "clients" / "python"
 FAKETIME = next(Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1"), None)
 GRACE_S = 0.3  # what a supervisor takes to start a process again
 JOURNAL_MIB = 64
+# How one ends that gets no more memory: it says so, a library aborts, or it is killed.
+STARVED = (2, 4, -signal.SIGABRT, -signal.SIGKILL)
+
+
+def may_end_so(code, doomed_until, now):
+    """Whether a process that a fault lets die until then may have ended with that code."""
+    return now <= doomed_until and code in STARVED
 
 
 def knows_journal():
@@ -201,7 +208,7 @@ class Fleet:
             elif name in ("run", "python"):
                 continue  # it has ended by itself: the caller looks at its code
             else:
-                if self.doomed.get(name, 0.0) < now:
+                if not may_end_so(process.returncode, self.doomed.get(name, 0.0), now):
                     self.crashes.append(f"{name} ended by itself: {process.returncode}")
                 self.back_at[name] = now + GRACE_S
 
