@@ -57,7 +57,7 @@ std::string host_name() {
 result<void> guard(scheduler_node_options& node, const scheduler_options& options) {
   const auto& door = options.door;
   node.frontend.client = door.client;
-  node.frontend.connections_max = connections_within_file_limit(door.connections_max);
+  node.frontend.connections_max = door.connections_max;
   node.frontend.connections_per_address_max = door.connections_per_address_max;
   node.tls = options.keys.tls;
   auto data = data_keys(options.keys.data_key);
