@@ -20,6 +20,7 @@ from rollcast import rollcast_pb2 as wire
 
 from cluster import (
     COLLATZ,
+    SLOWNESS,
     ClusterTest,
     first_prompts,
     http_get,
@@ -32,7 +33,7 @@ from cluster import (
 BATCH = {"group_size": 4, "max_new_tokens": 500, "seed": 5, "tokenizer": COLLATZ / "tokenizer.json"}
 MIB = 1 << 20
 SLOWER_MAX = 2.0  # times the undisturbed run, and
-SLOWER_S = 8.0  # this: two cores are shared with the attack itself
+SLOWER_S = 8.0 * SLOWNESS  # this: two cores are shared with the attack itself
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
 
