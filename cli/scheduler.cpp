@@ -97,6 +97,7 @@ int run_scheduler(const scheduler_options& options) {
     node.metrics_port = options.metrics_port;
   node.liveness = liveness_of(options.lost_after_ms);
   node.journal.path = options.journal.string();
+  node.journal.bytes_max = std::uint64_t{options.journal_max_mib} << 20;
   node.scheduler.default_policy = options.policy;
   node.scheduler.chunk_tokens = options.chunk_tokens;
   node.scheduler.batches_wait = options.batches == "wait";
