@@ -22,6 +22,9 @@ public:
   /// True if the next step of so many rows, drafts not counted, may have drafts. Counts the step.
   bool admits(std::uint32_t rows);
 
+  /// Steps of so many rows that have yet to come before one may have drafts.
+  std::uint32_t hold_left(std::uint32_t rows) { return band_of(rows).hold_left; }
+
   /// Hears of a step without drafts. `plain_seconds` is what the cost table said of it.
   void plain(std::uint32_t rows, double seconds, double plain_seconds);
   /// Hears of a step with drafts that made `tokens` tokens; without drafts it would have made

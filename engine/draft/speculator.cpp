@@ -227,7 +227,8 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   source_ = chosen_ > 0 ? source::group : source::none;
   if (model_) {
     const auto steps = plan_model(seats.size(), load);
-    if (steps > 0 && model_guard_.admits(load.rows)) {
+    const bool ready = wake_model(steps > 0 && model_guard_.hold_left(load.rows) <= warm_steps);
+    if (steps > 0 && model_guard_.admits(load.rows) && ready) {
       source_ = source::model;
       model_->draft(seats, load, steps, &*costs_);
     } else {

@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("ROLLCAST_BINARY", str(ROOT / "build" / "rollcast"))
+# Asks for the status. An instrumented binary takes a second to start, and looks too late.
+WATCHER = os.environ.get("ROLLCAST_WATCHER", BINARY)
 COLLATZ = ROOT / "examples" / "collatz" / "model"
 PROMPTS = ROOT / "examples" / "collatz" / "prompts.jsonl"
 FAMILIES = ROOT / "tests" / "fixtures" / "models"
@@ -60,7 +62,7 @@ def start(*arguments, **options):
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     return Process(
-        [BINARY, *map(str, arguments)],
+        [options.pop("binary", BINARY), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         text=True,
         preexec_fn=_die_with_parent,
@@ -103,7 +105,7 @@ def flags_of(settings):
 
 def status(endpoint):
     """`rollcast status --json`, or None while the scheduler does not answer."""
-    said = call("status", "--connect", endpoint, "--json")
+    said = call("status", "--connect", endpoint, "--json", binary=WATCHER)
     return json.loads(said.out) if said.code == 0 else None
 
 
