@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Rollcast needs to build on Debian 12 (root or sudo), with --test what its tests need
-# besides, with --dev clang and its tools. Prints nothing and touches nothing when everything is already there.
+# besides, with --dev clang and its tools. Prints nothing and touches nothing when everything is
+# already there.
 set -euo pipefail
 
 packages=(

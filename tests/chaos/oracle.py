@@ -103,8 +103,8 @@ def versions_of(spans, tokens):
 
 
 def check_run_file(verdict, oracle, data, contents):
-    """Compares the responses.jsonl of `rollcast run` with the oracle's, line by line: equal bytes, or,
-    when weights changed meanwhile, equal to a content's line in all but `weight_versions`."""
+    """Compares the responses.jsonl of `rollcast run` with the oracle's, line by line: equal bytes,
+    or, when weights changed meanwhile, equal to a content's line in all but `weight_versions`."""
     lines = data.splitlines()
     if lines == oracle.lines["old"]:
         return
@@ -134,7 +134,7 @@ def without_versions(line):
 
 
 def of_versions(matches, spans, tokens, contents):
-    """Whether a response that these contents would have said may be of the versions of its spans."""
+    """Whether a response that these contents would have said may be of its spans' versions."""
     versions = versions_of(spans, tokens)
     return bool(versions) and all(contents.explains(v, matches) for v in versions)
 
