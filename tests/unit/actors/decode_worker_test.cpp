@@ -84,10 +84,10 @@ struct decode_worker_test : deterministic_system {
 
   rig& add_worker(fake_device how = {}, std::chrono::milliseconds idle = 300ms,
                   std::uint64_t spill_bytes = 0) {
-    return add_worker(std::make_unique<fake_backend>(how), idle, spill_bytes);
+    return add_worker_with(std::make_unique<fake_backend>(how), idle, spill_bytes);
   }
-  rig& add_worker(std::unique_ptr<backend> device, std::chrono::milliseconds idle,
-                  std::uint64_t spill_bytes) {
+  rig& add_worker_with(std::unique_ptr<backend> device, std::chrono::milliseconds idle,
+                       std::uint64_t spill_bytes) {
     auto& r = *rigs.emplace_back(std::make_unique<rig>());
     r.device = std::make_shared<engine>(std::move(device), engine_limits{});
     r.spilled = *spill_store::open({spill_bytes, 0, {}}, 128);
@@ -185,7 +185,7 @@ public:
 /// CAF would end the actor alone, and leave a process that is registered nowhere (seed 106 of
 /// tests/chaos).
 TEST_F(decode_worker_test, ends_its_process_with_what_it_does_not_catch) {
-  auto& w = add_worker(std::make_unique<starved_backend>(), 300ms, 0);
+  auto& w = add_worker_with(std::make_unique<starved_backend>(), 300ms, 0);
   EXPECT_DEATH((void)decode(w, chunk(1, 1, prompt, 20)), "system_error");
 }
 
