@@ -205,13 +205,23 @@ void member::turn(instant now) {
 
 /// Ends what has waited too long for a round.
 void member::end_late(instant now) {
-  std::erase_if(gives_, [&](const auto& g) { return now >= g.second.deadline; });
+  std::vector<move> dropped; // a round that brings them would be for nobody
+  std::erase_if(gives_, [&](const auto& g) {
+    if (now < g.second.deadline)
+      return false;
+    dropped.push_back({g.first.first, g.first.second, 0, 0, g.second.bytes.size()});
+    return true;
+  });
   std::vector<std::uint64_t> late;
   for (const auto& [pull, f] : fetches_)
     if (!f.running && now >= f.deadline)
       late.push_back(pull);
-  for (const auto pull : late)
+  for (const auto pull : late) {
+    dropped.push_back({id_, pull, 0, 0, fetches_.at(pull).into->size()});
     end_fetch(pull, fail(errc::timed_out, "no round brought it in time"));
+  }
+  if (!dropped.empty())
+    say({.kind = news_kind::declined, .moves = std::move(dropped)});
   late.clear();
   for (const auto& [update, a] : awaited_)
     if (now >= a.deadline && !(running_ && running_->slices.update == update))

@@ -12,6 +12,7 @@ constexpr coordinator_limits boss_limits{.pause = std::chrono::milliseconds{200}
                                          .form_max = std::chrono::seconds{3},
                                          .round_max = std::chrono::milliseconds{1500},
                                          .failures_max = 4,
+                                         .move_max = std::chrono::milliseconds{600},
                                          .moves_max = 3,
                                          .round_bytes_max = 600};
 constexpr member_limits half_limits{.form_max = std::chrono::seconds{2},

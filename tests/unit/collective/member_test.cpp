@@ -113,6 +113,8 @@ TEST_F(member_test, takes_part_without_room_for_what_comes) {
   turn(3s);
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_EQ(heard[0].error().code, errc::timed_out);
+  ASSERT_TRUE(has(b, news_kind::declined)) << "no round must bring it now";
+  EXPECT_EQ(b.said.back().moves, (std::vector<move>{{{2}, 7, 0, 0, 999}}));
 }
 
 TEST_F(member_test, holds_the_memory_of_a_round_until_it_is_over) {
@@ -195,6 +197,8 @@ TEST_F(member_test, lets_go_of_what_nobody_has_fetched_in_time) {
   EXPECT_EQ(image.use_count(), 2);
   turn(100ms);
   EXPECT_EQ(image.use_count(), 1) << "its fetch has ended by then";
+  ASSERT_TRUE(has(a, news_kind::declined)) << "no round must bring it now";
+  EXPECT_EQ(a.said.back().moves, (std::vector<move>{{{2}, 7, 0, 0, 1'000}}));
 }
 
 TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
@@ -216,6 +220,7 @@ TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
   EXPECT_EQ(give(1, large), news_kind::wanted) << "one alone may be larger";
   EXPECT_EQ(give(2, image), news_kind::declined);
   sut.turn(now += 6s);
+  ASSERT_EQ(sut.drain().size(), 1u) << "the first is let go";
   EXPECT_EQ(give(3, image), news_kind::wanted);
   EXPECT_EQ(give(4, image), news_kind::declined) << "1200 of 1000 bytes";
   EXPECT_EQ(image.use_count(), 2);
