@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NO_GPU = 77
+# What the program says, with exit code 2, where there is none. Anything else is no reason to pass.
+NO_GPU_WORDS = re.compile(r"no GPU: |there is no GPU \d|this build has no CUDA")
 # A rollout that is over in seconds: its bits are held, not its speed.
 SMALL_SHAPE, SMALL_LAYERS = "qwen3-0.6b", 6
 # What the checks of figures ask for, as shares of what the GPU was measured to do.
@@ -62,8 +65,10 @@ class Check:
         folders = [str(build / "lib")] + cublaslt_folders() \
             + self.environment.get("LD_LIBRARY_PATH", "").split(":") + nccl_folders
         self.environment["LD_LIBRARY_PATH"] = ":".join(f for f in folders if f)
-        if arguments.device is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = str(arguments.device)
+        self.device = arguments.device
+        self.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID" # as nvidia-smi counts them
+        if self.device is not None:
+            self.environment["CUDA_VISIBLE_DEVICES"] = str(self.device)
 
     # -- telling ------------------------------------------------------------------
 
@@ -93,13 +98,24 @@ class Check:
             return -1, "", f"took longer than {limit:.0f} s"
         return done.returncode, done.stdout, done.stderr
 
-    def why_no_gpu(self, number=0):
-        """The program's own word; empty if there is a GPU. It asks before it reads a model."""
+    def look_for_gpu(self, number=0):
+        """Returns whether it is "there", "none" or "broken", and the program's own word if it is
+        not there. The program asks for it before it reads a model."""
         code, _, words = self.run([self.program, "bench", "engine", "--device", f"cuda:{number}",
                                    "--model", self.scratch / "none"], 60)
         line = last_line(words).removeprefix("rollcast: ")
-        # With a GPU it goes on to the model, and fails for want of that.
-        return line if "config.json" not in line else ""
+        if code == 2 and "config.json" in line: # it goes on to the model, and fails for want of it
+            return "there", ""
+        if code == 2 and NO_GPU_WORDS.match(line):
+            return "none", line
+        return "broken", f"asking for GPU {number} ended with {code}: {line}"
+
+    def name_of_gpu(self):
+        visible = self.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+        code, words, _ = self.run(["nvidia-smi", "--query-gpu=name,compute_cap",
+                                   "--format=csv,noheader", f"--id={visible or 0}"], 30) \
+            if shutil.which("nvidia-smi") else (1, "", "")
+        return words.splitlines()[0] if code == 0 and words else "a GPU without nvidia-smi"
 
     # -- checks -------------------------------------------------------------------
 
@@ -115,14 +131,15 @@ class Check:
             self.say(name, "skip", why)
 
     def go(self):
-        why = self.why_no_gpu()
-        if why:
+        found, why = self.look_for_gpu()
+        if found == "none":
             self.skip_all(why)
             return NO_GPU
-        code, words, _ = self.run(["nvidia-smi", "--query-gpu=name,compute_cap",
-                                   "--format=csv,noheader"], 30) \
-            if shutil.which("nvidia-smi") else (1, "", "")
-        self.gpu = words.splitlines()[0] if code == 0 and words else "a GPU without nvidia-smi"
+        if found == "broken":
+            self.say("GPU", "fail", why)
+            self.skip_all("the GPU cannot be asked for")
+            return 1
+        self.gpu = self.name_of_gpu()
         for name, check, needs in self.all():
             if self.left() < needs:
                 self.say(name, "skip", f"{self.left():.0f} s are left, it needs about {needs}")
@@ -195,9 +212,14 @@ class Check:
     def two_gpus(self, model, prompts, reference):
         """A worker on each of two GPUs: their KV must go by NCCL, and no bit may differ."""
         name = "cmp: two GPUs, chunks, migration by NCCL"
-        if self.why_no_gpu(1):
-            self.say(name, "skip", "one GPU: two ranks of NCCL cannot share it, so the KV of the "
-                     "two workers above went by ZeroMQ")
+        found, why = self.look_for_gpu(1)
+        if found == "broken":
+            self.say(name, "fail", why)
+            return
+        if found == "none":
+            self.say(name, "skip", f"{why}; " + (
+                "two ranks of NCCL cannot share a GPU, so the KV of the two workers above went by "
+                "ZeroMQ" if self.device is None else f"--device {self.device} hides all others"))
             return
         if not self.nccl:
             self.say(name, "skip", f"no {NCCL} in LD_LIBRARY_PATH, the loader's cache, "

@@ -33,6 +33,10 @@ PRETENDED = """\
         Path(value("--out")).mkdir()
     elif a[0] == "bench":
         if not Path(value("--model")).is_dir():
+            if value("--device") == "cuda:0" and says.get("crash"):
+                os.abort()
+            if value("--device") == "cuda:1" and says.get("second"):
+                end(says["second"])
             if value("--device") == "cuda:1" and not says.get("two_gpus"):
                 end("there is no GPU 1: the driver shows 1, numbered from 0")
             end(says.get("no_gpu", "none/config.json: cannot open"))
@@ -85,7 +89,7 @@ class CheckTest(unittest.TestCase):
 
     def check(self, build, *flags, **says):
         nccl = self.root / "nccl"
-        nccl.mkdir()
+        nccl.mkdir(exist_ok=True)
         (nccl / "libnccl.so.2").touch()
         done = subprocess.run([HERE / "run.sh", build, "--out", self.root / "out", *flags],
                               env=os.environ | {"SAYS": json.dumps(says),
@@ -116,7 +120,35 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(checks["price of exactness, decode, batch 64"]["figure"], 0.15)
         self.assertEqual(checks["price of exactness, prefill"]["result"], "pass")
         self.assertEqual(sum(name.startswith("cmp: ") for name in checks), 5)
-        self.assertIn("two ranks of NCCL cannot share it", checks[TWO_GPUS]["detail"])
+        for words in "there is no GPU 1: the driver shows 1", "two ranks of NCCL cannot share":
+            self.assertIn(words, checks[TWO_GPUS]["detail"])
+
+    def test_a_gpu_of_a_number_is_the_one_that_is_named_and_hides_the_others(self):
+        tools = self.root / "tools"
+        tools.mkdir()
+        (tools / "nvidia-smi").write_text('#!/bin/sh\n[ "$3" = --id=3 ] && echo "GPU three, 9.0"\n')
+        (tools / "nvidia-smi").chmod(0o755)
+        with unittest.mock.patch.dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}"):
+            done, checks = self.check(self.pretended(), "--device", "3")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn('"9.0 qwen3-0.6b-6"', checks["golden bits"]["detail"])
+        self.assertIn("--device 3 hides all others", checks[TWO_GPUS]["detail"])
+        self.assertNotIn("share", checks[TWO_GPUS]["detail"])
+
+    def test_a_second_gpu_that_is_no_good_is_1_and_the_reason(self):
+        done, checks = self.check(self.pretended(), second="GPU 1, Old, is sm_70")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(checks[TWO_GPUS]["result"], "fail")
+        self.assertIn("ended with 2: GPU 1, Old, is sm_70", checks[TWO_GPUS]["detail"])
+
+    def test_a_program_that_crashes_is_1_and_not_77(self):
+        build = self.pretended()
+        for says in {"crash": True}, {"no_gpu": "the GPU cannot be asked: out of memory"}:
+            done, checks = self.check(build, **says)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertEqual(checks["GPU"]["result"], "fail")
+            self.assertRegex(checks["GPU"]["detail"], "ended with -6: it said nothing|"
+                             "ended with 2: the GPU cannot be asked")
 
     def test_two_gpus_must_move_kv_by_nccl(self):
         _, checks = self.check(self.pretended(), two_gpus=7)
