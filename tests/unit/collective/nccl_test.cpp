@@ -33,11 +33,13 @@ namespace {
 const std::string pretended = ROLLCAST_PRETEND_NCCL;
 
 struct nccl_test : testing::Test {
+  nccl_test() { keep_nccl_from_blocking(); }
   ~nccl_test() override {
     ranks.clear();
     set("stuck", 0);
     set("refuse", 0);
     set("version", 22809);
+    set("file blocks", 0);
     EXPECT_EQ(call<int (*)()>("pretend_nccl_misuses")(), 0) << "calls that NCCL would have refused";
     ::unsetenv("NCCL_COMM_BLOCKING");
   }
@@ -182,9 +184,22 @@ TEST_F(nccl_test, is_not_made_to_block_by_the_environment) {
   ASSERT_FALSE(blocks);
   EXPECT_EQ(blocks.error().code, errc::bad_config);
   EXPECT_NE(blocks.error().detail.find("NCCL_COMM_BLOCKING=1"), std::string::npos);
-  EXPECT_FALSE(makers[0]->form(*makers[0]->new_id(), 0, 1)) << "set by a file, when NCCL was used";
+  keep_nccl_from_blocking();
+  EXPECT_FALSE(open_nccl(0, {.library = pretended})) << "what is set is not overwritten";
   ::setenv("NCCL_COMM_BLOCKING", "0", 1);
   EXPECT_TRUE(open_nccl(0, {.library = pretended}));
+}
+
+TEST_F(nccl_test, is_not_made_to_block_by_nccls_file_on_a_rank_that_has_made_no_id) {
+  set("file blocks", 1);
+  ::unsetenv("NCCL_COMM_BLOCKING");
+  const auto open = [] { return open_nccl(0, {.library = pretended}); };
+  EXPECT_FALSE(open()) << "the file may set it later";
+  keep_nccl_from_blocking();
+  const auto maker = open();
+  ASSERT_TRUE(maker) << maker.error().detail;
+  const auto group = (*maker)->form(std::string(nccl::id_bytes, 'x'), 1, 2);
+  EXPECT_TRUE(group) << group.error().detail; // one that blocks would be a misuse
 }
 
 TEST_F(nccl_test, a_group_that_does_not_form_is_only_waited_for) {
