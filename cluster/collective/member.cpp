@@ -23,8 +23,8 @@ std::vector<news> member::drain() {
 
 void member::serve(worker_id as) {
   end_epoch({errc::cancelled, "the worker has another scheduler, or none", {}});
-  out_.clear(); // said as somebody else
-  passed_ = 0;  // another scheduler may count anew
+  out_.clear();    // said as somebody else
+  passed_.clear(); // another scheduler may count anew
   id_ = as;
 }
 
@@ -102,8 +102,22 @@ void member::begin(const order& what, instant now) {
 /// Whether this worker has said what it does with a cast: orders of a group come by another way
 /// than those of an update, and may be here first.
 bool member::knows(const cast& slices) const {
-  return slices.count == 0 || slices.root == rank_ || slices.update <= passed_
+  return slices.count == 0 || slices.root == rank_ || has_passed(slices.update)
          || awaited_.contains(slices.update);
+}
+
+bool member::has_passed(std::uint64_t update) const {
+  return std::find(passed_.begin(), passed_.end(), update) != passed_.end();
+}
+
+/// Of an update that is too old to be known here the group waits for this worker once more.
+void member::pass(std::uint64_t update) {
+  constexpr std::size_t known_max = 16;
+  if (has_passed(update))
+    return;
+  passed_.push_back(update);
+  if (passed_.size() > known_max)
+    passed_.pop_front();
 }
 
 void member::start_held(instant now) {
@@ -112,8 +126,8 @@ void member::start_held(instant now) {
 }
 
 void member::start(const order& what, instant now) {
-  if (what.slices.root != rank_ && !awaited_.contains(what.slices.update))
-    passed_ = std::max(passed_, what.slices.update);
+  if (what.slices.count > 0 && what.slices.root != rank_ && !awaited_.contains(what.slices.update))
+    pass(what.slices.update);
   running_.emplace();
   running_->number = what.round;
   running_->deadline = now + limits_.round_max;
@@ -280,7 +294,9 @@ void member::decline(const order& what) {
     if (m.puller == id_ && it != fetches_.end() && !it->second.running)
       end_fetch(m.pull, fail(errc::peer_lost, "the coordinator has declined it"));
   }
-  passed_ = std::max(passed_, what.slices.update);
+  if (what.slices.update == 0)
+    return;
+  pass(what.slices.update);
   if (awaited_.contains(what.slices.update))
     end_wait(what.slices.update, fail(errc::peer_lost, "its caster has declined it"));
 }
@@ -297,7 +313,7 @@ void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> c
                            done_function done, instant now) {
   if (!open_)
     return done(fail(errc::peer_lost, "there is no open epoch"));
-  if (update <= passed_)
+  if (has_passed(update))
     return done(fail(errc::stale_epoch, "its casts went by, or are declined"));
   awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};
 }
@@ -305,7 +321,7 @@ void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> c
 void member::forget_weights(std::uint64_t update) {
   if (casting_.erase(update) > 0)
     say({.kind = news_kind::declined, .slices = {.update = update}});
-  passed_ = std::max(passed_, update);
+  pass(update);
   if (awaited_.contains(update))
     end_wait(update, fail(errc::cancelled, "the update is forgotten"));
 }

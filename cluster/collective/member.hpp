@@ -5,6 +5,7 @@
 #include "cluster/weights/weight_cargo.hpp"
 #include "engine/collective/communicator.hpp"
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -124,6 +125,8 @@ private:
   void start(const order& what, instant now);
   void start_held(instant now);
   bool knows(const cast& slices) const;
+  bool has_passed(std::uint64_t update) const;
+  void pass(std::uint64_t update);
   result<std::vector<rank_transfer>> transfers_of(const std::vector<move>& moves);
   result<void> check(const cast& slices) const;
   result<void> load(const cast& slices);
@@ -152,7 +155,9 @@ private:
   std::map<key, given> gives_;
   std::map<std::uint64_t, casting> casting_;
   std::map<std::uint64_t, awaited> awaited_;
-  std::uint64_t passed_ = 0; ///< The last update of which this worker will await no cast.
+  /// The last few updates of which this worker will await no cast, in the order in which it knew:
+  /// their numbers need not ascend.
+  std::deque<std::uint64_t> passed_;
   std::optional<held> held_;
   std::optional<round> running_;
   std::unique_ptr<communicator> group_; ///< Ends before the memory that it uses.

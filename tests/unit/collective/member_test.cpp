@@ -412,6 +412,24 @@ TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
   EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
 }
 
+TEST_F(cast_test, an_update_that_is_forgotten_says_nothing_of_one_with_a_smaller_number) {
+  open();
+  b.sut.forget_weights(4); // it was fed alone, while update 3 was under way
+  const auto from = whole();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, from);
+  turn();
+  rounds();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]) << heard[0].error().detail;
+  for (std::uint64_t update = 3; update < 15; ++update)
+    b.sut.forget_weights(update);
+  await(to);
+  ASSERT_EQ(heard.size(), 2u);
+  EXPECT_EQ(heard[1].error().code, errc::stale_epoch) << "forgotten before the last few";
+}
+
 TEST_F(cast_test, waits_for_slices_that_the_root_gets_later_and_not_for_ever) {
   open();
   const auto all = whole();
