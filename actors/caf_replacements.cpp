@@ -16,13 +16,13 @@ namespace {
 constexpr unsigned numbers_first = 1024;
 constexpr unsigned numbers = 1024;
 
-/// `fd` under a number that was not in use for the longest time; `fd` itself if it can have none.
+/// `fd` under the next number in turn that is free; `fd` itself if it can have none.
 int renumber(int fd) noexcept {
   static std::atomic<unsigned> turn{0};
-  const auto from = static_cast<int>(numbers_first + turn.fetch_add(1) % numbers);
-  const int renumbered = ::fcntl(fd, F_DUPFD_CLOEXEC, from);
+  const int renumbered = ::fcntl(fd, F_DUPFD_CLOEXEC, static_cast<int>(numbers_first + turn));
   if (renumbered < 0)
     return fd;
+  turn = (static_cast<unsigned>(renumbered) - numbers_first + 1) % numbers; // those in use left out
   ::close(fd);
   return renumbered;
 }
@@ -63,8 +63,7 @@ rw_state session::write_some(size_t& result, native_socket, const void* buf, siz
 // behind everything that is still being read. If the next connection has got the same number by
 // then, it is forgotten in its place: its peer hears no more, and misses the heartbeats seconds
 // later. Connections that end just before another begins are usual: every worker tries the port
-// before it dials. So an accepted connection gets a number that a thousand others had after its
-// last owner.
+// before it dials. So accepted connections get numbers in turn, of a thousand.
 namespace caf::policy {
 
 bool tcp::try_accept(io::network::native_socket& result, io::network::native_socket fd) {

@@ -9,7 +9,8 @@ namespace rollcast {
 namespace {
 
 /// Whether a refusal may be news of what is not on disk yet: that a batch is forgotten, that an
-/// update whose epoch was decided is taken back.
+/// update whose epoch was decided is taken back. That the journal cannot write is said at once:
+/// whoever hears it is to publish again, whether the decision comes back with a restart or not.
 bool may_be_news(errc code) {
   return code == errc::unknown_batch || code == errc::cancelled || code == errc::timed_out
          || code == errc::peer_lost;

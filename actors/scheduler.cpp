@@ -245,6 +245,7 @@ void tick(self_ptr self) {
   st.stranded = stranded;
   keep_staging(self);
   watch_pause(self);
+  watch_unserved(self);
   expire_scores(self);
   lose_stuck(self);
   note_durable(self);

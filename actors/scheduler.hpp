@@ -55,6 +55,8 @@ struct scheduler_options {
     caf::timespan flipping = std::chrono::seconds{30};
     caf::timespan paused =
       std::chrono::minutes{1}; // that a flip waits for batches which are not run
+    caf::timespan unserved =
+      std::chrono::minutes{5}; // that a batch waits for weights which nobody has
   } weight_deadlines;
   /// Bounds of all requests for scores together; one more is refused with `queue_full`.
   struct {
@@ -162,6 +164,8 @@ struct scheduler_state {
   bool weights_changed = false; ///< By a scheduler before this one; it cannot tell how far.
   /// Since when the flip waits for what a pause keeps from ending; 0: it does not.
   std::uint64_t stuck_ns = 0;
+  /// Since when no worker that is here can be given the cluster's weights; 0: one can.
+  std::uint64_t unserved_ns = 0;
   bool settling = false; ///< Decisions of `machine` are being carried out.
   /// Workers that must not come back by themselves, by process, and why.
   std::map<std::string, error> banned;

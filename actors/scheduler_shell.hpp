@@ -101,6 +101,9 @@ void end_feeding(scheduler_state& st, scheduler_state::worker& w);
 void keep_staging(self_ptr self);
 /// Ends an update that waits for batches which cannot end, because serving is paused.
 void watch_pause(self_ptr self);
+/// Ends batches that wait for weights which neither a worker nor the scheduler has, after a restart
+/// of all: their controller, which waits for them, learns that it is to publish.
+void watch_unserved(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::begin_weights& r);
 void take(self_ptr self, const controller_request& from, const wire::weight_bucket& r);
 void take(self_ptr self, const controller_request& from, const wire::commit_weights& r);

@@ -472,6 +472,32 @@ void watch_pause(self_ptr self) {
   settle(self);
 }
 
+void watch_unserved(self_ptr self) {
+  auto& st = self->state;
+  const auto serves = [](const auto& w) { return w.second.routable || w.second.feeding != 0; };
+  const auto now = now_ns(self);
+  if (st.workers.empty() || st.update
+      || std::any_of(st.workers.begin(), st.workers.end(), serves)) {
+    st.unserved_ns = 0;
+    return;
+  }
+  if (st.unserved_ns == 0)
+    st.unserved_ns = now;
+  if (seconds(st.unserved_ns, now) * 1e9
+      < static_cast<double>(st.options.weight_deadlines.unserved.count()))
+    return;
+  st.unserved_ns = 0;
+  for (auto& [id, batch] : st.book->batches())
+    if (batch.phase == batch_phase::running)
+      fail_batch(self, batch,
+                 {errc::stale_epoch,
+                  "batch '" + batch.spec.batch_key + "' waits for weight version "
+                    + std::to_string(st.book->weight_version)
+                    + ", which was lost with the processes that had it; publish weights, then "
+                      "submit it under another key",
+                  {}});
+}
+
 void take(self_ptr self, const controller_request& from, const wire::begin_weights& r) {
   auto& st = self->state;
   if (!serves_weights(self, from))

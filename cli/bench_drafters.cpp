@@ -127,8 +127,9 @@ result<ordered_json> measure(const bench_drafters_options& options, engine& sut,
     const auto key = std::to_string(batch);
     std::vector<std::vector<double>> per_s(ways.size()), to_off(ways.size());
     std::vector<measured> last(ways.size());
-    if (auto warm = roll_out(sut, work, options.group_size, ways[0], batch); !warm)
-      return fail(warm);
+    for (const auto& w : ways) // `auto` learns once what pays, and then serves for days
+      if (auto warm = roll_out(sut, work, options.group_size, w, batch); !warm)
+        return fail(warm);
     for (std::uint32_t round = 0; round < options.repeats; ++round) {
       for (std::size_t turn = 0; turn < ways.size(); ++turn) {
         const auto w = (turn + round) % ways.size();

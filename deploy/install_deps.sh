@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Rollcast needs to build on Debian 12 (root or sudo), with --test what its tests need
-# besides, with --dev clang. Prints nothing and touches nothing when everything is already there.
+# besides, with --dev clang and its tools. Prints nothing and touches nothing when everything is
+# already there.
 set -euo pipefail
 
 packages=(
@@ -16,6 +17,7 @@ test_packages=(
   tini                                  # tests/deploy: the first process of an image
   python3-setuptools python3-wheel mypy # tests/package: pip without a network, types
   chromium                              # tests/page: what a browser shows
+  clang-16 libclang-rt-16-dev           # tests/fuzz: libFuzzer
 )
 # A kubectl from elsewhere owns the same file as Debian's.
 command -v kubectl >/dev/null || test_packages+=(kubernetes-client)

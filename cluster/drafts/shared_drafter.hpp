@@ -34,6 +34,7 @@ public:
   void forget(group_id group);
 
   state_wish wants_states() const override { return drafts_->wants_states(); }
+  bool sees() const override { return drafts_->sees(); }
   void use_target(const std::shared_ptr<const device_weights>& target) override {
     drafts_->use_target(target);
   }

@@ -17,6 +17,10 @@ constexpr double lost_max = 2;
 constexpr double gain_min = 1.02;
 /// A trial that brings less than this has failed before its end.
 constexpr double gain_lost = 0.95;
+/// What trials may lose, of all time.
+constexpr double lost_share = 0.005;
+/// How much longer than the one before drafting may be shut out.
+constexpr std::uint32_t growth = 8;
 
 } // namespace
 
@@ -53,7 +57,12 @@ void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_secon
   if (b.steps < trial_steps && !lost)
     return;
   const bool pays = b.worth_s >= gain_min * b.spent_s;
-  b.hold = pays ? 0 : std::clamp(4 * b.hold, hold_min, hold_max);
+  const auto lost_steps = (b.spent_s - b.worth_s) / (plain_seconds * b.slowness);
+  // The first trials may be wrong: what steps without drafts take is not known yet.
+  const auto most = std::clamp(growth * b.hold, hold_min, hold_max);
+  b.hold =
+    pays ? 0
+         : static_cast<std::uint32_t>(std::clamp<double>(lost_steps / lost_share, hold_min, most));
   b.hold_left = b.hold;
   b.worth_s = b.spent_s = 0;
   b.steps = 0;

@@ -9,18 +9,21 @@ namespace rollcast {
 /// Judges by the clock whether drafting pays: what steps with drafts brought, against steps
 /// without, by the size of the batch. `choose_budget` says what should pay; where its costs are
 /// wrong by a few percent, a gain that it sees is a loss. Here a loss ends drafting for a while,
-/// for twice as long each time, so that what is tried in vain stays a small share of all steps.
+/// which is the longer the more was lost, so that what is tried in vain stays a small share.
 class draft_guard {
 public:
   /// Steps with drafts that make one trial, and those that suffice where the loss is plain.
   static constexpr std::uint32_t trial_steps = 16;
   static constexpr std::uint32_t trial_steps_min = 4;
-  /// Steps that a first failed trial shuts drafting out for, and at most.
+  /// Steps that a failed trial shuts drafting out for, at least and at most.
   static constexpr std::uint32_t hold_min = 32;
-  static constexpr std::uint32_t hold_max = 512;
+  static constexpr std::uint32_t hold_max = 2048;
 
   /// True if the next step of so many rows, drafts not counted, may have drafts. Counts the step.
   bool admits(std::uint32_t rows);
+
+  /// Steps of so many rows that have yet to come before one may have drafts.
+  std::uint32_t hold_left(std::uint32_t rows) { return band_of(rows).hold_left; }
 
   /// Hears of a step without drafts. `plain_seconds` is what the cost table said of it.
   void plain(std::uint32_t rows, double seconds, double plain_seconds);

@@ -73,11 +73,15 @@ public:
   /// layers, EAGLE); empty: it is never called.
   virtual state_wish wants_states() const { return {}; }
 
+  /// False if the pass of the step being built may go without: then it is not told of its rows.
+  /// Asked once the step has its drafts. Keeping states takes time.
+  virtual bool sees() const { return true; }
+
   /// Hears of the target's weights, before the first step and at every exchange.
   virtual void use_target(const std::shared_ptr<const device_weights>& /*target*/) {}
 
-  /// Hears of every row of a step that stands, prompts' too. A position may come again, with the
-  /// same state, after its KV was dropped.
+  /// Hears of every row of a step that stands, prompts' too, if it `sees`. A position may come
+  /// again, with the same state, after its KV was dropped.
   /// @param states  [rows of the pass, width of the wish], valid during the call.
   virtual void see(std::span<const seen_rows> /*seen*/, std::span<const float> /*states*/) {}
 

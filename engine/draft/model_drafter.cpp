@@ -63,7 +63,11 @@ model_drafter::~model_drafter() = default;
 
 void model_drafter::use_target(const std::shared_ptr<const device_weights>& target) {
   model_.device->borrow(target);
-  while (!contexts_.empty()) // what they hold is of other weights
+  forget(); // what contexts hold is of other weights
+}
+
+void model_drafter::forget() {
+  while (!contexts_.empty())
     gone(contexts_.begin()->first);
 }
 

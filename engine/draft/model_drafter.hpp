@@ -79,6 +79,8 @@ public:
   void rest();
   /// Leaves each context the last states that a resting model needs to begin again.
   void trim();
+  /// Gives up all contexts: it will not see for a while.
+  void forget();
   /// Mean chance, as learnt, that the token at a place (0: the first) is right if those before are.
   float chance(std::size_t place) const;
 

@@ -11,6 +11,8 @@ namespace {
 
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
 constexpr std::uint32_t pause_max = 16;
+/// Tokens of a group that wait to be written at most.
+constexpr std::size_t unwritten_max = 256;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -70,6 +72,27 @@ void speculator::write(group_record& g, std::uint32_t stream, std::span<const to
   g.bytes = bytes;
 }
 
+void speculator::write_later(group_record& g, std::uint32_t stream,
+                             std::span<const token_id> tokens) {
+  auto& unwritten = g.unwritten[stream];
+  unwritten.insert(unwritten.end(), tokens.begin(), tokens.end());
+  g.unwritten_tokens += tokens.size();
+  if (g.unwritten_tokens >= unwritten_max)
+    flush(g);
+}
+
+/// Brings the index of a group up to date.
+void speculator::flush(group_record& g) {
+  if (g.unwritten_tokens == 0)
+    return;
+  for (auto& [stream, tokens] : g.unwritten) {
+    if (!tokens.empty())
+      write(g, stream, tokens);
+    tokens.clear();
+  }
+  g.unwritten_tokens = 0;
+}
+
 void speculator::expire() {
   // The one used last stays, however large it is.
   while (figures_.bytes > options_.bytes_max && uses_.size() > 1)
@@ -103,6 +126,7 @@ void speculator::follow(response_id response, group_id group, bool probe,
   auto [stream, fresh] = g.streams.try_emplace(response, 0);
   if (fresh)
     stream->second = g.index.open();
+  flush(g);
   const auto known = g.index.size(stream->second);
   if (known < tokens.size())
     write(g, stream->second, tokens.subspan(known));
@@ -124,6 +148,7 @@ std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_
   auto [stream, fresh] = g.streams.try_emplace(sibling, 0);
   if (fresh)
     stream->second = g.index.open();
+  flush(g);
   const auto known = static_cast<std::uint32_t>(g.index.size(stream->second));
   if (position > known || position + tokens.size() <= known)
     return known;
@@ -149,6 +174,7 @@ void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t numb
   const auto tokens_max =
     options_.tree_width > 1 ? options_.tokens_max : std::min(options_.tokens_max, seat.room);
   auto& g = groups_.at(f.group);
+  flush(g);
   g.index.speculate(f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
   f.at.assign(f.draft.size(), -1);
   chances_.clear();
@@ -227,7 +253,8 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   source_ = chosen_ > 0 ? source::group : source::none;
   if (model_) {
     const auto steps = plan_model(seats.size(), load);
-    if (steps > 0 && model_guard_.admits(load.rows)) {
+    const bool ready = wake_model(steps > 0 && model_guard_.hold_left(load.rows) <= warm_steps);
+    if (steps > 0 && model_guard_.admits(load.rows) && ready) {
       source_ = source::model;
       model_->draft(seats, load, steps, &*costs_);
     } else {
@@ -293,7 +320,7 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
     auto& g = groups_.at(f.group);
     if (source_ != source::model)
       learn(o, g.seen);
-    write(g, f.stream, o.fresh);
+    write_later(g, f.stream, o.fresh);
   }
   if (source_ == source::model)
     model_->learn(outcomes, load, seconds);

@@ -31,6 +31,9 @@ enum class speculation : std::uint8_t {
 std::optional<speculation> find_speculation(std::string_view name);
 std::string_view to_string(speculation how);
 
+/// Steps that a model sees, after it has slept, before it drafts.
+constexpr std::uint32_t warm_steps = 16;
+
 /// A probe's drafted token counts so much more when rows are given out: its group waits for it.
 constexpr float probe_worth = 1.5f;
 
@@ -76,6 +79,7 @@ public:
   void forget_all();
 
   state_wish wants_states() const override;
+  bool sees() const override { return model_ && awake_; }
   void use_target(const std::shared_ptr<const device_weights>& target) override;
   void see(std::span<const seen_rows> seen, std::span<const float> states) override;
   void gone(response_id response) override;
@@ -93,6 +97,10 @@ private:
     std::uint64_t bytes = 0; ///< As last counted.
     std::list<group_id>::iterator use;
     group_id of; ///< The group itself, also where each response is a group of its own.
+    /// What was generated and is not in the index yet: by stream, in order. In the index many at
+    /// once take half the time of one in each step.
+    std::map<std::uint32_t, std::vector<token_id>> unwritten;
+    std::size_t unwritten_tokens = 0;
   };
   struct followed {
     group_id group;
@@ -111,6 +119,8 @@ private:
 
   group_record& touch(group_id group);
   void write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
+  void write_later(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
+  void flush(group_record& g);
   void expire();
   void erase(std::unordered_map<group_id, group_record>::iterator it);
   void look_up(std::span<const draft_seat> seats);
@@ -118,6 +128,7 @@ private:
   void plan_group(std::span<const draft_seat> seats, const step_load& load);
   void commit_group(std::span<const draft_seat> seats);
   std::uint32_t plan_model(std::size_t seats, const step_load& load) const;
+  bool wake_model(bool due);
   std::size_t budget(const step_load& load, std::size_t seats);
   float chance(const group_record& g, std::size_t place, float said) const;
   void learn(const draft_outcome& outcome, acceptance& of_group);
@@ -144,7 +155,10 @@ private:
   std::shared_ptr<model_drafter> model_;
   std::optional<step_costs> model_costs_;
   draft_guard model_guard_;
-  std::uint32_t pause_ = 0; ///< Steps to leave out after a look-up that did not pay.
+  bool awake_ = true;         ///< The model sees what the target computes.
+  std::uint32_t warm_ = 0;    ///< Steps for which it does not draft yet, because it saw too little.
+  std::uint32_t not_due_ = 0; ///< Steps since it last was to draft, or soon.
+  std::uint32_t pause_ = 0;   ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
   double drafting_s_ = 0; ///< Of the step being built.
   speculation_figures figures_;

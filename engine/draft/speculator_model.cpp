@@ -9,6 +9,8 @@ namespace {
 
 /// What a model must promise above what there is without it.
 constexpr double gain_min = 1.02;
+/// Steps for which a model sees that is not going to draft.
+constexpr std::uint32_t patience_steps = 16;
 
 } // namespace
 
@@ -25,6 +27,21 @@ state_wish speculator::wants_states() const {
 void speculator::use_target(const std::shared_ptr<const device_weights>& target) {
   if (model_)
     model_->use_target(target);
+}
+
+/// Wakes the model if it is `due` to draft, soon or now, and has it sleep if it has not been for a
+/// while: then it forgets all responses, and their states are not kept. @returns whether it has
+/// seen enough to draft.
+bool speculator::wake_model(bool due) {
+  if (due) {
+    not_due_ = 0;
+    warm_ = awake_ ? warm_ - (warm_ > 0 ? 1 : 0) : warm_steps;
+    awake_ = true;
+  } else if (awake_ && ++not_due_ == patience_steps) {
+    awake_ = false;
+    model_->forget();
+  }
+  return awake_ && warm_ == 0;
 }
 
 void speculator::see(std::span<const seen_rows> seen, std::span<const float> states) {

@@ -170,7 +170,7 @@ bool engine::state::release(response_id response) {
 void engine::state::speculate(std::shared_ptr<drafter> by) {
   speculator = std::move(by);
   const auto wish = speculator ? speculator->wants_states() : state_wish{};
-  keeps_states_ = !wish.empty();
+  wants_states_ = !wish.empty();
   ROLLCAST_CHECK(device->keep_states(wish));
   if (speculator)
     speculator->use_target(device->weights());

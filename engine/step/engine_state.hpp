@@ -137,7 +137,8 @@ private:
   std::vector<std::uint32_t> path_nodes_;
   std::vector<std::uint32_t> accepted_; ///< Nodes on the path that is right.
   std::uint32_t draft_rows_left_ = 0;
-  bool keeps_states_ = false;           ///< The drafter asks for them.
+  bool wants_states_ = false;           ///< The drafter asks for them.
+  bool keeps_states_ = false;           ///< In the pass under way.
   bool keeps_experts_ = false;          ///< A response of the step being built asks for them.
   std::vector<std::uint32_t> standing_; ///< Rows of the pass, one response behind the other.
   std::vector<seen_rows> seen_;

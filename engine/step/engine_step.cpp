@@ -258,6 +258,7 @@ std::span<const chunk_report> engine::state::step() {
   start_waiting();
   plan_rows();
   if (!row_tokens_.empty()) {
+    keeps_states_ = wants_states_ && speculator->sees();
     device->forward({row_tokens_, row_places_, row_sequences_, logit_rows_, row_copies_,
                      keeps_states_, keeps_experts_});
     keep_prompt_experts();

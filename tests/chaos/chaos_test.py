@@ -114,6 +114,9 @@ class Judge(unittest.TestCase):
             (lambda s: s.replace(b"0.125", b"0.126", 1), False),
             (lambda s: s[: s.rfind(b"{")], False),
             (lambda s: s + s.splitlines()[0], False),
+            (lambda s: s.splitlines()[0] + b"\n" + s[: s.rstrip().rfind(b"\n")], False),
+            (lambda s: b"\n".join(reversed(s.splitlines())), False),
+            (lambda s: s.replace(b'"prompt_token_ids": [1]', b'"prompt_token_ids": [2]', 1), False),
         ):
             verdict = Verdict()
             data = change(b"\n".join(oracle.lines["old"]) + b"\n")

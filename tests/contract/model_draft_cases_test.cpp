@@ -402,6 +402,44 @@ TEST_F(draft_models_in_the_field, sglang_6949_11948_5502_model_that_does_not_pay
   }
 }
 
+// A model that has not paid for a while is shown nothing, so that keeping states costs nothing.
+// Here it pays as soon as few responses are left, and then begins in the middle of them.
+TEST_F(draft_models_in_the_field, model_that_rests_sees_nothing_until_it_is_to_draft) {
+  for (auto& request : work) {
+    const std::uint32_t tokens = request.response == work[0].response ? 90 : 40;
+    request.sampling.max_new_tokens = request.sampling.min_new_tokens = tokens;
+    request.generate_max = tokens;
+  }
+  const auto expected = plain();
+  std::vector<engine> engines;
+  engines.emplace_back(make_device(weights, f32, all.device), all.limits);
+  const auto model = eagle().make(engines[0].device().shape(), 16, chain_of_3);
+  const step_costs many_rows_are_dear{{{1, 1e-3}, {6, 1e-3}, {8, 1}, {256, 30}}, {0, 0}};
+  const auto by = std::make_shared<speculator>(speculation_options{.how = speculation::auto_},
+                                               many_rows_are_dear);
+  by->consider(model, step_costs{{{1, 1e-6}, {256, 1e-6}}, {0, 0}});
+  engines[0].speculate(by);
+  auto& one = engines[0];
+  for (const auto& request : work)
+    ASSERT_TRUE(one.admit(request));
+  std::map<std::uint64_t, std::vector<token_id>> written;
+  std::uint32_t blind = 0;  // steps
+  std::uint64_t passes = 0; // before it rested
+  while (one.has_work()) {
+    for (const auto& r : one.step())
+      written[r.response.value].assign(r.tokens.begin(), r.tokens.end());
+    if (by->sees())
+      continue;
+    passes = blind++ == 0 ? model->figures().passes : passes;
+    EXPECT_EQ(model->figures().passes, passes);
+    EXPECT_EQ(model->figures().contexts, 0u);
+  }
+  EXPECT_GT(blind, 10u);
+  EXPECT_GT(model->figures().passes, passes) << "it drafted when few were left";
+  for (const auto& [id, response] : expected)
+    EXPECT_EQ(written.at(id), response.tokens) << "response " << id;
+}
+
 // What makes a draft right at temperature 1 is the noise that it shares with its target.
 TEST_F(draft_models_in_the_field, shared_noise_accepts_more_than_independent_noise) {
   for (auto& request : work) {

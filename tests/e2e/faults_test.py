@@ -13,6 +13,7 @@ import unittest
 from cluster import (
     BINARY,
     COLLATZ,
+    INSTRUMENTED,
     ClusterTest,
     call,
     ready_workers,
@@ -99,6 +100,7 @@ class Faults(ClusterTest):
         command = ["bash", "-c", f'ulimit -v {kib}; exec "$@"', "-", BINARY, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
+    @unittest.skipIf(INSTRUMENTED, "a sanitizer needs the address space that is limited here")
     def test_no_memory_is_said_in_one_line_with_a_code_of_its_own(self):
         at_start = self.limited(2_000_000, "worker", "--model", COLLATZ, "--kv-blocks", 10**7,
                                 "--scheduler-port", 1)
@@ -111,6 +113,7 @@ class Faults(ClusterTest):
         for said in (at_start, in_work):
             self.assertEqual(len(said.stderr.strip().splitlines()), 1, said.stderr)
 
+    @unittest.skipIf(INSTRUMENTED, "a sanitizer needs the address space that is limited here")
     def test_a_worker_that_gets_no_more_memory_harms_nobody(self):
         scheduler, workers = self.cluster(2)
         batch = self.submit(scheduler.endpoint, self.prompts, **OVER_THE_WIRE)

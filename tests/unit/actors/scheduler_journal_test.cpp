@@ -534,5 +534,37 @@ TEST_F(flip_test, is_the_epoch_of_the_next_scheduler_though_nobody_flipped) {
   EXPECT_EQ(std::get<wire::status_report>(controller->all.back()).weights.epoch, 1u);
 }
 
+TEST_F(flip_test, weights_that_nobody_has_any_more_end_the_batches_that_wait_for_them) {
+  prepare();
+  ask(sample());
+  settle();
+  durable = log.all.size();
+  kill();
+  start(); // without the tensors; its worker has those of before
+  ask(wire::resume_results{"b", controller->last});
+  for (int i = 0; i < 400; ++i)
+    pass(1s);
+  EXPECT_TRUE(controller->failures.empty()) << "a worker that has them may come yet";
+  join(worker);
+  settle();
+  weight_news others; // it is asked, and all it has are those of before
+  others.worker = log_of.id;
+  others.update = log_of.prepared.back();
+  others.kind = static_cast<std::uint8_t>(weight_news_kind::prepared);
+  others.hash = plain_hello().weights_hash;
+  self->send(sut, atom::weights_v, others);
+  for (int i = 0; i < 200; ++i)
+    pass(1s);
+  commit();
+  settle();
+  EXPECT_FALSE(log_of.admitted);
+  EXPECT_TRUE(controller->failures.empty()) << "and the controller may publish";
+  for (int i = 0; i < 200; ++i)
+    pass(1s);
+  commit();
+  settle();
+  EXPECT_EQ(controller->failures, std::vector{errc::stale_epoch});
+}
+
 } // namespace
 } // namespace rollcast::test

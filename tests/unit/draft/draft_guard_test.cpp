@@ -44,14 +44,14 @@ TEST(draft_guard, lets_drafts_be_that_pay) {
   EXPECT_EQ(r.with_drafts, 1000);
 }
 
-TEST(draft_guard, loses_at_most_two_percent_where_drafts_never_pay) {
+TEST(draft_guard, loses_at_most_one_percent_where_drafts_never_pay) {
   for (const double gain : {0.5, 0.8, 0.9, 0.96, 1.0}) {
     draft_guard guard;
     run r{.gain = gain};
     r.steps(guard, 200);
     EXPECT_GT(r.over_off(), gain < 0.8 ? 0.85 : 0.96) << "at first, gain " << gain;
     r.steps(guard, 20'000);
-    EXPECT_GT(r.over_off(), 0.98) << "gain " << gain;
+    EXPECT_GT(r.over_off(), 0.99) << "gain " << gain;
     EXPECT_GT(r.with_drafts, 3 * 4) << "it tries again now and then";
   }
 }
