@@ -1,5 +1,7 @@
 #include "cluster/collective/coordinator.hpp"
 
+#include "engine/base/error.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -121,7 +123,8 @@ void coordinator::on(const news& what, instant now) {
         send(member, {.kind = order_kind::open});
       return begin_round(now);
     case news_kind::failed:
-      return fail_epoch("worker " + std::to_string(what.worker.value) + ": " + what.why, now);
+      return fail_epoch(one_line("worker " + std::to_string(what.worker.value) + ": " + what.why),
+                        now);
     case news_kind::round_done: return take_done(what, now);
     case news_kind::wanted:
     case news_kind::offered:

@@ -63,6 +63,8 @@ public:
   /// What is to be sent now. @returns it, and forgets it.
   std::vector<addressed> drain();
 
+  /// The last that was begun; 0: none was.
+  std::uint64_t epoch() const noexcept { return epoch_; }
   /// Members of the open epoch by rank; empty while there is none.
   std::vector<worker_id> members() const;
   const counters& counts() const noexcept { return counts_; }

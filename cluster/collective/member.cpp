@@ -303,16 +303,17 @@ void member::decline(const order& what) {
 
 // -- weights --------------------------------------------------------------------------------------
 
-void member::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
-  if (!open_) // they may be in an epoch that this rank has not heard of yet, and wait for it
+void member::cast_weights(std::uint64_t update, std::uint64_t epoch,
+                          std::shared_ptr<weight_cargo> cargo) {
+  if (!cargo || !open_ || epoch != epoch_) // others may wait for it
     return say({.kind = news_kind::declined, .slices = {.update = update}});
   casting_[update] = {std::move(cargo)};
 }
 
-void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
-                           done_function done, instant now) {
-  if (!open_)
-    return done(fail(errc::peer_lost, "there is no open epoch"));
+void member::await_weights(std::uint64_t update, std::uint64_t epoch,
+                           std::shared_ptr<weight_cargo> cargo, done_function done, instant now) {
+  if (!open_ || epoch != epoch_)
+    return done(fail(errc::peer_lost, "epoch " + std::to_string(epoch) + " is not open"));
   if (has_passed(update))
     return done(fail(errc::stale_epoch, "its casts went by, or are declined"));
   awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};

@@ -250,6 +250,11 @@ TEST_F(coordinator_test, stops_trying_until_the_members_change) {
   EXPECT_EQ(sut.last_failure(), "worker 1: no library");
   sut.joined({3}, "c", now);
   EXPECT_EQ(count(turn(1s), order_kind::make_id), 1u);
+  auto failed = of(1, news_kind::failed, 5);
+  failed.why = "no library\nand a line of its own " + std::string(10'000, 'x');
+  say(failed);
+  EXPECT_EQ(sut.last_failure().find('\n'), std::string::npos);
+  EXPECT_LT(sut.last_failure().size(), 5'000u);
 }
 
 TEST_F(coordinator_test, casts_go_to_all_and_take_turns_with_moves) {
