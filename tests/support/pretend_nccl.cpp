@@ -207,7 +207,7 @@ int ncclCommGetAsyncError(void* c, int* out) {
     std::none_of(g.all.begin(), g.all.end(), [](comm* x) { return x == nullptr; });
   const bool lags = mine.lag > 0;
   mine.lag -= lags ? 1 : 0;
-  const bool works = !stuck && formed && !lags;
+  const bool works = !stuck && formed && !lags && !g.failed;
   while (works && copy_one(mine)) {
   }
   if (works)

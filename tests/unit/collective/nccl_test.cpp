@@ -4,6 +4,7 @@
 // Method: a pretended library (tests/support/pretend_nccl.cpp) over the emulator, two or three
 // ranks of one process, polled in turn. NCCL itself is loaded where it is, no more.
 
+#include "cluster/collective/member.hpp"
 #include "engine/collective/nccl.hpp"
 #include "engine/collective/nccl_calls.hpp"
 
@@ -121,6 +122,30 @@ TEST_F(nccl_test, broadcasts_from_any_rank) {
   ASSERT_TRUE(end());
   for (const auto& got : all)
     EXPECT_EQ(got, wanted);
+}
+
+TEST(nccl, takes_a_cast_of_weights_in_one_piece) {
+  const nccl_limits limits;
+  constexpr std::size_t cast = collective::member_limits{}.cast_bytes + weight_slice_bytes;
+  constexpr std::size_t flags = cast / 256; // a byte for each slice, few of which are that small
+  EXPECT_LE(cast + flags, limits.transfers_max * limits.piece_bytes);
+}
+
+TEST_F(nccl_test, ranks_that_mean_different_sizes_or_roots_are_found) {
+  for (const std::size_t bytes : {1'000u, 999u}) { // with another root, and of another size
+    begin(2);
+    ASSERT_TRUE(end());
+    auto one = pattern(1'000, 1), other = pattern(bytes, 2);
+    ASSERT_TRUE(ranks[0]->broadcast(0, one));
+    ASSERT_TRUE(ranks[1]->broadcast(bytes == 1'000 ? 1 : 0, other));
+    bool failed = false;
+    for (int turn = 0; turn < 500; ++turn)
+      for (auto& r : ranks)
+        failed = !r->poll() || failed;
+    EXPECT_TRUE(failed) << bytes;
+    EXPECT_EQ(call<int (*)()>("pretend_nccl_misuses")(), 1) << bytes;
+    ranks.clear();
+  }
 }
 
 TEST_F(nccl_test, does_not_block_and_says_that_another_rank_has_gone) {
