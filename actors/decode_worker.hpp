@@ -66,7 +66,8 @@ struct decode_worker_state {
     std::shared_ptr<const device_weights> over; ///< Gives what is not pulled; null if all is.
     std::shared_ptr<const device_weights> ready;
     bool pulling = false;
-    bool waiting = false; ///< For the collective group to bring it, instead of pulling.
+    bool waiting = false;   ///< For the collective group to bring it, instead of pulling,
+    std::uint64_t came = 0; ///< and so much of it was here when that was last looked at.
   };
   /// The weights of an epoch that is not served.
   struct kept_epoch {

@@ -74,21 +74,31 @@ void start_pull(self_ptr self, preparation& p, const std::string& upstream) {
     });
 }
 
+/// Within which bytes of an update must come by the group: longer than its members wait for
+/// anything. Their own limits are no help if the thread hangs that keeps them.
+constexpr auto group_patience = std::chrono::seconds{60};
+
+void look_again(self_ptr self, preparation& p) {
+  p.came = p.cargo->bytes_here();
+  self->delayed_send(self, group_patience, weights_pulled{p.number, nullptr, true});
+}
+
 /// Has the tensors come the way that the order says.
 void start_transfer(self_ptr self, preparation& p) {
   auto& parts = self->state.parts;
   if (parts.collectives && p.order.way == weight_way::waits) {
     p.waiting = true;
     parts.weights->offer(p.order.update, p.cargo); // somebody may be told to pull it from here
+    look_again(self, p);
     const auto me = caf::actor_cast<decode_worker_actor>(self);
     return parts.collectives->await_weights(
-      p.order.update, p.cargo, [me, number = p.number](result<void> how) {
+      p.order.update, p.order.group_epoch, p.cargo, [me, number = p.number](result<void> how) {
         caf::anon_send(me, weights_pulled{number, std::make_shared<result<void>>(how), true});
       });
   }
   start_pull(self, p, p.order.upstream);
   if (parts.collectives && p.order.way == weight_way::casts)
-    parts.collectives->cast_weights(p.order.update, p.cargo);
+    parts.collectives->cast_weights(p.order.update, p.order.group_epoch, p.cargo);
 }
 
 /// Whether weights hold that very tensor.
@@ -157,6 +167,22 @@ bool give_up_parked(self_ptr self, const std::vector<score_request>& wanted) {
   return true;
 }
 
+/// Pulls what the group does not bring. What it has brought is let go with its cargo: its thread
+/// may wake up and write to that.
+void give_up_group(self_ptr self, preparation& p) {
+  auto& st = self->state;
+  st.parts.collectives->forget_weights(p.order.update);
+  p.waiting = false;
+  const auto started = unless_memory_lacks("the tensors of epoch " + std::to_string(p.order.epoch),
+                                           [&] { return start_cargo(st, p); });
+  if (!started)
+    return refuse(self, started.error());
+  spdlog::warn("weights of epoch {} are pulled, the group does nothing", p.order.epoch);
+  st.parts.metrics->collective_fallbacks.weights.add();
+  st.voice.prepares(p.order.update, p.cargo);
+  start_pull(self, p, p.order.upstream);
+}
+
 } // namespace
 
 void forget_preparation(self_ptr self) {
@@ -191,6 +217,8 @@ void prepare(self_ptr self, const weight_order& order) {
   const bool waits = started && !p.ready && order.way == weight_way::waits;
   if (st.parts.collectives && !waits) // or the group would wait for it a while
     st.parts.collectives->forget_weights(order.update);
+  if (st.parts.collectives && order.way == weight_way::casts && (!started || p.ready))
+    st.parts.collectives->cast_weights(order.update, order.group_epoch, nullptr);
   if (!started)
     return refuse(self, started.error());
   st.voice.prepares(order.update, p.cargo);
@@ -218,6 +246,8 @@ void end_weight_pull(self_ptr self, const weights_pulled& outcome) {
       || !(outcome.cast ? st.preparing->waiting : st.preparing->pulling))
     return; // forgotten meanwhile
   auto& p = *st.preparing;
+  if (!outcome.how)
+    return p.cargo->bytes_here() != p.came ? look_again(self, p) : give_up_group(self, p);
   p.pulling = p.waiting = false;
   if (outcome.cast && !*outcome.how) {
     spdlog::warn("weights of epoch {} are pulled, the group did not bring them: {}", p.order.epoch,

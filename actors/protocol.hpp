@@ -204,9 +204,9 @@ struct pull_outcome {
 
 /// A pull of weights has ended, from the weight exchange's thread.
 struct weights_pulled {
-  std::uint64_t preparation = 0; ///< The worker's own number, which no scheduler uses again.
-  std::shared_ptr<result<void>> how;
-  bool cast = false; ///< By the collective group.
+  std::uint64_t preparation = 0;     ///< The worker's own number, which no scheduler uses again.
+  std::shared_ptr<result<void>> how; ///< Null: time to look whether the group does anything.
+  bool cast = false;                 ///< By the collective group.
 };
 
 /// Weights were packed into the second buffer, or not, from a thread of their own.

@@ -107,6 +107,7 @@ void carry_out(self_ptr self, const weights::prepare& d) {
   o.allow_non_finite = d.allow_non_finite;
   o.upstream = endpoint_of(st, d.upstream);
   o.way = way_of(self, d);
+  o.group_epoch = st.collectives.epoch();
   if (parcel != nullptr) {
     o.complete = parcel->complete;
     o.slice_bytes = parcel->cargo->slice_bytes();
@@ -369,11 +370,11 @@ void take_weight_news(self_ptr self, const weight_news& news) {
       end_feeding(st, it->second);
       return tell_machine(self, weights::prepared{news.worker, update, news.hash});
     case weight_news_kind::refused:
-      return tell_machine(
-        self, weights::refused{news.worker, update,
-                               error{static_cast<errc>(news.code),
-                                     "worker '" + it->second.hello.name + "': " + news.why,
-                                     {}}});
+      return tell_machine(self, weights::refused{news.worker, update,
+                                                 error{static_cast<errc>(news.code),
+                                                       one_line("worker '" + it->second.hello.name
+                                                                + "': " + news.why),
+                                                       {}}});
     case weight_news_kind::upstream_failed:
       return tell_machine(self, weights::upstream_failed{news.worker, update});
     case weight_news_kind::flipped:

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/model/tensor_info.hpp"
@@ -32,6 +33,7 @@ struct weight_order {
   std::string upstream; ///< Endpoint of the weight exchange to pull from.
   std::uint32_t slice_bytes = 0;
   std::vector<tensor_info> tensors;
+  std::uint64_t group_epoch = 0; ///< In which the group does it; in another it does nothing.
   weight_way way = weight_way::chain;
 };
 
@@ -91,14 +93,20 @@ typename Inspector::result_type inspect(Inspector& f, weight_order& x) {
     return caf::none;
   };
   return f(caf::meta::type_name("weight_order"), x.worker, x.update, x.epoch, x.complete, x.whole,
-           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors, way,
+           x.allow_non_finite, x.upstream, x.slice_bytes, x.tensors, x.group_epoch, way,
            caf::meta::load_callback(load));
 }
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, weight_news& x) {
+  auto load = [&]() -> caf::error {
+    if (x.kind > static_cast<std::uint8_t>(weight_news_kind::flipped)
+        || to_string(static_cast<errc>(x.code)) == "unknown")
+      return caf::sec::invalid_argument;
+    return caf::none;
+  };
   return f(caf::meta::type_name("weight_news"), x.worker, x.update, x.kind, x.bytes, x.hash, x.code,
-           x.why);
+           x.why, caf::meta::load_callback(load));
 }
 
 template <class Inspector>

@@ -8,6 +8,7 @@
 #include "cli/security_flags.hpp"
 #include "cli/version.hpp"
 #include "cluster/batch/admission.hpp"
+#include "engine/collective/nccl.hpp"
 
 #include <CLI/CLI.hpp>
 #include <malloc.h>
@@ -571,6 +572,8 @@ int main(int argc, char** argv) {
   // glibc gives nearly every thread an arena, and each keeps the most that it ever held: a worker
   // of 20 MB in use held 230 MB. The engine's threads allocate nothing in a step.
   ::mallopt(M_ARENA_MAX, 2);
+  rollcast::keep_nccl_from_blocking(); // here: the environment is only safe to change without
+                                       // threads
   rollcast::cli::install_last_words();
   spdlog::set_default_logger(spdlog::stderr_logger_mt("rollcast"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %P %v");

@@ -1,5 +1,7 @@
 #include "cluster/collective/coordinator.hpp"
 
+#include "engine/base/error.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -121,19 +123,20 @@ void coordinator::on(const news& what, instant now) {
         send(member, {.kind = order_kind::open});
       return begin_round(now);
     case news_kind::failed:
-      return fail_epoch("worker " + std::to_string(what.worker.value) + ": " + what.why, now);
+      return fail_epoch(one_line("worker " + std::to_string(what.worker.value) + ": " + what.why),
+                        now);
     case news_kind::round_done: return take_done(what, now);
     case news_kind::wanted:
     case news_kind::offered:
       if (at_ != phase::forming && at_ != phase::open)
         return;
-      take_wanted(what);
+      take_wanted(what, now);
       return begin_round(now);
     case news_kind::declined: return; // is taken above
   }
 }
 
-void coordinator::take_wanted(const news& what) {
+void coordinator::take_wanted(const news& what, instant now) {
   const auto from = rank_of(what.worker);
   for (auto m : what.moves) {
     m.from = from;
@@ -141,7 +144,7 @@ void coordinator::take_wanted(const news& what) {
     if (m.to == members_.size() || m.to == from)
       decline(m);
     else
-      moves_.push_back(m);
+      moves_.push_back({m, now + limits_.move_max});
   }
   if (what.slices.count > 0) {
     casts_.push_back(what.slices);
@@ -153,6 +156,13 @@ void coordinator::take_declined(const news& what) {
   for (auto m : what.moves) {
     m.from = rank_of(what.worker);
     m.to = rank_of(m.puller);
+    const auto it = std::find_if(moves_.begin(), moves_.end(), [&](const queued& q) {
+      return q.what.puller == m.puller && q.what.pull == m.pull;
+    });
+    if (it != moves_.end()) { // whichever of its two sides says so
+      m = it->what;
+      moves_.erase(it);
+    }
     decline(m);
   }
   if (what.slices.update == 0)
@@ -188,9 +198,21 @@ void coordinator::take_done(const news& what, instant now) {
 
 // -- rounds ---------------------------------------------------------------------------------------
 
+/// What was wanted and could not be begun in time is fetched another way by now, or soon: to bring
+/// it all the same would only make those behind it late too.
+void coordinator::drop_late_moves(instant now) {
+  while (!moves_.empty() && now >= moves_.front().until) {
+    decline(moves_.front().what);
+    moves_.pop_front();
+  }
+}
+
 /// One round at a time, so that no two members can disagree on an order.
 void coordinator::begin_round(instant now) {
-  if (at_ != phase::open || running_ || (moves_.empty() && casts_.empty()))
+  if (at_ != phase::open || running_)
+    return;
+  drop_late_moves(now);
+  if (moves_.empty() && casts_.empty())
     return;
   cast_last_ = !casts_.empty() && (moves_.empty() || !cast_last_);
   if (cast_last_) {
@@ -199,7 +221,7 @@ void coordinator::begin_round(instant now) {
     waiting_for_ = {members_.begin(), members_.end()};
   } else {
     for (std::uint64_t bytes = 0; !moves_.empty() && current_.moves.size() < limits_.moves_max;) {
-      const auto& m = moves_.front();
+      const auto& m = moves_.front().what;
       bytes += m.bytes;
       if (!current_.moves.empty() && bytes > limits_.round_bytes_max)
         break;

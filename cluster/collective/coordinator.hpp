@@ -25,6 +25,9 @@ struct coordinator_limits {
   /// Epochs in a row that failed before a round of theirs was over. Then there are none until the
   /// members change, and all goes by ZeroMQ. After each the pause is twice as long.
   std::uint32_t failures_max = 4;
+  /// For a move to wait for its round. Well below a member's `fetch_max`: what is begun must still
+  /// be waited for when the order is there.
+  instant move_max = std::chrono::seconds{2};
   std::size_t moves_max = 8;                              ///< Of one round.
   std::uint64_t round_bytes_max = std::uint64_t{1} << 30; ///< So; one alone may be larger.
 };
@@ -60,6 +63,8 @@ public:
   /// What is to be sent now. @returns it, and forgets it.
   std::vector<addressed> drain();
 
+  /// The last that was begun; 0: none was.
+  std::uint64_t epoch() const noexcept { return epoch_; }
   /// Members of the open epoch by rank; empty while there is none.
   std::vector<worker_id> members() const;
   const counters& counts() const noexcept { return counts_; }
@@ -72,6 +77,10 @@ private:
     std::vector<move> moves;
     cast slices;
   };
+  struct queued {
+    move what;
+    instant until{0}; ///< Nobody waits for it any more.
+  };
 
   std::vector<worker_id> eligible() const;
   std::uint32_t rank_of(worker_id worker) const; ///< members_.size() if it is none.
@@ -79,10 +88,11 @@ private:
   void form(instant now);
   void end_epoch(const std::string& why);
   void fail_epoch(const std::string& why, instant now);
-  void take_wanted(const news& what);
+  void take_wanted(const news& what, instant now);
   void take_declined(const news& what);
   void take_done(const news& what, instant now);
   void decline(const move& m);
+  void drop_late_moves(instant now);
   void begin_round(instant now);
   void send(worker_id to, order what);
 
@@ -98,10 +108,10 @@ private:
   std::uint32_t failures_ = 0;      ///< In a row.
   std::uint64_t round_ = 0;
   bool running_ = false;
-  job current_;            ///< While running.
-  std::deque<move> moves_; ///< To be made.
-  std::deque<cast> casts_; ///< So.
-  bool cast_last_ = false; ///< They take turns.
+  job current_;              ///< While running.
+  std::deque<queued> moves_; ///< To be made; the oldest first.
+  std::deque<cast> casts_;   ///< So.
+  bool cast_last_ = false;   ///< They take turns.
   std::vector<addressed> out_;
   counters counts_;
   std::string last_failure_;

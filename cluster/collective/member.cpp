@@ -23,8 +23,8 @@ std::vector<news> member::drain() {
 
 void member::serve(worker_id as) {
   end_epoch({errc::cancelled, "the worker has another scheduler, or none", {}});
-  out_.clear(); // said as somebody else
-  passed_ = 0;  // another scheduler may count anew
+  out_.clear();    // said as somebody else
+  passed_.clear(); // another scheduler may count anew
   id_ = as;
 }
 
@@ -102,8 +102,22 @@ void member::begin(const order& what, instant now) {
 /// Whether this worker has said what it does with a cast: orders of a group come by another way
 /// than those of an update, and may be here first.
 bool member::knows(const cast& slices) const {
-  return slices.count == 0 || slices.root == rank_ || slices.update <= passed_
+  return slices.count == 0 || slices.root == rank_ || has_passed(slices.update)
          || awaited_.contains(slices.update);
+}
+
+bool member::has_passed(std::uint64_t update) const {
+  return std::find(passed_.begin(), passed_.end(), update) != passed_.end();
+}
+
+/// Of an update that is too old to be known here the group waits for this worker once more.
+void member::pass(std::uint64_t update) {
+  constexpr std::size_t known_max = 16;
+  if (has_passed(update))
+    return;
+  passed_.push_back(update);
+  if (passed_.size() > known_max)
+    passed_.pop_front();
 }
 
 void member::start_held(instant now) {
@@ -112,8 +126,8 @@ void member::start_held(instant now) {
 }
 
 void member::start(const order& what, instant now) {
-  if (what.slices.root != rank_ && !awaited_.contains(what.slices.update))
-    passed_ = std::max(passed_, what.slices.update);
+  if (what.slices.count > 0 && what.slices.root != rank_ && !awaited_.contains(what.slices.update))
+    pass(what.slices.update);
   running_.emplace();
   running_->number = what.round;
   running_->deadline = now + limits_.round_max;
@@ -205,13 +219,23 @@ void member::turn(instant now) {
 
 /// Ends what has waited too long for a round.
 void member::end_late(instant now) {
-  std::erase_if(gives_, [&](const auto& g) { return now >= g.second.deadline; });
+  std::vector<move> dropped; // a round that brings them would be for nobody
+  std::erase_if(gives_, [&](const auto& g) {
+    if (now < g.second.deadline)
+      return false;
+    dropped.push_back({g.first.first, g.first.second, 0, 0, g.second.bytes.size()});
+    return true;
+  });
   std::vector<std::uint64_t> late;
   for (const auto& [pull, f] : fetches_)
     if (!f.running && now >= f.deadline)
       late.push_back(pull);
-  for (const auto pull : late)
+  for (const auto pull : late) {
+    dropped.push_back({id_, pull, 0, 0, fetches_.at(pull).into->size()});
     end_fetch(pull, fail(errc::timed_out, "no round brought it in time"));
+  }
+  if (!dropped.empty())
+    say({.kind = news_kind::declined, .moves = std::move(dropped)});
   late.clear();
   for (const auto& [update, a] : awaited_)
     if (now >= a.deadline && !(running_ && running_->slices.update == update))
@@ -270,24 +294,27 @@ void member::decline(const order& what) {
     if (m.puller == id_ && it != fetches_.end() && !it->second.running)
       end_fetch(m.pull, fail(errc::peer_lost, "the coordinator has declined it"));
   }
-  passed_ = std::max(passed_, what.slices.update);
+  if (what.slices.update == 0)
+    return;
+  pass(what.slices.update);
   if (awaited_.contains(what.slices.update))
     end_wait(what.slices.update, fail(errc::peer_lost, "its caster has declined it"));
 }
 
 // -- weights --------------------------------------------------------------------------------------
 
-void member::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
-  if (!open_) // they may be in an epoch that this rank has not heard of yet, and wait for it
+void member::cast_weights(std::uint64_t update, std::uint64_t epoch,
+                          std::shared_ptr<weight_cargo> cargo) {
+  if (!cargo || !open_ || epoch != epoch_) // others may wait for it
     return say({.kind = news_kind::declined, .slices = {.update = update}});
   casting_[update] = {std::move(cargo)};
 }
 
-void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
-                           done_function done, instant now) {
-  if (!open_)
-    return done(fail(errc::peer_lost, "there is no open epoch"));
-  if (update <= passed_)
+void member::await_weights(std::uint64_t update, std::uint64_t epoch,
+                           std::shared_ptr<weight_cargo> cargo, done_function done, instant now) {
+  if (!open_ || epoch != epoch_)
+    return done(fail(errc::peer_lost, "epoch " + std::to_string(epoch) + " is not open"));
+  if (has_passed(update))
     return done(fail(errc::stale_epoch, "its casts went by, or are declined"));
   awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};
 }
@@ -295,7 +322,7 @@ void member::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> c
 void member::forget_weights(std::uint64_t update) {
   if (casting_.erase(update) > 0)
     say({.kind = news_kind::declined, .slices = {.update = update}});
-  passed_ = std::max(passed_, update);
+  pass(update);
   if (awaited_.contains(update))
     end_wait(update, fail(errc::cancelled, "the update is forgotten"));
 }

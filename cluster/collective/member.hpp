@@ -5,6 +5,7 @@
 #include "cluster/weights/weight_cargo.hpp"
 #include "engine/collective/communicator.hpp"
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,9 +28,11 @@ struct member_limits {
   /// For a worker to say that it waits for an update which is cast already: its order of that may
   /// lie behind a step. The others wait in the meantime, so well below `round_max`.
   instant prepare_max = std::chrono::seconds{3};
-  std::uint64_t cast_bytes = std::uint64_t{64} << 20; ///< Of one cast, and a slice; none is larger.
-  std::uint64_t bytes_max = std::uint64_t{8} << 30;   ///< Of KV that one move may bring.
-  std::size_t given_max = 128;                        ///< Images that wait to be sent.
+  /// Of one cast, and a slice; none is larger. With a byte for each slice that is one piece of
+  /// `nccl_limits`.
+  std::uint64_t cast_bytes = std::uint64_t{62} << 20;
+  std::uint64_t bytes_max = std::uint64_t{8} << 30;       ///< Of KV that one move may bring.
+  std::size_t given_max = 128;                            ///< Images that wait to be sent.
   std::uint64_t given_bytes_max = std::uint64_t{2} << 30; ///< Of them; one alone may be larger.
 };
 
@@ -64,14 +67,15 @@ public:
 
   // -- weights
 
-  /// Casts the slices of an update to all others as they come into `cargo`. Without an open epoch
-  /// it tells them that it does not.
-  void cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo);
-  /// Fills `cargo` from casts. `done` hears nothing (complete), or why the rest must come another
-  /// way, at once if casts of it went by already. Nothing else may fill it until then.
-  /// @pre updates ascend, under one incarnation
-  void await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo, done_function done,
-                     instant now);
+  /// Casts the slices of an update to all others as they come into `cargo`. Without a cargo, or
+  /// unless `epoch` is open, it tells them that it does not: in another epoch nobody waits for it,
+  /// or not all do who should.
+  void cast_weights(std::uint64_t update, std::uint64_t epoch, std::shared_ptr<weight_cargo> cargo);
+  /// Fills `cargo` from casts of `epoch`. `done` hears nothing (complete), or why the rest must
+  /// come another way, at once if another epoch is open, or casts of it went by already. Nothing
+  /// else may fill it until then.
+  void await_weights(std::uint64_t update, std::uint64_t epoch, std::shared_ptr<weight_cargo> cargo,
+                     done_function done, instant now);
   /// Forgets both; `done` hears `cancelled`. This worker waits for no cast of it any more.
   void forget_weights(std::uint64_t update);
 
@@ -124,6 +128,8 @@ private:
   void start(const order& what, instant now);
   void start_held(instant now);
   bool knows(const cast& slices) const;
+  bool has_passed(std::uint64_t update) const;
+  void pass(std::uint64_t update);
   result<std::vector<rank_transfer>> transfers_of(const std::vector<move>& moves);
   result<void> check(const cast& slices) const;
   result<void> load(const cast& slices);
@@ -152,7 +158,9 @@ private:
   std::map<key, given> gives_;
   std::map<std::uint64_t, casting> casting_;
   std::map<std::uint64_t, awaited> awaited_;
-  std::uint64_t passed_ = 0; ///< The last update of which this worker will await no cast.
+  /// The last few updates of which this worker will await no cast, in the order in which it knew:
+  /// their numbers need not ascend.
+  std::deque<std::uint64_t> passed_;
   std::optional<held> held_;
   std::optional<round> running_;
   std::unique_ptr<communicator> group_; ///< Ends before the memory that it uses.

@@ -108,14 +108,17 @@ void runner::give(worker_id puller, std::uint64_t pull, std::shared_ptr<const kv
   });
 }
 
-void runner::cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo) {
-  post([update, cargo = std::move(cargo)](member& m, instant) { m.cast_weights(update, cargo); });
+void runner::cast_weights(std::uint64_t update, std::uint64_t epoch,
+                          std::shared_ptr<weight_cargo> cargo) {
+  post([update, epoch, cargo = std::move(cargo)](member& m, instant) {
+    m.cast_weights(update, epoch, cargo);
+  });
 }
 
-void runner::await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo,
-                           done_function done) {
-  post([update, cargo = std::move(cargo), done = std::move(done)](member& m, instant now) {
-    m.await_weights(update, cargo, done, now);
+void runner::await_weights(std::uint64_t update, std::uint64_t epoch,
+                           std::shared_ptr<weight_cargo> cargo, done_function done) {
+  post([update, epoch, cargo = std::move(cargo), done = std::move(done)](member& m, instant now) {
+    m.await_weights(update, epoch, cargo, done, now);
   });
 }
 

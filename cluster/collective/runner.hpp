@@ -38,8 +38,9 @@ public:
   void give(worker_id puller, std::uint64_t pull, std::shared_ptr<const kv_image> image) override;
 
   /// As `member` says.
-  void cast_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo);
-  void await_weights(std::uint64_t update, std::shared_ptr<weight_cargo> cargo, done_function done);
+  void cast_weights(std::uint64_t update, std::uint64_t epoch, std::shared_ptr<weight_cargo> cargo);
+  void await_weights(std::uint64_t update, std::uint64_t epoch, std::shared_ptr<weight_cargo> cargo,
+                     done_function done);
   void forget_weights(std::uint64_t update);
 
 private:

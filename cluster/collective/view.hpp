@@ -60,7 +60,9 @@ enum class news_kind : std::uint8_t {
   round_done, ///< `round` is over here.
   wanted,     ///< `moves`, from this rank, whose bytes are ready on both sides.
   offered,    ///< `slices` are here, and the others may lack them.
-  declined,   ///< `moves`, or what is left of `slices.update`, will not go from here. Of any epoch.
+  /// `moves` will not go from here, or are not waited for here any more; or what is left of
+  /// `slices.update` will not go from here. Of any epoch.
+  declined,
 };
 
 /// How a member is getting on.

@@ -138,9 +138,12 @@ result<weight_cargo::outcome> weight_cargo::put(std::uint32_t slice,
   // Only this thread changes what is read here, so readers alone need the lock.
   if (here_[slice])
     return outcome::repeated;
-  if (!h.memory)
+  if (h.content.bytes.empty())
     return fail(errc::frame_malformed, "slice " + std::to_string(slice) + " is of tensor "
                                          + tensors_[tensor].name + ", which was not asked for");
+  if (!h.memory)
+    if (auto renewed = renew(h); !renewed)
+      return fail(renewed);
   take(h, slice, bytes);
   if (h.hashed < h.count)
     return outcome::taken;
@@ -183,8 +186,7 @@ result<weight_cargo::outcome> weight_cargo::prove(std::uint32_t tensor) {
     --unproved_;
     return outcome::taken;
   }
-  if (const auto forgotten = forget(h); !forgotten)
-    return fail(forgotten);
+  forget(h);
   if (!std::exchange(h.doubted, true))
     return outcome::forgotten;
   return fail(errc::frame_malformed,
@@ -193,8 +195,19 @@ result<weight_cargo::outcome> weight_cargo::prove(std::uint32_t tensor) {
                 + "; memory or link of a peer corrupts");
 }
 
-result<void> weight_cargo::forget(hold& whose) {
-  // What was handed out may be on its way to a peer still, so that memory is left as it is.
+/// All of a tensor lacks again, whether or not there is memory for it another time.
+void weight_cargo::forget(hold& whose) {
+  const std::scoped_lock lock{mutex_};
+  whose.memory.reset();
+  whose.here = 0;
+  whose.hashed = 0;
+  bytes_here_ -= whose.content.bytes.size();
+  for (auto slice = whose.first; slice < whose.first + whose.count; ++slice)
+    here_[slice] = false;
+}
+
+/// Gives a tensor other memory: what was handed out of the old may be on its way to a peer still.
+result<void> weight_cargo::renew(hold& whose) {
   const auto bytes = whose.content.bytes.size();
   auto memory = memory_.make(bytes);
   if (!memory)
@@ -202,11 +215,6 @@ result<void> weight_cargo::forget(hold& whose) {
   const std::scoped_lock lock{mutex_};
   whose.memory = std::move(*memory);
   whose.content = {whose.memory, {whose.memory.get(), bytes}};
-  whose.here = 0;
-  whose.hashed = 0;
-  bytes_here_ -= bytes;
-  for (auto slice = whose.first; slice < whose.first + whose.count; ++slice)
-    here_[slice] = false;
   return {};
 }
 

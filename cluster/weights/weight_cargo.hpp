@@ -82,7 +82,9 @@ public:
 
   /// Copies the bytes of a slice in, and hashes what of its tensor has come without a gap.
   /// @returns `frame_malformed` for a slice that the manifest does not have or of another size,
-  ///          and when a tensor had the wrong hash for the second time (detail: tensor, hashes).
+  ///          and when a tensor had the wrong hash for the second time (detail: tensor, hashes);
+  ///          as `tensor_memory::make` for the first slice after the first time, which is not here
+  ///          then, as all of its tensor.
   result<outcome> put(std::uint32_t slice, std::span<const std::byte> bytes);
 
   bool has(std::uint32_t slice) const;
@@ -100,9 +102,11 @@ public:
 
 private:
   struct hold {
-    std::shared_ptr<std::byte> memory; ///< What `put` writes to; null if left out or given.
-    kept_bytes content;                ///< What readers see of it.
-    std::uint32_t first = 0;           ///< Its first slice.
+    /// What `put` writes to. Null if left out or given, or until the next `put` after its bytes
+    /// were forgotten.
+    std::shared_ptr<std::byte> memory;
+    kept_bytes content;      ///< What readers see of it.
+    std::uint32_t first = 0; ///< Its first slice.
     std::uint32_t count = 0;
     std::uint32_t here = 0;             ///< Slices that have come.
     std::uint32_t hashed = 0;           ///< Of them, those that `hash` holds: a run from the first.
@@ -117,7 +121,8 @@ private:
   std::uint64_t offset_of(std::uint32_t slice) const; ///< In its tensor.
   void take(hold& into, std::uint32_t slice, std::span<const std::byte> bytes);
   result<outcome> prove(std::uint32_t tensor);
-  result<void> forget(hold& whose);
+  void forget(hold& whose);
+  result<void> renew(hold& whose);
 
   std::vector<tensor_info> tensors_;
   content_hash manifest_;

@@ -217,15 +217,16 @@ result<bool> nccl_communicator::advance() {
   return false;
 }
 
-/// NCCL takes this variable before what a communicator is configured with. It may also have it from
-/// a file (/etc/nccl.conf), which it puts into the environment when it is first used.
+/// NCCL takes this variable before what a communicator is configured with. Where it is not set,
+/// NCCL's file (/etc/nccl.conf) may set it in the first group of a rank that has made no id.
 result<void> refuse_blocking() {
   const char* const value = std::getenv("NCCL_COMM_BLOCKING");
-  if (value == nullptr || std::strtoll(value, nullptr, 0) != 1)
+  if (value != nullptr && std::strtoll(value, nullptr, 0) != 1)
     return {};
-  return fail(errc::bad_config, "NCCL_COMM_BLOCKING=" + std::string{value}
-                                  + " in the environment (or /etc/nccl.conf) would have a worker "
-                                    "wait for ever for one that is lost: unset it, or set it to 0");
+  return fail(errc::bad_config,
+              (value != nullptr ? "NCCL_COMM_BLOCKING=" + std::string{value} + " in the environment"
+                                : "NCCL_COMM_BLOCKING, which is not set: /etc/nccl.conf")
+                + " would have a worker wait for ever for one that is lost: set it to 0");
 }
 
 class nccl_maker final : public communicator_maker {
@@ -251,8 +252,6 @@ public:
                                            + " bytes, expected "
                                            + std::to_string(native.bytes.size()));
     std::copy(id.begin(), id.end(), native.bytes.begin());
-    if (auto blocks = refuse_blocking(); !blocks)
-      return fail(blocks);
     if (auto used = gpu::use_device(device_); !used) // it is the thread's
       return fail(errc::peer_lost, used.error().what);
     auto memory = staging::make(limits_.transfers_max * limits_.piece_bytes);

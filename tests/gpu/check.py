@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NO_GPU = 77
+# What the program says, with exit code 2, where there is none. Anything else is no reason to pass.
+NO_GPU_WORDS = re.compile(r"no GPU: |there is no GPU \d|this build has no CUDA")
 # A rollout that is over in seconds: its bits are held, not its speed.
 SMALL_SHAPE, SMALL_LAYERS = "qwen3-0.6b", 6
 # What the checks of figures ask for, as shares of what the GPU was measured to do.
@@ -38,8 +41,16 @@ ROLLOUTS = {
 }
 # Where a build folder has them; an archive has them in gpu_tests/.
 TESTS = ["tests/unit/cuda/cuda_kernels_check", "tests/gpu/cuda_backend_check"]
-SANITIZED = ["families/cuda_rollout.is_scored_with_its_own_bits/qwen3",
-             "families/cuda_rollout.has_the_same_bits_with_drafts/qwen3"]
+# Of the kernels alone one of each kind, and small: a sanitizer takes a hundred times as long.
+SANITIZED = {
+    "cuda_backend_check": ["families/cuda_rollout.is_scored_with_its_own_bits/qwen3",
+                           "families/cuda_rollout.has_the_same_bits_with_drafts/qwen3"],
+    "cuda_kernels_check": ["cuda_attention.merges_splits_from_the_first",
+                           "cuda_gemm.keeps_a_bad_row_to_itself",
+                           "cuda_kv.packs_and_unpacks_images",
+                           "cuda_rows.qkv_rope_append_has_the_cpus_bits",
+                           "cuda_sampling.leaves_out_banned_tokens"],
+}
 
 
 class Out_of_time(Exception):
@@ -62,8 +73,10 @@ class Check:
         folders = [str(build / "lib")] + cublaslt_folders() \
             + self.environment.get("LD_LIBRARY_PATH", "").split(":") + nccl_folders
         self.environment["LD_LIBRARY_PATH"] = ":".join(f for f in folders if f)
-        if arguments.device is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = str(arguments.device)
+        self.device = arguments.device
+        self.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID" # as nvidia-smi counts them
+        if self.device is not None:
+            self.environment["CUDA_VISIBLE_DEVICES"] = str(self.device)
 
     # -- telling ------------------------------------------------------------------
 
@@ -93,13 +106,24 @@ class Check:
             return -1, "", f"took longer than {limit:.0f} s"
         return done.returncode, done.stdout, done.stderr
 
-    def why_no_gpu(self, number=0):
-        """The program's own word; empty if there is a GPU. It asks before it reads a model."""
+    def look_for_gpu(self, number=0):
+        """Returns whether it is "there", "none" or "broken", and the program's own word if it is
+        not there. The program asks for it before it reads a model."""
         code, _, words = self.run([self.program, "bench", "engine", "--device", f"cuda:{number}",
                                    "--model", self.scratch / "none"], 60)
         line = last_line(words).removeprefix("rollcast: ")
-        # With a GPU it goes on to the model, and fails for want of that.
-        return line if "config.json" not in line else ""
+        if code == 2 and "config.json" in line: # it goes on to the model, and fails for want of it
+            return "there", ""
+        if code == 2 and NO_GPU_WORDS.match(line):
+            return "none", line
+        return "broken", f"asking for GPU {number} ended with {code}: {line}"
+
+    def name_of_gpu(self):
+        visible = self.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+        code, words, _ = self.run(["nvidia-smi", "--query-gpu=name,compute_cap",
+                                   "--format=csv,noheader", f"--id={visible or 0}"], 30) \
+            if shutil.which("nvidia-smi") else (1, "", "")
+        return words.splitlines()[0] if code == 0 and words else "a GPU without nvidia-smi"
 
     # -- checks -------------------------------------------------------------------
 
@@ -115,14 +139,15 @@ class Check:
             self.say(name, "skip", why)
 
     def go(self):
-        why = self.why_no_gpu()
-        if why:
+        found, why = self.look_for_gpu()
+        if found == "none":
             self.skip_all(why)
             return NO_GPU
-        code, words, _ = self.run(["nvidia-smi", "--query-gpu=name,compute_cap",
-                                   "--format=csv,noheader"], 30) \
-            if shutil.which("nvidia-smi") else (1, "", "")
-        self.gpu = words.splitlines()[0] if code == 0 and words else "a GPU without nvidia-smi"
+        if found == "broken":
+            self.say("GPU", "fail", why)
+            self.skip_all("the GPU cannot be asked for")
+            return 1
+        self.gpu = self.name_of_gpu()
         for name, check, needs in self.all():
             if self.left() < needs:
                 self.say(name, "skip", f"{self.left():.0f} s are left, it needs about {needs}")
@@ -139,12 +164,15 @@ class Check:
                      "not built")
         for program in self.tests:
             code, words, errors = self.run([program], 90)
-            failed = sorted({line.split("]")[1].split(",")[0].split(" (")[0].strip()
-                             for line in words.splitlines() if line.startswith("[  FAILED  ] ")
-                             and " test" not in line})
-            passed = words.count("[       OK ]")
-            why = ", ".join(failed) or (last_line(errors) if code else "")
-            self.says(program.name, code == 0, passed, "tests passed", why)
+            failed = ", ".join(sorted(named(words, "[  FAILED  ]")))
+            passed = len(named(words, "[       OK ]"))
+            why = failed or (last_line(errors) if code else "" if passed else "it ran no test")
+            self.says(program.name, code == 0 and passed > 0, passed, "tests passed", why)
+            skipped = named(words, "[  SKIPPED ]")
+            if skipped:
+                self.say(f"{program.name}: skipped", "skip",
+                         "; ".join(f"{test}: {why}" for test, why in sorted(skipped.items())),
+                         len(skipped), "tests")
 
     def make_model(self, shape, layers, limit):
         place = self.scratch / f"{shape}-{layers}"
@@ -195,9 +223,14 @@ class Check:
     def two_gpus(self, model, prompts, reference):
         """A worker on each of two GPUs: their KV must go by NCCL, and no bit may differ."""
         name = "cmp: two GPUs, chunks, migration by NCCL"
-        if self.why_no_gpu(1):
-            self.say(name, "skip", "one GPU: two ranks of NCCL cannot share it, so the KV of the "
-                     "two workers above went by ZeroMQ")
+        found, why = self.look_for_gpu(1)
+        if found == "broken":
+            self.say(name, "fail", why)
+            return
+        if found == "none":
+            self.say(name, "skip", f"{why}; " + (
+                "two ranks of NCCL cannot share a GPU, so the KV of the two workers above went by "
+                "ZeroMQ" if self.device is None else f"--device {self.device} hides all others"))
             return
         if not self.nccl:
             self.say(name, "skip", f"no {NCCL} in LD_LIBRARY_PATH, the loader's cache, "
@@ -320,19 +353,37 @@ class Check:
 
     def sanitizer(self):
         tool = shutil.which("compute-sanitizer")
-        program = next((p for p in self.tests if p.name == "cuda_backend_check"), None)
-        if tool is None or program is None:
+        if tool is None or not self.tests:
             self.say("sanitizer", "skip", "no compute-sanitizer in the PATH" if tool is None
-                     else "the build has no cuda_backend_check")
+                     else "the build has no tests")
             return
-        for kind in "memcheck", "racecheck", "initcheck":
-            code, words, errors = self.run([tool, "--tool", kind, "--error-exitcode", 9, program,
-                                            "--gtest_filter=" + ":".join(SANITIZED)], 60)
-            self.says(f"compute-sanitizer {kind}", code == 0, code, "exit code",
-                      "" if code == 0 else last_line(words + errors))
+        for program in sorted(self.tests):
+            for kind in "memcheck", "racecheck", "initcheck":
+                self.sanitize(tool, kind, program)
+
+    def sanitize(self, tool, kind, program):
+        tests = SANITIZED[program.name]
+        code, words, errors = self.run([tool, "--tool", kind, "--error-exitcode", 9, program,
+                                        "--gtest_filter=" + ":".join(tests)], 60)
+        missing = set(tests) - set(named(words, "[       OK ]"))
+        why = last_line(words + errors) if code else \
+            f"not run, or skipped: {', '.join(sorted(missing))}" if missing else ""
+        self.says(f"compute-sanitizer {kind}, {program.name}", not why, code, "exit code", why)
 
 
 # -- small things -------------------------------------------------------------------
+
+
+def named(words, mark):
+    """Tests that a program of GoogleTest gives that mark, each with the line before it: that of a
+    skipped one is its reason."""
+    out, before = {}, ""
+    for line in words.splitlines():
+        rest = line.removeprefix(mark)
+        if rest != line and " test" not in rest: # the counts at the end
+            out.setdefault(rest.split(" (")[0].split(", where")[0].strip(), before)
+        before = line.strip() or before
+    return out
 
 
 def last_line(text):

@@ -33,6 +33,10 @@ PRETENDED = """\
         Path(value("--out")).mkdir()
     elif a[0] == "bench":
         if not Path(value("--model")).is_dir():
+            if value("--device") == "cuda:0" and says.get("crash"):
+                os.abort()
+            if value("--device") == "cuda:1" and says.get("second"):
+                end(says["second"])
             if value("--device") == "cuda:1" and not says.get("two_gpus"):
                 end("there is no GPU 1: the driver shows 1, numbered from 0")
             end(says.get("no_gpu", "none/config.json: cannot open"))
@@ -77,6 +81,13 @@ PRETENDED = """\
     """
 
 
+# All that its filter names; without one that there is a test.
+RAN_ALL = """
+    for test in $(echo "${1:-one.test}" | sed 's/.*=//; s/:/ /g'); do
+    echo "[       OK ] $test (1 ms)"
+    done"""
+
+
 class CheckTest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -85,7 +96,7 @@ class CheckTest(unittest.TestCase):
 
     def check(self, build, *flags, **says):
         nccl = self.root / "nccl"
-        nccl.mkdir()
+        nccl.mkdir(exist_ok=True)
         (nccl / "libnccl.so.2").touch()
         done = subprocess.run([HERE / "run.sh", build, "--out", self.root / "out", *flags],
                               env=os.environ | {"SAYS": json.dumps(says),
@@ -105,6 +116,28 @@ class CheckTest(unittest.TestCase):
         (build / "rollcast").chmod(0o755)
         return build
 
+    def build_whose_tests_say(self, says):
+        """A pretended build with test programs that are those scripts."""
+        build = self.pretended()
+        (build / "gpu_tests").mkdir()
+        for name, script in says.items():
+            program = build / "gpu_tests" / name
+            program.write_text("#!/bin/sh\n" + "".join(line.strip() + "\n"
+                                                      for line in script.splitlines()))
+            program.chmod(0o755)
+        return build
+
+    def sanitized(self, build):
+        """Checks it with a pretended tool; returns how that was called too."""
+        tools = self.root / "tools"
+        tools.mkdir()
+        tool = tools / "compute-sanitizer"
+        tool.write_text(f'#!/bin/sh\necho "$@" >> {self.root}/sanitized\nshift 4\nexec "$@"\n')
+        tool.chmod(0o755)
+        with unittest.mock.patch.dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}"):
+            _, checks = self.check(build)
+        return (self.root / "sanitized").read_text().splitlines(), checks
+
     def test_a_gpu_on_which_all_holds_is_0(self):
         done, checks = self.check(self.pretended())
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -116,7 +149,35 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(checks["price of exactness, decode, batch 64"]["figure"], 0.15)
         self.assertEqual(checks["price of exactness, prefill"]["result"], "pass")
         self.assertEqual(sum(name.startswith("cmp: ") for name in checks), 5)
-        self.assertIn("two ranks of NCCL cannot share it", checks[TWO_GPUS]["detail"])
+        for words in "there is no GPU 1: the driver shows 1", "two ranks of NCCL cannot share":
+            self.assertIn(words, checks[TWO_GPUS]["detail"])
+
+    def test_a_gpu_of_a_number_is_the_one_that_is_named_and_hides_the_others(self):
+        tools = self.root / "tools"
+        tools.mkdir()
+        (tools / "nvidia-smi").write_text('#!/bin/sh\n[ "$3" = --id=3 ] && echo "GPU three, 9.0"\n')
+        (tools / "nvidia-smi").chmod(0o755)
+        with unittest.mock.patch.dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}"):
+            done, checks = self.check(self.pretended(), "--device", "3")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn('"9.0 qwen3-0.6b-6"', checks["golden bits"]["detail"])
+        self.assertIn("--device 3 hides all others", checks[TWO_GPUS]["detail"])
+        self.assertNotIn("share", checks[TWO_GPUS]["detail"])
+
+    def test_a_second_gpu_that_is_no_good_is_1_and_the_reason(self):
+        done, checks = self.check(self.pretended(), second="GPU 1, Old, is sm_70")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(checks[TWO_GPUS]["result"], "fail")
+        self.assertIn("ended with 2: GPU 1, Old, is sm_70", checks[TWO_GPUS]["detail"])
+
+    def test_a_program_that_crashes_is_1_and_not_77(self):
+        build = self.pretended()
+        for says in {"crash": True}, {"no_gpu": "the GPU cannot be asked: out of memory"}:
+            done, checks = self.check(build, **says)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertEqual(checks["GPU"]["result"], "fail")
+            self.assertRegex(checks["GPU"]["detail"], "ended with -6: it said nothing|"
+                             "ended with 2: the GPU cannot be asked")
 
     def test_two_gpus_must_move_kv_by_nccl(self):
         _, checks = self.check(self.pretended(), two_gpus=7)
@@ -166,26 +227,55 @@ class CheckTest(unittest.TestCase):
             self.assertEqual(check.find_nccl(environment), (f"{told}/libnccl.so.2", []))
 
     def test_the_sanitizer_looks_at_drafts_too(self):
-        build = self.pretended()
-        (build / "gpu_tests").mkdir()
-        (build / "gpu_tests" / "cuda_backend_check").write_text("#!/bin/sh\n")
-        (build / "gpu_tests" / "cuda_backend_check").chmod(0o755)
-        tools = self.root / "tools"
-        tools.mkdir()
-        tool = tools / "compute-sanitizer"
-        tool.write_text(f'#!/bin/sh\necho "$@" >> {self.root}/sanitized\n')
-        tool.chmod(0o755)
-        with unittest.mock.patch.dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}"):
-            _, checks = self.check(build)
-        self.assertEqual(checks["compute-sanitizer racecheck"]["result"], "pass")
-        ran = (self.root / "sanitized").read_text().splitlines()
-        self.assertEqual(len(ran), 3)
-        source = (HERE.parent / "unit" / "backend_cuda" / "rollout_test.cpp").read_text()
-        names = [name.split(".")[1].split("/")[0] for name in check.SANITIZED]
-        self.assertIn("has_the_same_bits_with_drafts", names)
-        for name in names:
-            self.assertIn(f"cuda_rollout.{name}/qwen3", ran[0])
-            self.assertIn(f"TEST_P(cuda_rollout, {name})", source)
+        build = self.build_whose_tests_say({"cuda_kernels_check": RAN_ALL,
+                                            "cuda_backend_check": RAN_ALL})
+        ran, checks = self.sanitized(build)
+        self.assertEqual(len(ran), 6)
+        for program, folder in ("backend", "backend_cuda"), ("kernels", "cuda"):
+            name = f"cuda_{program}_check"
+            self.assertEqual(checks[f"compute-sanitizer racecheck, {name}"]["result"], "pass")
+            sources = "".join(source.read_text()
+                              for source in (HERE.parent / "unit" / folder).glob("*_test.cpp"))
+            line = next(line for line in ran if name in line)
+            for test in check.SANITIZED[name]:
+                self.assertIn(test, line)
+                suite, test = test.removeprefix("families/").removesuffix("/qwen3").split(".")
+                self.assertRegex(sources, rf"TEST(_F|_P|)\({suite}, {test}\)")
+        self.assertIn("has_the_same_bits_with_drafts",
+                      "".join(check.SANITIZED["cuda_backend_check"]))
+
+    def test_a_sanitizer_whose_tests_are_not_there_is_1(self):
+        build = self.build_whose_tests_say({"cuda_kernels_check": RAN_ALL,
+                                     "cuda_backend_check": 'echo "[       OK ] other.test (1 ms)"'})
+        _, checks = self.sanitized(build)
+        failed = checks["compute-sanitizer initcheck, cuda_backend_check"]
+        self.assertEqual(failed["result"], "fail")
+        self.assertIn("not run, or skipped: families/cuda_rollout.has_the_same", failed["detail"])
+        sound = checks["compute-sanitizer initcheck, cuda_kernels_check"]
+        self.assertEqual(sound["result"], "pass")
+
+    def test_tests_on_the_gpu_that_skip_are_listed_and_a_program_without_any_is_1(self):
+        done, checks = self.check(self.build_whose_tests_say({
+            "cuda_kernels_check": "echo '[==========] 0 tests from 0 test suites ran.'",
+            "cuda_backend_check": """cat <<'end'
+            [       OK ] cuda_device.one (3 ms)
+            [ RUN      ] nccl.a_group_of_one
+            one_rank_test.cpp:40: Skipped
+            no libnccl.so.2 in the loader's path
+
+            [  SKIPPED ] nccl.a_group_of_one (0 ms)
+            [  PASSED  ] 1 test.
+            [  SKIPPED ] 1 test, listed below:
+            [  SKIPPED ] nccl.a_group_of_one
+            end"""}))
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual((checks["cuda_kernels_check"]["result"],
+                          checks["cuda_kernels_check"]["detail"]), ("fail", "it ran no test"))
+        self.assertEqual((checks["cuda_backend_check"]["result"],
+                          checks["cuda_backend_check"]["figure"]), ("pass", 1))
+        skipped = checks["cuda_backend_check: skipped"]
+        self.assertEqual((skipped["result"], skipped["figure"], skipped["detail"]),
+                         ("skip", 1, "nccl.a_group_of_one: no libnccl.so.2 in the loader's path"))
 
     def test_two_gpus_that_move_nothing_by_nccl_are_1(self):
         done, checks = self.check(self.pretended(), two_gpus="0")

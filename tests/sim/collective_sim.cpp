@@ -12,6 +12,7 @@ constexpr coordinator_limits boss_limits{.pause = std::chrono::milliseconds{200}
                                          .form_max = std::chrono::seconds{3},
                                          .round_max = std::chrono::milliseconds{1500},
                                          .failures_max = 4,
+                                         .move_max = std::chrono::milliseconds{600},
                                          .moves_max = 3,
                                          .round_bytes_max = 600};
 constexpr member_limits half_limits{.form_max = std::chrono::seconds{2},
@@ -175,29 +176,31 @@ void collective_sim::ask_for_weights() {
   if (open.size() < 2)
     return;
   const auto number = ++last_number_;
+  const auto epoch = boss_.epoch();
   const auto whole = whole_cargo(number);
   const auto root = random_.below(open.size());
   for (std::size_t k = 0; k < open.size(); ++k) {
     // The order of an update comes by another way than those of the group, and may be late.
     if (k == root) {
-      send(parts_, open[k],
-           part{[number, whole](worker& w) { w.half->cast_weights(number << 20, whole); }});
+      send(parts_, open[k], part{[number, epoch, whole](worker& w) {
+             w.half->cast_weights(number << 20, epoch, whole);
+           }});
       continue;
     }
     const auto mine = ++last_number_;
-    send(parts_, open[k], part{[this, mine, number, whole](worker& w) {
-           await_weights(mine, number << 20, *whole, w);
+    send(parts_, open[k], part{[this, mine, number, epoch, whole](worker& w) {
+           await_weights(mine, number << 20, epoch, *whole, w);
          }});
   }
 }
 
-void collective_sim::await_weights(std::uint64_t mine, std::uint64_t update,
+void collective_sim::await_weights(std::uint64_t mine, std::uint64_t update, std::uint64_t epoch,
                                    const weight_cargo& whole, worker& w) {
   const std::shared_ptr<weight_cargo> cargo =
     *weight_cargo::expecting(whole.tensors(), whole.slice_bytes());
   expect(mine, w, cast_ticks);
   w.half->await_weights(
-    update, cargo,
+    update, epoch, cargo,
     [this, mine, cargo](const result<void>& how) {
       if (how && !cargo->complete())
         wrong_ = "weights were said to be complete that are not";

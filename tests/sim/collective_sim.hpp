@@ -75,8 +75,8 @@ private:
   void break_something();
   void ask_for_kv();
   void ask_for_weights();
-  void await_weights(std::uint64_t mine, std::uint64_t update, const weight_cargo& whole,
-                     worker& w);
+  void await_weights(std::uint64_t mine, std::uint64_t update, std::uint64_t epoch,
+                     const weight_cargo& whole, worker& w);
   void deliver();
   void expect(std::uint64_t number, const worker& by, std::uint64_t within);
   void end(std::uint64_t number, bool good);

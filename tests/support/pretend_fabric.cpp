@@ -43,8 +43,14 @@ struct pretend_fabric::state {
   bool stalled = false;
   bool corrupting = false;
 
-  void copy(std::span<const std::byte> from, std::span<std::byte> to) const {
-    std::memcpy(to.data(), from.data(), std::min(from.size(), to.size()));
+  /// Two sides of another size fail their group: a real one would hang, or write where it should
+  /// not.
+  void copy(group& g, std::span<const std::byte> from, std::span<std::byte> to) const {
+    if (from.size() != to.size()) {
+      g.failed = true;
+      return;
+    }
+    std::memcpy(to.data(), from.data(), to.size());
     if (corrupting && !to.empty())
       to[to.size() / 2] ^= std::byte{1};
   }
@@ -57,7 +63,7 @@ struct pretend_fabric::state {
       if (p.done || other.gone)
         continue;
       if (mine.to_all) {
-        meet_root(mine, other, p, r);
+        meet_root(g, other, p, r);
         continue;
       }
       // The first open one of the other side that is meant for us: they are matched in order.
@@ -70,20 +76,23 @@ struct pretend_fabric::state {
       if (match == other.parts.end() || !first)
         continue;
       if (p.out.empty())
-        copy(match->out, p.in);
+        copy(g, match->out, p.in);
       else
-        copy(p.out, match->in);
+        copy(g, p.out, match->in);
       p.done = match->done = true;
     }
   }
 
-  void meet_root(seat& mine, seat& root, part& p, std::uint32_t r) {
+  void meet_root(group& g, seat& root, part& p, std::uint32_t r) {
     if (p.peer == r) // over when all others have it
       return;
-    if (!root.to_all || root.parts.empty() || root.casts != mine.casts
-        || root.parts[0].peer != p.peer)
+    if (!root.to_all || root.parts.empty() || root.casts != g.seats[r].casts)
       return;
-    copy(root.parts[0].out, p.in);
+    if (root.parts[0].peer != p.peer) { // it takes another for the root
+      g.failed = true;
+      return;
+    }
+    copy(g, root.parts[0].out, p.in);
     p.done = true;
   }
 
@@ -128,6 +137,8 @@ public:
     if (mine.parts.empty())
       return true;
     state_->meet(g, rank_);
+    if (g.failed)
+      return fail(errc::peer_lost, "two ranks meant different things");
     if (mine.to_all && mine.parts[0].peer == rank_)
       mine.parts[0].done = state_->all_have(g, rank_);
     if (std::any_of(mine.parts.begin(), mine.parts.end(), [](const part& p) { return !p.done; }))

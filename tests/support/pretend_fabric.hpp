@@ -14,7 +14,8 @@ namespace rollcast::test {
 /// A pretended network of devices in one process, for tests only: communicators over it copy from
 /// memory to memory when both sides have begun, and say so when they are polled. What can go wrong
 /// with a real one is asked for: a rank that dies inside an operation, one whose death nobody is
-/// told of, operations that never end, groups that do not form. Any thread.
+/// told of, operations that never end, groups that do not form. What a real one would hang on, two
+/// sides of different sizes or with different roots, fails the group. Any thread.
 class pretend_fabric {
 public:
   pretend_fabric();

@@ -7,6 +7,7 @@
 #include "engine/collective/nccl_calls.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -57,6 +58,7 @@ std::vector<std::unique_ptr<comm>>
 int ids = 0;
 int version = 22809;
 bool stuck = false;
+bool file_blocks = false;
 int refused_call = 0; ///< Of those to come, which one fails; 0: none.
 int misuses = 0;
 thread_local int depth = 0;
@@ -66,6 +68,12 @@ thread_local std::vector<std::pair<comm*, call>> grouped;
 int misuse(int code) {
   ++misuses;
   return code;
+}
+
+/// As the real one does at its first use, which asking for its version is not.
+void read_file() {
+  if (file_blocks)
+    ::setenv("NCCL_COMM_BLOCKING", "1", 0);
 }
 
 /// The first pending call of `c` of that kind with that peer; null if there is none.
@@ -92,6 +100,7 @@ bool copy_one(comm& c) {
     if (first(&c, mine.kind, mine.peer) != &mine || theirs == nullptr)
       continue;
     if (theirs->bytes != mine.bytes) {
+      ++misuses;
       c.group->failed = true;
       return false;
     }
@@ -112,6 +121,13 @@ void copy_broadcast(ranks& g) {
       }))
     return;
   const auto& root = g.all[static_cast<std::size_t>(g.all[0]->pending[0].peer)]->pending[0];
+  if (std::any_of(g.all.begin(), g.all.end(), [&](comm* c) {
+        return c->pending[0].bytes != root.bytes || c->pending[0].peer != root.peer;
+      })) {
+    ++misuses; // the real one would hang, or write where it should not
+    g.failed = true;
+    return;
+  }
   for (auto* c : g.all)
     if (c->pending[0].to != root.from)
       std::memcpy(c->pending[0].to, root.from, root.bytes);
@@ -147,6 +163,7 @@ int ncclGetVersion(int* out) {
 
 int ncclGetUniqueId(unique_id* out) {
   const std::scoped_lock lock{mutex};
+  read_file();
   const auto text = "pretended " + std::to_string(++ids);
   std::copy(text.begin(), text.end(), out->bytes.begin());
   return success;
@@ -154,7 +171,10 @@ int ncclGetUniqueId(unique_id* out) {
 
 int ncclCommInitRankConfig(void** out, int size, unique_id id, int rank, config* how) {
   const std::scoped_lock lock{mutex};
-  if (how->magic != 0xcafebeef || how->blocking != 0 || how->size < sizeof(config))
+  read_file();
+  const char* const blocking = std::getenv("NCCL_COMM_BLOCKING");
+  if (how->magic != 0xcafebeef || how->blocking != 0 || how->size < sizeof(config)
+      || (blocking != nullptr && *blocking == '1'))
     return misuse(invalid_argument);
   auto& g = groups[std::string{id.bytes.begin(), id.bytes.end()}];
   g.all.resize(static_cast<std::size_t>(size));
@@ -187,7 +207,7 @@ int ncclCommGetAsyncError(void* c, int* out) {
     std::none_of(g.all.begin(), g.all.end(), [](comm* x) { return x == nullptr; });
   const bool lags = mine.lag > 0;
   mine.lag -= lags ? 1 : 0;
-  const bool works = !stuck && formed && !lags;
+  const bool works = !stuck && formed && !lags && !g.failed;
   while (works && copy_one(mine)) {
   }
   if (works)
@@ -241,8 +261,8 @@ int ncclBroadcast(const void* from, void* to, std::size_t bytes, int, int root, 
   return begin(c, {call::broadcast, from, to, bytes, root});
 }
 
-/// "stuck": nothing goes on while 1. "refuse": so many calls from now, one fails. "version": what
-/// is said of it.
+/// "stuck": nothing goes on while 1. "file blocks": NCCL's file says NCCL_COMM_BLOCKING=1, while 1.
+/// "refuse": so many calls from now, one fails. "version": what is said of it.
 void pretend_nccl_set(const char* what, int value) {
   const std::scoped_lock lock{mutex};
   const std::string name{what};
@@ -250,6 +270,8 @@ void pretend_nccl_set(const char* what, int value) {
     stuck = value != 0;
   else if (name == "refuse")
     refused_call = value;
+  else if (name == "file blocks")
+    file_blocks = value != 0;
   else
     version = value;
 }

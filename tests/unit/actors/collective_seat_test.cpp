@@ -1,6 +1,6 @@
 // Goal: workers on one GPU are never put in one collective group, whatever their hosts are called;
 // orders of a group reach a worker whose engine scores; an order for an update is read only if it
-// says a way that there is.
+// says a way that there is, and news of one only if their kind and code are known.
 // Method: the scheduler on CAF's test coordinator, with seats that record; then a real worker on
 // CAF's threads, whose device holds a pass until the test lets it go.
 
@@ -104,9 +104,11 @@ TEST(collective_seat, has_orders_obeyed_while_the_engine_scores) {
   parts.collectives = group;
   const auto worker = system.spawn(decode_worker, parts, decode_worker_options{});
   caf::anon_send(worker, atom::join_v, boss);
-  while (pulse->link() != link_state::up)
+  for (const auto until = std::chrono::steady_clock::now() + 10s;
+       pulse->link() != link_state::up && std::chrono::steady_clock::now() < until;)
     std::this_thread::sleep_for(1ms);
-  {
+  EXPECT_EQ(pulse->link(), link_state::up);
+  if (pulse->link() == link_state::up) {
     caf::scoped_actor self{system};
     const std::vector<token_id> tokens{11, 12, 13};
     auto scored = self->request(
@@ -147,6 +149,28 @@ TEST(weight_order, is_read_only_if_its_way_is_one_that_there_is) {
     EXPECT_EQ(!source(got), known);
     EXPECT_EQ(got.way, known ? weight_way::waits : weight_way::chain);
   }
+}
+
+TEST(weight_news, is_read_only_if_its_kind_and_code_are_some_that_there_are) {
+  caf::actor_system_config config;
+  config.add_message_types<caf::id_block::rollcast>();
+  caf::actor_system system{config};
+  const auto read = [&](std::uint8_t kind, errc code) {
+    weight_news sent;
+    sent.kind = kind;
+    sent.code = static_cast<std::uint8_t>(code);
+    std::vector<char> bytes;
+    caf::binary_serializer sink{system, bytes};
+    EXPECT_FALSE(sink(sent));
+    weight_news got;
+    caf::binary_deserializer source{system, bytes};
+    return !source(got);
+  };
+  constexpr auto last = static_cast<std::uint8_t>(weight_news_kind::flipped);
+  EXPECT_TRUE(read(0, errc::ok));
+  EXPECT_TRUE(read(last, errc::not_permitted));
+  EXPECT_FALSE(read(last + 1, errc::ok));
+  EXPECT_FALSE(read(0, static_cast<errc>(200)));
 }
 
 } // namespace

@@ -4,13 +4,18 @@
 // Method: the machine alone, told what members would say; time is a number.
 
 #include "cluster/collective/coordinator.hpp"
+#include "cluster/collective/member.hpp"
 
 #include <gtest/gtest.h>
+
+#include <map>
 
 namespace rollcast::collective {
 namespace {
 
 using namespace std::chrono_literals;
+
+constexpr instant member_fetch_max = member_limits{}.fetch_max;
 
 struct coordinator_test : testing::Test {
   std::vector<coordinator::addressed> turn(instant by) {
@@ -107,6 +112,58 @@ TEST_F(coordinator_test, bounds_a_round) {
   EXPECT_EQ(orders[0].what.moves.size(), 5u) << "1 GiB";
 }
 
+TEST_F(coordinator_test, more_is_wanted_than_rounds_can_carry_and_they_carry_what_is_waited_for) {
+  open(2);
+  std::map<std::uint64_t, instant> wanted;
+  std::size_t in_time = 0;
+  std::size_t told = 0;
+  std::uint64_t round = 0;
+  const auto look = [&](const std::vector<coordinator::addressed>& orders) {
+    for (const auto& o : orders) {
+      if (o.to != worker_id{2})
+        continue;
+      if (o.what.kind == order_kind::run)
+        round = o.what.round;
+      for (const auto& m : o.what.moves) {
+        const bool waits = now - wanted.at(m.pull) < member_fetch_max;
+        in_time += o.what.kind == order_kind::run && waits ? 1 : 0;
+        told += o.what.kind == order_kind::decline && waits ? 1 : 0;
+      }
+    }
+  };
+  // A round of 8 moves takes half a second, in which 16 more are wanted.
+  for (int half_second = 0; half_second < 40; ++half_second, now += 500ms) {
+    if (round > 0) {
+      say(of(1, news_kind::round_done, 1, round));
+      look(say(of(2, news_kind::round_done, 1, round)));
+    }
+    for (int i = 0; i < 16; ++i) {
+      const auto pull = wanted.size() + 1;
+      wanted[pull] = now;
+      look(say(wants(1, 2, pull)));
+    }
+  }
+  EXPECT_GE(in_time, 39u * 8u * 9u / 10u) << "what nobody waits for is carried";
+  EXPECT_GE(told, wanted.size() / 3) << "who waits in vain goes another way at once";
+}
+
+TEST_F(coordinator_test, makes_no_move_that_one_of_its_sides_has_given_up) {
+  open(3);
+  say(wants(1, 2, 7));
+  say(wants(1, 3, 8)); // these wait for the round that runs
+  say(wants(1, 2, 9));
+  auto declined = of(3, news_kind::declined, 1); // the puller
+  declined.moves = {{{3}, 8, 0, 0, 10}};
+  auto orders = say(declined);
+  ASSERT_EQ(count(orders, order_kind::decline), 2u);
+  EXPECT_EQ(orders[0].to, worker_id{1}) << "lets the image go";
+  declined = of(1, news_kind::declined, 1); // the holder
+  declined.moves = {{{2}, 9, 0, 0, 10}};
+  EXPECT_EQ(count(say(declined), order_kind::decline), 2u);
+  say(of(1, news_kind::round_done, 1, 1));
+  EXPECT_TRUE(say(of(2, news_kind::round_done, 1, 1)).empty());
+}
+
 TEST_F(coordinator_test, declines_what_goes_to_no_member) {
   open(2);
   const auto orders = say(wants(1, 9, 7));
@@ -193,6 +250,11 @@ TEST_F(coordinator_test, stops_trying_until_the_members_change) {
   EXPECT_EQ(sut.last_failure(), "worker 1: no library");
   sut.joined({3}, "c", now);
   EXPECT_EQ(count(turn(1s), order_kind::make_id), 1u);
+  auto failed = of(1, news_kind::failed, 5);
+  failed.why = "no library\nand a line of its own " + std::string(10'000, 'x');
+  say(failed);
+  EXPECT_EQ(sut.last_failure().find('\n'), std::string::npos);
+  EXPECT_LT(sut.last_failure().size(), 5'000u);
 }
 
 TEST_F(coordinator_test, casts_go_to_all_and_take_turns_with_moves) {

@@ -113,6 +113,8 @@ TEST_F(member_test, takes_part_without_room_for_what_comes) {
   turn(3s);
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_EQ(heard[0].error().code, errc::timed_out);
+  ASSERT_TRUE(has(b, news_kind::declined)) << "no round must bring it now";
+  EXPECT_EQ(b.said.back().moves, (std::vector<move>{{{2}, 7, 0, 0, 999}}));
 }
 
 TEST_F(member_test, holds_the_memory_of_a_round_until_it_is_over) {
@@ -195,6 +197,8 @@ TEST_F(member_test, lets_go_of_what_nobody_has_fetched_in_time) {
   EXPECT_EQ(image.use_count(), 2);
   turn(100ms);
   EXPECT_EQ(image.use_count(), 1) << "its fetch has ended by then";
+  ASSERT_TRUE(has(a, news_kind::declined)) << "no round must bring it now";
+  EXPECT_EQ(a.said.back().moves, (std::vector<move>{{{2}, 7, 0, 0, 1'000}}));
 }
 
 TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
@@ -216,9 +220,14 @@ TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
   EXPECT_EQ(give(1, large), news_kind::wanted) << "one alone may be larger";
   EXPECT_EQ(give(2, image), news_kind::declined);
   sut.turn(now += 6s);
+  ASSERT_EQ(sut.drain().size(), 1u) << "the first is let go";
   EXPECT_EQ(give(3, image), news_kind::wanted);
   EXPECT_EQ(give(4, image), news_kind::declined) << "1200 of 1000 bytes";
   EXPECT_EQ(image.use_count(), 2);
+  const auto small = std::make_shared<std::vector<std::byte>>(10);
+  EXPECT_EQ(give(6, small), news_kind::wanted);
+  EXPECT_EQ(give(7, small), news_kind::wanted);
+  EXPECT_EQ(give(8, small), news_kind::declined) << "three are held";
   sut.obey({.kind = order_kind::abort, .epoch = 1, .why = "a test"}, now);
   EXPECT_EQ(image.use_count(), 1) << "all of an epoch goes with it";
   EXPECT_EQ(give(5, image), news_kind::declined) << "there is no epoch";
@@ -250,9 +259,10 @@ struct cast_test : member_test {
       turn();
     }
   }
-  void await(std::shared_ptr<weight_cargo> into) {
+  void await(std::shared_ptr<weight_cargo> into, std::uint64_t epoch = 1) {
     b.sut.await_weights(
-      3, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); }, now);
+      3, epoch, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); },
+      now);
   }
   std::vector<std::shared_ptr<std::vector<std::byte>>> content;
 };
@@ -262,7 +272,7 @@ TEST_F(cast_test, fills_the_cargos_of_those_who_wait) {
   const auto from = whole();
   const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
   await(to);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   turn();
   rounds();
   ASSERT_EQ(heard.size(), 1u);
@@ -281,7 +291,7 @@ TEST_F(cast_test, leaves_to_another_way_what_the_root_does_not_have) {
     ASSERT_TRUE(from->put(slice, all->bytes_of_slice(slice)->bytes));
   const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(all->tensors(), 256);
   await(to);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   turn();
   rounds();
   ASSERT_EQ(heard.size(), 1u);
@@ -295,7 +305,7 @@ TEST_F(cast_test, believes_no_bytes_of_another_hash) {
   const auto from = whole();
   const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
   await(to);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   fabric.corrupt(true);
   turn();
   rounds();
@@ -312,7 +322,7 @@ TEST_F(cast_test, goes_on_past_a_slice_that_the_root_lacks_and_leaves_it_to_anot
   for (std::uint32_t slice = 1; slice < 4; ++slice) // of tensor a it lacks the first
     ASSERT_TRUE(from->put(slice, all->bytes_of_slice(slice)->bytes));
   await(to);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, false}});
   turn();
   EXPECT_TRUE(heard.empty()) << "there is more to come";
@@ -341,7 +351,7 @@ TEST_F(cast_test, allocates_nothing_for_sizes_that_are_not_of_the_manifest) {
     b.said.clear();
     heard.clear();
     open(epoch);
-    await(*weight_cargo::expecting(whole()->tensors(), 256));
+    await(*weight_cargo::expecting(whole()->tensors(), 256), epoch);
     b.sut.obey({.kind = order_kind::run, .epoch = epoch, .round = 1, .slices = slices}, now);
     turn(3s); // of update 99 it knows nothing, and may hear of it yet
     ASSERT_TRUE(has(b, news_kind::failed)) << epoch;
@@ -356,7 +366,7 @@ TEST_F(cast_test, a_root_without_an_open_epoch_says_so_at_once) {
   await(*weight_cargo::expecting(whole()->tensors(), 256));
   a.sut.serve({1}); // the coordinator has not told the others
   a.said.clear();
-  a.sut.cast_weights(3, whole());
+  a.sut.cast_weights(3, 1, whole());
   turn();
   ASSERT_TRUE(has(a, news_kind::declined));
   EXPECT_EQ(a.said.back().slices.update, 3u);
@@ -369,17 +379,38 @@ TEST_F(cast_test, a_root_without_an_open_epoch_says_so_at_once) {
 
 TEST_F(cast_test, a_root_that_forgets_an_update_says_so) {
   open();
-  a.sut.cast_weights(3, whole());
+  a.sut.cast_weights(3, 1, whole());
   a.sut.forget_weights(3);
   turn();
   EXPECT_TRUE(has(a, news_kind::declined));
+}
+
+TEST_F(cast_test, a_root_that_has_nothing_to_cast_says_so) {
+  open();
+  a.sut.cast_weights(3, 1, nullptr);
+  turn();
+  ASSERT_TRUE(has(a, news_kind::declined));
+  EXPECT_EQ(a.said.back().slices.update, 3u);
+}
+
+TEST_F(cast_test, what_was_ordered_for_another_epoch_is_neither_cast_nor_waited_for) {
+  open();
+  both({.kind = order_kind::abort, .epoch = 1, .why = "a test"});
+  open(2);
+  await(*weight_cargo::expecting(whole()->tensors(), 256));
+  ASSERT_EQ(heard.size(), 1u) << "its caster was of epoch 1, and casts no more";
+  EXPECT_EQ(heard[0].error().detail, "epoch 1 is not open");
+  a.sut.cast_weights(3, 1, whole());
+  turn();
+  ASSERT_TRUE(has(a, news_kind::declined));
+  EXPECT_FALSE(has(a, news_kind::offered));
 }
 
 TEST_F(cast_test, waits_a_while_for_who_has_not_heard_of_the_update_yet) {
   open();
   const auto from = whole();
   const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, true}});
   turn(2s);
   EXPECT_FALSE(has(a, news_kind::round_done)) << "b is inside a step";
@@ -393,7 +424,7 @@ TEST_F(cast_test, waits_a_while_for_who_has_not_heard_of_the_update_yet) {
 TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
   open();
   const auto from = whole();
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 3, 600, false}});
   turn(3s);
   turn();
@@ -407,13 +438,31 @@ TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
   EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
 }
 
+TEST_F(cast_test, an_update_that_is_forgotten_says_nothing_of_one_with_a_smaller_number) {
+  open();
+  b.sut.forget_weights(4); // it was fed alone, while update 3 was under way
+  const auto from = whole();
+  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+  await(to);
+  a.sut.cast_weights(3, 1, from);
+  turn();
+  rounds();
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0]) << heard[0].error().detail;
+  for (std::uint64_t update = 3; update < 15; ++update)
+    b.sut.forget_weights(update);
+  await(to);
+  ASSERT_EQ(heard.size(), 2u);
+  EXPECT_EQ(heard[1].error().code, errc::stale_epoch) << "forgotten before the last few";
+}
+
 TEST_F(cast_test, waits_for_slices_that_the_root_gets_later_and_not_for_ever) {
   open();
   const auto all = whole();
   const std::shared_ptr<weight_cargo> from = *weight_cargo::expecting(all->tensors(), 256);
   const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(all->tensors(), 256);
   await(to);
-  a.sut.cast_weights(3, from);
+  a.sut.cast_weights(3, 1, from);
   turn(9s);
   EXPECT_FALSE(has(a, news_kind::offered));
   for (std::uint32_t slice = 0; slice < 4; ++slice)

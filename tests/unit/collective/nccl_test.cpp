@@ -4,6 +4,7 @@
 // Method: a pretended library (tests/support/pretend_nccl.cpp) over the emulator, two or three
 // ranks of one process, polled in turn. NCCL itself is loaded where it is, no more.
 
+#include "cluster/collective/member.hpp"
 #include "engine/collective/nccl.hpp"
 #include "engine/collective/nccl_calls.hpp"
 
@@ -33,11 +34,13 @@ namespace {
 const std::string pretended = ROLLCAST_PRETEND_NCCL;
 
 struct nccl_test : testing::Test {
+  nccl_test() { keep_nccl_from_blocking(); }
   ~nccl_test() override {
     ranks.clear();
     set("stuck", 0);
     set("refuse", 0);
     set("version", 22809);
+    set("file blocks", 0);
     EXPECT_EQ(call<int (*)()>("pretend_nccl_misuses")(), 0) << "calls that NCCL would have refused";
     ::unsetenv("NCCL_COMM_BLOCKING");
   }
@@ -121,6 +124,30 @@ TEST_F(nccl_test, broadcasts_from_any_rank) {
     EXPECT_EQ(got, wanted);
 }
 
+TEST(nccl, takes_a_cast_of_weights_in_one_piece) {
+  const nccl_limits limits;
+  constexpr std::size_t cast = collective::member_limits{}.cast_bytes + weight_slice_bytes;
+  constexpr std::size_t flags = cast / 256; // a byte for each slice, few of which are that small
+  EXPECT_LE(cast + flags, limits.transfers_max * limits.piece_bytes);
+}
+
+TEST_F(nccl_test, ranks_that_mean_different_sizes_or_roots_are_found) {
+  for (const std::size_t bytes : {1'000u, 999u}) { // with another root, and of another size
+    begin(2);
+    ASSERT_TRUE(end());
+    auto one = pattern(1'000, 1), other = pattern(bytes, 2);
+    ASSERT_TRUE(ranks[0]->broadcast(0, one));
+    ASSERT_TRUE(ranks[1]->broadcast(bytes == 1'000 ? 1 : 0, other));
+    bool failed = false;
+    for (int turn = 0; turn < 500; ++turn)
+      for (auto& r : ranks)
+        failed = !r->poll() || failed;
+    EXPECT_TRUE(failed) << bytes;
+    EXPECT_EQ(call<int (*)()>("pretend_nccl_misuses")(), 1) << bytes;
+    ranks.clear();
+  }
+}
+
 TEST_F(nccl_test, does_not_block_and_says_that_another_rank_has_gone) {
   begin(2);
   ASSERT_TRUE(end());
@@ -182,9 +209,22 @@ TEST_F(nccl_test, is_not_made_to_block_by_the_environment) {
   ASSERT_FALSE(blocks);
   EXPECT_EQ(blocks.error().code, errc::bad_config);
   EXPECT_NE(blocks.error().detail.find("NCCL_COMM_BLOCKING=1"), std::string::npos);
-  EXPECT_FALSE(makers[0]->form(*makers[0]->new_id(), 0, 1)) << "set by a file, when NCCL was used";
+  keep_nccl_from_blocking();
+  EXPECT_FALSE(open_nccl(0, {.library = pretended})) << "what is set is not overwritten";
   ::setenv("NCCL_COMM_BLOCKING", "0", 1);
   EXPECT_TRUE(open_nccl(0, {.library = pretended}));
+}
+
+TEST_F(nccl_test, is_not_made_to_block_by_nccls_file_on_a_rank_that_has_made_no_id) {
+  set("file blocks", 1);
+  ::unsetenv("NCCL_COMM_BLOCKING");
+  const auto open = [] { return open_nccl(0, {.library = pretended}); };
+  EXPECT_FALSE(open()) << "the file may set it later";
+  keep_nccl_from_blocking();
+  const auto maker = open();
+  ASSERT_TRUE(maker) << maker.error().detail;
+  const auto group = (*maker)->form(std::string(nccl::id_bytes, 'x'), 1, 2);
+  EXPECT_TRUE(group) << group.error().detail; // one that blocks would be a misuse
 }
 
 TEST_F(nccl_test, a_group_that_does_not_form_is_only_waited_for) {

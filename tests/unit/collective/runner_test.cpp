@@ -46,7 +46,7 @@ TEST(runner, ends_what_was_asked_for_and_not_begun_when_it_stops) {
   const tensor_info tensor{"t", kernels::dtype::f32, {1}, {}};
   sut->fetch(7, std::make_shared<std::vector<std::byte>>(8),
              [&](const result<void>& how) { fetched.set_value(how.has_value()); });
-  sut->await_weights(3, *weight_cargo::expecting({tensor}),
+  sut->await_weights(3, 1, *weight_cargo::expecting({tensor}),
                      [&](const result<void>& how) { awaited.set_value(how.has_value()); });
   std::jthread stopper{[&] { sut.reset(); }};
   std::this_thread::sleep_for(100ms); // it is told to stop by now
@@ -61,18 +61,23 @@ TEST(runner, ends_what_was_asked_for_and_not_begun_when_it_stops) {
 
 TEST(runner, keeps_orders_that_come_before_it_knows_whom_they_mean) {
   test::pretend_fabric fabric;
-  std::promise<news> heard;
+  std::vector<news> heard; // the runner's until the promise is kept
+  std::promise<void> last;
   runner sut{fabric.device("a")};
   sut.obey({4}, make_id(3)); // of an incarnation that is over
   sut.obey({5}, make_id(9));
-  sut.serve({5}, [&](news what) { heard.set_value(std::move(what)); });
-  auto future = heard.get_future();
-  ASSERT_EQ(future.wait_for(10s), std::future_status::ready);
-  const auto said = future.get();
-  EXPECT_EQ(said.kind, news_kind::id_made);
-  EXPECT_EQ(said.epoch, 9u);
-  EXPECT_EQ(said.worker, worker_id{5});
-  sut.obey({4}, make_id(10)); // would be said a second time
+  sut.serve({5}, [&](news what) {
+    heard.push_back(std::move(what));
+    if (heard.back().epoch == 11)
+      last.set_value();
+  });
+  sut.obey({4}, make_id(10));
+  sut.obey({5}, make_id(11));
+  ASSERT_EQ(last.get_future().wait_for(10s), std::future_status::ready);
+  ASSERT_EQ(heard.size(), 2u) << "those of incarnation 4 are for nobody";
+  EXPECT_EQ(heard[0].kind, news_kind::id_made);
+  EXPECT_EQ(heard[0].epoch, 9u);
+  EXPECT_EQ(heard[0].worker, worker_id{5});
 }
 
 } // namespace

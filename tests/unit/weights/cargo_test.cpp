@@ -9,6 +9,7 @@
 #include "tests/unit/weights/sample_tensors.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <numeric>
 #include <thread>
@@ -108,6 +109,37 @@ TEST(weight_cargo, becomes_right_when_the_second_time_is) {
   std::vector<std::byte> bad(400);
   ASSERT_EQ(*to->put(0, bad), outcome::forgotten);
   ASSERT_EQ(*to->put(0, from->bytes_of_slice(0)->bytes), outcome::taken);
+  EXPECT_TRUE(to->complete());
+  expect_all_equal(*to, sent);
+}
+
+TEST(weight_cargo, lacks_a_tensor_that_was_wrong_also_if_there_is_no_memory_for_it) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer ends a process that gets no more address space";
+#endif
+  constexpr std::uint32_t mib = 1u << 20;
+  const sample_tensors sent{{2 * mib}};
+  const auto from = sent.cargo(mib);
+  const auto to = sent.expected(mib);
+  const std::vector<std::byte> bad(mib);
+  ASSERT_EQ(*to->put(0, from->bytes_of_slice(0)->bytes), outcome::taken);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = mib;
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &none), 0);
+  const auto wrong = to->put(1, bad);
+  const auto without = to->put(0, from->bytes_of_slice(0)->bytes);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
+  ASSERT_TRUE(wrong) << wrong.error().detail;
+  EXPECT_EQ(*wrong, outcome::forgotten);
+  ASSERT_FALSE(without);
+  EXPECT_EQ(without.error().code, errc::queue_full);
+  EXPECT_FALSE(to->has(0) || to->has(1)) << "a pull asks for them again";
+  EXPECT_EQ(to->bytes_here(), 0u);
+  EXPECT_FALSE(to->left_out(0));
+  for (const std::uint32_t slice : {0u, 1u})
+    ASSERT_EQ(*to->put(slice, from->bytes_of_slice(slice)->bytes), outcome::taken);
   EXPECT_TRUE(to->complete());
   expect_all_equal(*to, sent);
 }
