@@ -47,7 +47,7 @@ class frontend::loop {
 public:
   loop(frontend_options options, std::shared_ptr<scheduler_metrics> metrics)
     : options_(std::move(options)), metrics_(std::move(metrics)), out_(options_.out),
-      unanswered_(options_.in), listener_(options_.keys) {}
+      refusals_(options_.refusals), unanswered_(options_.in), listener_(options_.keys) {}
   ~loop() { stop(); }
   loop(const loop&) = delete;
   loop& operator=(const loop&) = delete;
@@ -67,16 +67,18 @@ private:
   void hear(const std::string& peer, const visitor& who, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
-  void give_up(const std::string& peer, const std::string& why);
+  void warn_of_deaf(const std::string& peer, const std::string& why);
   void show_door();
-  void say(const std::string& peer, std::uint64_t request_id, const wire::event& what,
-           outbox::burden weight = nullptr);
+  void refuse(const std::string& peer, std::uint64_t request_id, errc code, std::string message);
+  enum class fate { sent, no_room, peer_gone };
+  fate say(const std::string& peer, const wire::event_envelope& what, outbox::burden weight);
 
   frontend_options options_;
   std::shared_ptr<scheduler_metrics> metrics_;
   handlers to_;
   wake_fd wake_;
   outbox out_;
+  outbox refusals_;            ///< Only charged: they go to the socket at once.
   request_ledger unanswered_;  ///< The thread's own.
   std::set<std::string> deaf_; ///< Peers that the log was told of.
   std::atomic<bool> running_{true};
@@ -181,12 +183,8 @@ void frontend::loop::hear() {
       continue;
     }
     metrics_->frames_rejected.malformed.add();
-    say(name, 0,
-        wire::request_failed{errc::frame_malformed,
-                             "message of " + std::to_string(parts)
-                               + " parts, an envelope is one part",
-                             {},
-                             {}});
+    refuse(name, 0, errc::frame_malformed,
+           "message of " + std::to_string(parts) + " parts, an envelope is one part");
   }
 }
 
@@ -196,14 +194,12 @@ void frontend::loop::hear(const std::string& peer, const visitor& who, const zmq
   // Looked at first: decoding costs what the message has.
   if (const auto room = unanswered_.check(peer, who.client, body.size(), limits.requests); !room) {
     metrics_->frames_rejected.over_limit.add();
-    return say(peer, wire::request_id_of(bytes),
-               wire::request_failed{errc::queue_full, room.error().detail, {}, {}});
+    return refuse(peer, wire::request_id_of(bytes), errc::queue_full, room.error().detail);
   }
   auto envelope = wire::decode_request(bytes);
   if (!envelope) {
     count_refused(envelope.error().code);
-    return say(peer, wire::request_id_of(bytes),
-               wire::request_failed{envelope.error().code, envelope.error().detail, {}, {}});
+    return refuse(peer, wire::request_id_of(bytes), envelope.error().code, envelope.error().detail);
   }
   unanswered_.take_on(peer, who.client, envelope->request_id, body.size());
   to_.request({peer, std::make_shared<const wire::request_envelope>(std::move(*envelope)),
@@ -219,42 +215,58 @@ void frontend::loop::count_refused(errc code) {
 
 // -- out ----------------------------------------------------------------------
 
+/// A peer that does not read what is there for it is pushed nothing more until it asks again.
 void frontend::loop::say_waiting() {
   auto turn = out_.take();
+  std::set<std::string> lost; // told of once a turn, however much was for them
   for (auto& letter : turn.letters) {
     if (letter.what.request_id != 0)
       unanswered_.answered(letter.peer, letter.what.request_id); // each exactly once
-    say(letter.peer, letter.what.request_id, letter.what.body, std::move(letter.weight));
+    const auto became = say(letter.peer, letter.what, std::move(letter.weight));
+    if (became == fate::no_room)
+      warn_of_deaf(letter.peer, std::to_string(options_.messages_per_peer_max) + " messages");
+    if (became != fate::sent)
+      lost.insert(letter.peer); // its results wait in the book
   }
   for (const auto& [peer, requests] : turn.dropped) {
     for (const auto request : requests)
       unanswered_.answered(peer, request);
-    give_up(peer, std::to_string(out_.bytes_for(peer)) + " bytes");
+    warn_of_deaf(peer, std::to_string(out_.bytes_for(peer)) + " bytes");
+    lost.insert(peer);
   }
+  if (to_.gone)
+    for (const auto& peer : lost)
+      to_.gone(peer);
 }
 
-/// A peer that does not read what is there for it is pushed nothing more until it asks again.
-void frontend::loop::give_up(const std::string& peer, const std::string& why) {
+void frontend::loop::warn_of_deaf(const std::string& peer, const std::string& why) {
   if (deaf_.insert(peer).second)
     spdlog::warn("a controller does not read: {} wait for it, what follows is dropped", why);
-  if (to_.gone)
-    to_.gone(peer);
 }
 
-void frontend::loop::say(const std::string& peer, std::uint64_t request_id, const wire::event& what,
-                         outbox::burden weight) {
-  auto text = parcel_of(wire::encode(request_id, what), std::move(weight));
+/// The scheduler never heard of the request, so it need not hear that nobody reads the refusal.
+void frontend::loop::refuse(const std::string& peer, std::uint64_t request_id, errc code,
+                            std::string message) {
+  const wire::event_envelope what{request_id,
+                                  wire::request_failed{code, std::move(message), {}, {}}};
+  if (auto weight = refusals_.charge(peer, bytes_of(what)))
+    (void)say(peer, what, std::move(weight));
+}
+
+frontend::loop::fate frontend::loop::say(const std::string& peer, const wire::event_envelope& what,
+                                         outbox::burden weight) {
+  auto text = parcel_of(wire::encode(what.request_id, what.body), std::move(weight));
   try {
     const auto flags = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
     if (!router_.send(zmq::buffer(peer), flags))
-      return give_up(peer, std::to_string(options_.messages_per_peer_max) + " messages");
+      return fate::no_room;
     (void)router_.send(std::move(text), zmq::send_flags::dontwait);
     if (!deaf_.empty())
       deaf_.erase(peer);
-  } catch (const zmq::error_t&) { // EHOSTUNREACH: it has gone; its results wait in the book
+    return fate::sent;
+  } catch (const zmq::error_t&) { // EHOSTUNREACH
     deaf_.erase(peer);
-    if (to_.gone)
-      to_.gone(peer);
+    return fate::peer_gone;
   }
 }
 

@@ -19,9 +19,11 @@ struct frontend_options {
   std::string bind = "tcp://127.0.0.1:7450"; ///< ZeroMQ endpoint; port `*` or 0 takes any.
   int messages_per_peer_max = 4096;          ///< Queued for a peer that does not read; more drop.
   outbox_bounds out;                         ///< Bytes of what is queued.
-  request_bounds in;                         ///< Requests given to the scheduler, not answered.
-  std::shared_ptr<curve_policy> keys;        ///< Null: whoever reaches the port is a controller.
-  client_limits client; ///< Of a client by its address, where there are no keys.
+  /// Of what the frontend itself refuses; more is dropped, so nobody grows by what it did wrong.
+  outbox_bounds refusals{std::size_t{256} << 10, std::size_t{64} << 20, std::size_t{4} << 10};
+  request_bounds in;                  ///< Requests given to the scheduler, not answered.
+  std::shared_ptr<curve_policy> keys; ///< Null: whoever reaches the port is a controller.
+  client_limits client;               ///< Of a client by its address, where there are no keys.
   std::size_t connections_max = 8'192;
   std::size_t connections_per_address_max = 2'048;
 };

@@ -27,6 +27,7 @@ struct sizes {
   std::size_t operator()(const wire::batch_done& d) const {
     return d.summary.workers.size() * sizeof(wire::worker_summary);
   }
+  std::size_t operator()(const wire::request_failed& f) const { return f.message.size(); }
   template <class Small>
   std::size_t operator()(const Small&) const {
     return 0;
@@ -76,20 +77,21 @@ struct outbox::load {
 
 outbox::outbox(outbox_bounds bounds) : tally_(std::make_shared<tally>(bounds)) {}
 
-bool outbox::post(const std::string& peer, wire::event_envelope what) {
-  const auto bytes = bytes_of(what);
-  bool taken = false;
+outbox::burden outbox::charge(const std::string& peer, std::size_t bytes, bool answers) {
   {
     const std::scoped_lock lock{tally_->mutex};
-    taken = tally_->has_room(peer, what.request_id != 0);
-    if (taken) {
-      tally_->by_peer[peer] += bytes;
-      tally_->all += bytes;
-    }
+    if (!tally_->has_room(peer, answers))
+      return nullptr;
+    tally_->by_peer[peer] += bytes;
+    tally_->all += bytes;
   }
-  auto weight = taken ? std::make_shared<const load>(tally_, peer, bytes) : nullptr;
+  return std::make_shared<const load>(tally_, peer, bytes);
+}
+
+bool outbox::post(const std::string& peer, wire::event_envelope what) {
+  auto weight = charge(peer, bytes_of(what), what.request_id != 0);
   const std::scoped_lock lock{mutex_};
-  if (taken) {
+  if (weight) {
     next_.letters.push_back({peer, std::move(what), std::move(weight)});
     return true;
   }

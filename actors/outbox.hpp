@@ -46,6 +46,8 @@ public:
     refused dropped;
   };
 
+  /// Counts an answer that goes to the socket past this box. Null: no room, so it must not.
+  burden charge(const std::string& peer, std::size_t bytes) { return charge(peer, bytes, true); }
   /// @returns false if it was dropped.
   bool post(const std::string& peer, wire::event_envelope what);
   /// What was posted and dropped since the last time.
@@ -56,6 +58,8 @@ public:
 private:
   struct tally;
   struct load;
+
+  burden charge(const std::string& peer, std::size_t bytes, bool answers);
 
   std::shared_ptr<tally> tally_;
   std::mutex mutex_;

@@ -205,7 +205,8 @@ struct scheduler_options {
   std::string kv_prices = "measured";   ///< Or "assumed": no decision depends on timings.
   std::uint32_t weights_receive_s = 60; ///< Silence of a controller that ends its weight update.
   std::filesystem::path journal;        ///< Survives this process; "": none.
-  std::uint32_t drain_ms = 10'000;      ///< For edges to come in after SIGTERM.
+  std::uint32_t journal_max_mib = 16'384;
+  std::uint32_t drain_ms = 10'000; ///< For edges to come in after SIGTERM.
   door_flags door;
   cluster_keys keys;
   int announce_fd = -1;

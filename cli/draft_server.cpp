@@ -6,6 +6,7 @@
 #include "cli/role.hpp"
 #include "cli/security.hpp"
 #include "cli/stop_signal.hpp"
+#include "cluster/security/doorkeeper.hpp"
 #include "cluster/telemetry/http_server.hpp"
 #include "cluster/telemetry/metrics.hpp"
 
@@ -54,6 +55,7 @@ http_routes routes_of(const draft_server& server, const draft_server_metrics& me
 
 int run_draft_server(const draft_server_command_options& options) {
   catch_stop_signals();
+  raise_file_limit();
   int announce_fd = options.announce_fd;
   draft_server_options what;
   what.listen = options.listen;

@@ -64,6 +64,7 @@ std::vector<std::string> scheduler_arguments(const scheduler_options& options) {
   const auto number = [&arguments](const char* flag, std::uint32_t value) {
     arguments.insert(arguments.end(), {flag, std::to_string(value)});
   };
+  number("--journal-max-mib", options.journal_max_mib);
   number("--curve-grace-s", door.grace_s);
   number("--connections-max", door.connections_max);
   number("--connections-per-address-max", door.connections_per_address_max);

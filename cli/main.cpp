@@ -51,6 +51,9 @@ void add_scheduler(CLI::App& app, scheduler_options& options) {
   add(app, "--metrics-port", options.metrics_port, "port of /metrics; 0: any");
   add(app, "--journal", options.journal,
       "file that keeps batches, results and the weight epoch for the next scheduler; empty: none");
+  add(app, "--journal-max-mib", options.journal_max_mib,
+      "size of that file beyond which no new batches are taken")
+    ->check(at_least_1);
   add_flag(app, "--no-metrics", options.no_metrics, "serve no metrics");
   add(app, "--lost-after-ms", options.lost_after_ms, "a silent peer is given up after so long")
     ->check(CLI::Range(100u, 3'600'000u));

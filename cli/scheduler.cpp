@@ -57,7 +57,7 @@ std::string host_name() {
 result<void> guard(scheduler_node_options& node, const scheduler_options& options) {
   const auto& door = options.door;
   node.frontend.client = door.client;
-  node.frontend.connections_max = connections_within_file_limit(door.connections_max);
+  node.frontend.connections_max = door.connections_max;
   node.frontend.connections_per_address_max = door.connections_per_address_max;
   node.tls = options.keys.tls;
   auto data = data_keys(options.keys.data_key);
@@ -97,6 +97,7 @@ int run_scheduler(const scheduler_options& options) {
     node.metrics_port = options.metrics_port;
   node.liveness = liveness_of(options.lost_after_ms);
   node.journal.path = options.journal.string();
+  node.journal.bytes_max = std::uint64_t{options.journal_max_mib} << 20;
   node.scheduler.default_policy = options.policy;
   node.scheduler.chunk_tokens = options.chunk_tokens;
   node.scheduler.batches_wait = options.batches == "wait";

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace rollcast {
@@ -53,6 +54,15 @@ const char* property_of(const zmq::message_t& message, const char* name) {
   return ::zmq_msg_gets(message.handle(), name);
 }
 
+/// The most connections that leave room for the process's own files: `wanted`, or three quarters of
+/// the soft limit if that is less.
+std::size_t connections_within_file_limit(std::size_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return wanted;
+  return std::min<std::size_t>(wanted, limit.rlim_cur / 4 * 3);
+}
+
 } // namespace
 
 class doorkeeper::loop {
@@ -75,7 +85,8 @@ private:
     bool spoke = false;       ///< A whole message has come by it.
     std::string key;          ///< Once it has spoken.
     std::string client;       ///< Whose key it is.
-    bool refused = false;     ///< The client has too many; nothing of it counts.
+    /// Since when nothing of it counts: its client has too many, or its key is not on the list.
+    std::optional<std::chrono::steady_clock::time_point> refused;
   };
   /// The connections of one address.
   struct neighbours {
@@ -88,13 +99,16 @@ private:
   void accepted(int descriptor);
   void ended(int descriptor);
   void make_room(neighbours& of, int descriptor);
+  static bool may_log(std::chrono::steady_clock::time_point& last);
   void warn_of_too_many(const std::string& what);
-  void spoke(int descriptor, connection& which, const std::string& key,
-             const std::optional<client_entry>& who);
+  void spoke(connection& which, const std::string& key, const std::optional<client_entry>& who);
   void forget_client(connection& which);
   void hear_zap();
+  void say_unknown_key(const std::string& address);
+  void each_second();
   void look_at_files();
   void show_out_removed();
+  void end_refused();
 
   door_options options_;
   zmq::socket_t zap_;
@@ -102,10 +116,12 @@ private:
   void* listener_ = nullptr;
   std::atomic<bool> running_{true};
   std::chrono::steady_clock::time_point looked_{};
-  std::chrono::steady_clock::time_point warned_{};
+  std::chrono::steady_clock::time_point warned_{}; ///< Guarded by `mutex_`.
+  std::chrono::steady_clock::time_point said_unknown_{};
+  std::uint64_t unknown_keys_ = 0; ///< Since then.
   std::uint64_t list_version_ = 0;
   std::uint64_t last_number_ = 0;
-  std::mutex mutex_; ///< Guards the three below.
+  std::mutex mutex_; ///< Guards the three below, too.
   std::unordered_map<std::string, neighbours> by_address_;
   std::unordered_map<int, connection> connections_; ///< By descriptor.
   /// Connections that have spoken with a key of the client.
@@ -151,7 +167,7 @@ void doorkeeper::loop::run() {
     hear_monitor();
     if (zap_)
       hear_zap();
-    look_at_files();
+    each_second();
   }
 }
 
@@ -229,12 +245,18 @@ void doorkeeper::loop::make_room(neighbours& of, int descriptor) {
     ::shutdown(descriptor, SHUT_RDWR);
 }
 
-void doorkeeper::loop::warn_of_too_many(const std::string& what) {
+/// Whether the last line of its kind is old enough: strangers must not fill the log.
+bool doorkeeper::loop::may_log(std::chrono::steady_clock::time_point& last) {
   const auto now = std::chrono::steady_clock::now();
-  if (now - warned_ <= std::chrono::seconds{10})
-    return;
-  warned_ = now;
-  spdlog::warn("{}", what);
+  if (now - last <= std::chrono::seconds{10})
+    return false;
+  last = now;
+  return true;
+}
+
+void doorkeeper::loop::warn_of_too_many(const std::string& what) {
+  if (may_log(warned_))
+    spdlog::warn("{}", what);
 }
 
 void doorkeeper::loop::ended(int descriptor) {
@@ -274,8 +296,7 @@ void doorkeeper::loop::hear_zap() {
                != nullptr)
         known = options_.keys->admit(key.data());
       if (!known)
-        spdlog::info("a client at {} is refused: its key is not in the allow list",
-                     parts.size() > 3 ? parts[3] : "?");
+        say_unknown_key(parts.size() > 3 ? parts[3] : "?");
       const std::array<std::string, 6> answer{"1.0",
                                               parts.size() > 1 ? parts[1] : "",
                                               known ? "200" : "400",
@@ -291,12 +312,25 @@ void doorkeeper::loop::hear_zap() {
   }
 }
 
-void doorkeeper::loop::look_at_files() {
+void doorkeeper::loop::say_unknown_key(const std::string& address) {
+  ++unknown_keys_;
+  if (may_log(said_unknown_))
+    spdlog::info("a client at {} is refused: its key is not in the allow list ({} since this was "
+                 "last said)",
+                 address, std::exchange(unknown_keys_, 0));
+}
+
+void doorkeeper::loop::each_second() {
   const auto now = std::chrono::steady_clock::now();
   if (!options_.keys || now - looked_ < std::chrono::seconds{1})
     return;
   looked_ = now;
-  options_.keys->refresh(now);
+  look_at_files();
+  end_refused();
+}
+
+void doorkeeper::loop::look_at_files() {
+  options_.keys->refresh(looked_);
   if (const auto complaint = options_.keys->complaint(); !complaint.empty())
     spdlog::error("{}", complaint);
   if (const auto version = options_.keys->list_version(); version != list_version_) {
@@ -316,6 +350,16 @@ void doorkeeper::loop::show_out_removed() {
     }
 }
 
+/// A second after it was refused: a message of a connection that has ended may come after its
+/// descriptor was given to another, whose own messages then take the refusal back.
+void doorkeeper::loop::end_refused() {
+  const std::scoped_lock lock{mutex_};
+  for (const auto& [descriptor, which] : connections_)
+    if (which.refused && looked_ - *which.refused >= std::chrono::seconds{1}
+        && address_of(descriptor) == which.address)
+      ::shutdown(descriptor, SHUT_RDWR);
+}
+
 void doorkeeper::loop::forget_client(connection& which) {
   if (which.client.empty())
     return;
@@ -325,29 +369,33 @@ void doorkeeper::loop::forget_client(connection& which) {
   which.client.clear();
 }
 
-/// Ends the connection if its client, by whatever key, has more than it may have.
-void doorkeeper::loop::spoke(int descriptor, connection& which, const std::string& key,
+/// Refuses the connection if its key is not on the list, or if its client, by whatever key, has
+/// more than it may have.
+void doorkeeper::loop::spoke(connection& which, const std::string& key,
                              const std::optional<client_entry>& who) {
   if (which.spoke && which.key == key)
     return;
   forget_client(which);
   which.spoke = true;
-  which.refused = false;
+  which.refused.reset();
   which.key = key;
   by_address_.at(which.address).silent.erase(which.number);
-  if (!who)
+  if (!options_.keys)
     return;
+  if (!who) {
+    ++counts.refused_handshake;
+    which.refused = std::chrono::steady_clock::now();
+    return;
+  }
   which.client = who->name;
   const auto count = ++by_client_[who->name];
   if (count <= who->limits.connections)
     return;
-  which.refused = true;
+  which.refused = std::chrono::steady_clock::now();
   ++counts.refused_too_many;
   warn_of_too_many("client " + who->name + " has " + std::to_string(count)
                    + " connections, allowed are " + std::to_string(who->limits.connections)
                    + ", so the last to speak is ended");
-  if (address_of(descriptor) == which.address)
-    ::shutdown(descriptor, SHUT_RDWR);
 }
 
 std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
@@ -355,20 +403,18 @@ std::optional<visitor> doorkeeper::loop::who_sent(const zmq::message_t& body) {
   if (options_.keys && key == nullptr)
     return std::nullopt;
   const auto known = options_.keys ? options_.keys->admit(key) : std::nullopt;
-  if (options_.keys && !known)
-    return std::nullopt;
   {
     const std::scoped_lock lock{mutex_};
     const int descriptor = ::zmq_msg_get(body.handle(), ZMQ_SRCFD);
     const auto it = connections_.find(descriptor);
-    // A message of a connection that has ended may still come after its descriptor was given to
-    // another, whose own messages then set this right.
-    if (it != connections_.end()) {
-      spoke(descriptor, it->second, known ? key : "", known);
+    if (it != connections_.end()) { // perhaps another's by now, see `end_refused`
+      spoke(it->second, options_.keys ? key : "", known);
       if (it->second.refused)
         return std::nullopt;
     }
   }
+  if (options_.keys && !known)
+    return std::nullopt;
   if (!options_.keys) {
     const auto* address = property_of(body, "Peer-Address");
     return visitor{address == nullptr ? "?" : address, std::nullopt, {}, true};
@@ -383,6 +429,7 @@ doorkeeper::~doorkeeper() = default;
 
 result<std::unique_ptr<doorkeeper>>
 doorkeeper::open(zmq::context_t& context, zmq::socket_t& listener, door_options options) {
+  options.connections_max = connections_within_file_limit(options.connections_max);
   auto made = std::make_unique<loop>(std::move(options));
   try {
     if (!made->open(context, listener))
@@ -408,13 +455,6 @@ void raise_file_limit() noexcept {
     return;
   limit.rlim_cur = limit.rlim_max;
   (void)::setrlimit(RLIMIT_NOFILE, &limit); // as it is then
-}
-
-std::size_t connections_within_file_limit(std::size_t wanted) noexcept {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-    return wanted;
-  return std::min<std::size_t>(wanted, limit.rlim_cur / 4 * 3);
 }
 
 } // namespace rollcast

@@ -14,8 +14,8 @@
 namespace rollcast {
 
 struct door_options {
-  std::shared_ptr<curve_policy> keys; ///< Null: whoever reaches the port comes in.
-  std::size_t connections_max = 8'192;
+  std::shared_ptr<curve_policy> keys;  ///< Null: whoever reaches the port comes in.
+  std::size_t connections_max = 8'192; ///< Or three quarters of the files allowed, if less.
   std::size_t connections_per_address_max = 2'048;
 };
 
@@ -40,8 +40,9 @@ public:
     std::atomic<std::uint64_t> refused_too_many{0};  ///< In all or of one address.
   };
 
-  /// Starts the thread. @pre `listener` is a socket of `context` that is not bound yet. Destroy the
-  /// doorkeeper before both. Fails with `bad_config` (what ZeroMQ says).
+  /// Starts the thread. Looks at the limit of open files now. @pre `listener` is a socket of
+  /// `context` that is not bound yet. Destroy the doorkeeper before both. Fails with `bad_config`
+  /// (what ZeroMQ says).
   static result<std::unique_ptr<doorkeeper>> open(zmq::context_t& context, zmq::socket_t& listener,
                                                   door_options options);
   ~doorkeeper();
@@ -62,9 +63,5 @@ private:
 
 /// Raises the soft limit of open files to the hard one; once, at the start of a process.
 void raise_file_limit() noexcept;
-
-/// The most connections that leave room for the process's own files: `wanted`, or three quarters of
-/// the soft limit if that is less.
-std::size_t connections_within_file_limit(std::size_t wanted) noexcept;
 
 } // namespace rollcast

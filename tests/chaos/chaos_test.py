@@ -6,6 +6,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import chaos
 from bounds import Bounds, judge
 from faults import KINDS
+from fleet import Fleet, may_end_so
 from one_run import Setup
 from oracle import Contents, Verdict, check_deliveries, check_run_file
 from places import Hosts
@@ -122,6 +124,36 @@ class Judge(unittest.TestCase):
             data = change(b"\n".join(oracle.lines["old"]) + b"\n")
             check_run_file(verdict, oracle, data, Contents([]))
             self.assertEqual(verdict.good, good, data)
+
+
+class Ends(unittest.TestCase):
+    def test_of_the_starved_are_no_crashes_but_only_some(self):
+        for code in (2, 4, -signal.SIGABRT, -signal.SIGKILL):
+            self.assertTrue(may_end_so(code, 5.0, 4.0), code)
+            self.assertFalse(may_end_so(code, 5.0, 6.0), "it is not starved any more")
+            self.assertFalse(may_end_so(code, 0.0, 4.0), "it never was")
+        for code in (0, 1, 3, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGTERM):
+            self.assertFalse(may_end_so(code, float("inf"), 4.0), code)
+
+
+class Frozen(unittest.TestCase):
+    def state(self, process):
+        return Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    def test_until_the_last_fault_that_froze_it_is_over(self):
+        fleet = Fleet(None, Path("unused"), {"workers": 1, "journal": None})
+        self.assertFalse(fleet.freeze("w1"), "it is down")
+        process = subprocess.Popen(["sleep", "60"])
+        fleet.processes["w1"] = process
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        for begin, stopped in ((True, True), (True, True), (False, True), (False, False)):
+            (fleet.freeze if begin else fleet.thaw)("w1")
+            deadline = time.monotonic() + 10
+            while (self.state(process) == "T") != stopped and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.05)  # a signal that should not have come is there by now
+            self.assertEqual(self.state(process) == "T", stopped)
 
 
 class Schedules(unittest.TestCase):

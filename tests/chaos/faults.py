@@ -61,11 +61,12 @@ def begin_slow(run, worker, seconds, share):
 
     def stop():
         if run.now() < until:
-            run.fleet.freeze(worker)
-            run.later(period * share, go)
+            held = run.fleet.freeze(worker)
+            run.later(period * share, lambda: go(held))
 
-    def go():
-        run.fleet.thaw(worker)
+    def go(held):
+        if held:
+            run.fleet.thaw(worker)
         run.later(period * (1 - share), stop)
 
     stop()
@@ -188,8 +189,10 @@ def cut_at(run, link, source, other, direction, after_bytes, how):
     """Arms a link; what happens, happens in this byte, and its consequences in the run's thread."""
     fleet, relay = run.fleet, run.place.relay
     done = run.mark_later()
+    frozen = False
 
     def act():
+        nonlocal frozen
         # In the relay's thread, so that not one byte more passes.
         if how == "hold":
             relay.hold(link)
@@ -198,12 +201,12 @@ def cut_at(run, link, source, other, direction, after_bytes, how):
             fleet.doomed[victim] = run.now() + 1.0
             fleet.processes[victim].kill()
         elif how == "freeze_source":
-            fleet.freeze(source)
+            frozen = fleet.freeze(source)
         run.from_thread(aftermath)
 
     def aftermath():
         done()
-        if how == "freeze_source":
+        if frozen:
             run.later(1.5 * run.setup["lost_after_ms"] / 1000, lambda: fleet.thaw(source))
         elif how == "hold":
             run.later(run.setup["lost_after_ms"] / 1000, lambda: relay.let_go(link))

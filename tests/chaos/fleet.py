@@ -1,6 +1,7 @@
 # The processes of one cluster under fire: they are started at fixed ports, killed, frozen, starved
 # and started again, as a supervisor would, and whoever ends unasked is remembered.
 
+import collections
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +23,13 @@ CLIENT = HERE.parents[1] / "clients" / "python"
 FAKETIME = next(Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1"), None)
 GRACE_S = 0.3  # what a supervisor takes to start a process again
 JOURNAL_MIB = 64
+# How one ends that gets no more memory: it says so, a library aborts, or it is killed.
+STARVED = (2, 4, -signal.SIGABRT, -signal.SIGKILL)
+
+
+def may_end_so(code, doomed_until, now):
+    """Whether a process that a fault lets die until then may have ended with that code."""
+    return now <= doomed_until and code in STARVED
 
 
 def knows_journal():
@@ -33,7 +42,9 @@ class Fleet:
 
     def __init__(self, place, directory, draw):
         self.place, self.directory, self.draw = place, directory, draw
-        self.processes, self.back_at, self.frozen = {}, {}, set()
+        self.processes, self.back_at = {}, {}
+        self.holders = collections.Counter()  # of a role: faults that have frozen it
+        self._holding = threading.Lock()  # a relay's thread freezes, too
         self.doomed = {}  # processes that a fault lets die: until when
         self.crashes = []
         self.workers = [f"w{n}" for n in range(1, draw["workers"] + 1)]
@@ -146,17 +157,19 @@ class Fleet:
         self.back_at[name] = time.monotonic() + restart_after
 
     def freeze(self, name):
-        """SIGSTOP. False if it was down."""
-        if not self.is_up(name):
-            return False
-        self.frozen.add(name)
-        os.kill(self.pid(name), signal.SIGSTOP)
-        return True
+        """SIGSTOP, until it was thawed as often. False, and nothing to thaw, if it was down."""
+        with self._holding:
+            if not self.is_up(name):
+                return False
+            self.holders[name] += 1
+            os.kill(self.pid(name), signal.SIGSTOP)
+            return True
 
     def thaw(self, name):
-        self.frozen.discard(name)
-        if self.is_up(name):
-            os.kill(self.pid(name), signal.SIGCONT)
+        with self._holding:
+            self.holders[name] -= 1
+            if self.holders[name] == 0 and self.is_up(name):
+                os.kill(self.pid(name), signal.SIGCONT)
 
     def starve(self, name, spare_bytes):
         """No more memory than it has, and a little. False if it was down."""
@@ -201,7 +214,7 @@ class Fleet:
             elif name in ("run", "python"):
                 continue  # it has ended by itself: the caller looks at its code
             else:
-                if self.doomed.get(name, 0.0) < now:
+                if not may_end_so(process.returncode, self.doomed.get(name, 0.0), now):
                     self.crashes.append(f"{name} ended by itself: {process.returncode}")
                 self.back_at[name] = now + GRACE_S
 

@@ -21,7 +21,9 @@ from faults import KINDS  # noqa: E402
 from fleet import FAKETIME  # noqa: E402
 from one_run import Run, Setup  # noqa: E402
 
-BATCH_LIMIT_S = 100.0
+import cluster  # noqa: E402
+
+BATCH_LIMIT_S = 100.0 * cluster.SLOWNESS
 
 
 def held_by(pid):

@@ -33,7 +33,7 @@ BATCH = {"group_size": 4, "max_new_tokens": 600, "seed": 5, "tokenizer": COLLATZ
 MIB = 1 << 20
 # The greeting of ZMTP 3.0 with the NULL mechanism, and a READY command of a DEALER.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-READY = b"\x04\x19\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+READY = b"\x04\x1c\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
 
 
 def rejected(metrics):

@@ -7,13 +7,18 @@
 import json
 import os
 import random
+import resource
 import signal
+import subprocess
+import threading
 import time
 import unittest
 from pathlib import Path
 
 from cluster import (
+    BINARY,
     COLLATZ,
+    SLOWNESS,
     ClusterTest,
     call,
     children_of,
@@ -21,7 +26,7 @@ from cluster import (
     status,
     wait_until,
 )
-from rollcast import Client, Prompt, Sampling
+from rollcast import Client, Prompt, RollcastError, Sampling
 from weights_test import perturbed
 
 SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
@@ -113,6 +118,43 @@ class Journaled(ClusterTest):
             return [b["acknowledged"] for b in json.loads(shown.out)["batches"]] >= [count]
 
         wait_until(look, f"{count} acknowledged")
+
+    def test_a_journal_that_has_its_size_takes_no_new_batches(self):
+        self.begin(journal_max_mib=1, workers=1)
+        one = Sampling(max_new_tokens=1)
+        with Client(self.endpoint) as client:
+            large = [Prompt(token_ids=[50, 55, 58] * 60) for _ in range(8000)]
+            client.submit(large, group_size=1, batch_key="large", sampling=one)
+
+            def refusal():
+                try:
+                    client.submit(large[:1], group_size=1, batch_key=os.urandom(8).hex(),
+                                  sampling=one)
+                except RollcastError as refused:
+                    return refused
+
+            said = wait_until(refusal, "a refusal", pause=0.1)
+        self.assertEqual(said.code, "queue_full")
+        self.assertIn("limit 1048576", str(said))
+
+    def test_a_scheduler_waits_for_room_on_its_disk(self):
+        full = 'trap "" XFSZ; ulimit -S -f 0; exec "$@"'  # no file may grow
+        process = subprocess.Popen(
+            ["bash", "-c", full, "-", BINARY, "scheduler", "--listen", "tcp://127.0.0.1:*",
+             "--control-port", "0", "--no-metrics", "--journal", self.work / "journal.db"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        limit = threading.Timer(60 * SLOWNESS, process.kill)
+        self.addCleanup(limit.cancel)
+        limit.start()
+        self.assertIn("tried again every second", process.stdout.readline())
+        time.sleep(1.5)  # it has tried again
+        self.assertIsNone(process.poll())
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        self.assertIn("controllers connect to", process.stdout.readline())
 
     def test_a_new_client_goes_on_where_the_old_one_was(self):
         self.begin()

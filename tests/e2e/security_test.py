@@ -176,7 +176,7 @@ class Secured(ClusterTest):
         node = self.cluster()
         port = int(node.endpoint.rsplit(":", 1)[1])
         null = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-        ready = b"\x04\x19\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+        ready = b"\x04\x1c\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
             peer.sendall(null + ready + b"\0\x03abc")
             heard = b""

@@ -9,6 +9,7 @@ import unittest
 
 from cluster import (
     COLLATZ,
+    SLOWNESS,
     ClusterTest,
     Node,
     call,
@@ -79,7 +80,7 @@ class Stop(ClusterTest):
         scheduler, (only,), batch = self.cluster_at_work(workers=1)
         code, seconds = self.end(only)
         self.assertEqual(code, 0, self.logged())
-        self.assertLess(seconds, 3, "it waited for peers that are not there")
+        self.assertLess(seconds, 3 * SLOWNESS, "it waited for peers that are not there")
         self.worker(scheduler)
         self.assert_same(self.collect(batch)[0], self.oracle, "its only worker was replaced")
 
@@ -91,7 +92,7 @@ class Stop(ClusterTest):
         self.assertIsNone(leaver.process.poll(), "it waits for the scheduler")
         code, seconds = self.end(leaver)
         self.assertEqual(code, -signal.SIGTERM)
-        self.assertLess(seconds, 1)
+        self.assertLess(seconds, SLOWNESS)
 
     def test_a_scheduler_refuses_what_is_new_and_leaves_with_the_edges(self):
         # Workers that do not answer keep it waiting for their edges, so that it can be asked: they
@@ -132,7 +133,7 @@ class Stop(ClusterTest):
                 code = scheduler.process.wait(timeout=10)
                 seconds = time.monotonic() - begun
                 self.assertEqual(code, -signal.SIGTERM if twice else 0, self.logged())
-                self.assertLess(seconds, 1 if twice else 3)
+                self.assertLess(seconds, (1 if twice else 3) * SLOWNESS)
                 worker.kill()
 
     def test_up_ends_its_children_in_order_in_the_middle_of_a_batch(self):
@@ -144,7 +145,7 @@ class Stop(ClusterTest):
         begun = time.monotonic()
         cluster.send_signal(signal.SIGTERM)
         self.assertEqual(cluster.wait(timeout=15), 0)
-        self.assertLess(time.monotonic() - begun, 5)
+        self.assertLess(time.monotonic() - begun, 5 * SLOWNESS)
         wait_until(lambda: not any(is_alive(p) for p in children), "the children", timeout=5)
         self.assertNotIn("did not confirm", self.logged())
         self.assertNotIn("lost the scheduler", self.logged(), "it went before its workers")
@@ -156,7 +157,7 @@ class Stop(ClusterTest):
             self.addCleanup(server.kill)
             code, seconds = self.end(server, number)
             self.assertEqual(code, 0)
-            self.assertLess(seconds, 1)
+            self.assertLess(seconds, SLOWNESS)
 
 
 if __name__ == "__main__":

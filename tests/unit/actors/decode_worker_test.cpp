@@ -11,6 +11,7 @@
 
 #include <bit>
 #include <chrono>
+#include <system_error>
 #include <thread>
 
 namespace rollcast::test {
@@ -83,8 +84,12 @@ struct decode_worker_test : deterministic_system {
 
   rig& add_worker(fake_device how = {}, std::chrono::milliseconds idle = 300ms,
                   std::uint64_t spill_bytes = 0) {
+    return add_worker(std::make_unique<fake_backend>(how), idle, spill_bytes);
+  }
+  rig& add_worker(std::unique_ptr<backend> device, std::chrono::milliseconds idle,
+                  std::uint64_t spill_bytes) {
     auto& r = *rigs.emplace_back(std::make_unique<rig>());
-    r.device = std::make_shared<engine>(std::make_unique<fake_backend>(how), engine_limits{});
+    r.device = std::make_shared<engine>(std::move(device), engine_limits{});
     r.spilled = *spill_store::open({spill_bytes, 0, {}}, 128);
     kv_exchange_options options;
     options.idle_ms_max = idle;
@@ -168,6 +173,21 @@ struct decode_worker_test : deterministic_system {
   registry_actor boss = spawn(recording_scheduler, &log);
   std::vector<std::unique_ptr<rig>> rigs;
 };
+
+/// A device that can start no thread any more.
+class starved_backend final : public fake_backend {
+public:
+  void forward(const forward_rows&) override {
+    throw std::system_error{std::make_error_code(std::errc::resource_unavailable_try_again)};
+  }
+};
+
+/// CAF would end the actor alone, and leave a process that is registered nowhere (seed 106 of
+/// tests/chaos).
+TEST_F(decode_worker_test, ends_its_process_with_what_it_does_not_catch) {
+  auto& w = add_worker(std::make_unique<starved_backend>(), 300ms, 0);
+  EXPECT_DEATH((void)decode(w, chunk(1, 1, prompt, 20)), "system_error");
+}
 
 TEST_F(decode_worker_test, runs_a_chunk_to_its_edge_and_resumes_there) {
   auto& w = add_worker();

@@ -1,6 +1,6 @@
 // Goal: a controller that does not read costs the scheduler no more than its bound in bytes, is
-// given up, and gets what is pushed once it reads; requests are bounded in bytes before they are
-// looked at.
+// given up, and gets what is pushed once it reads; so it is with what it did wrong; requests are
+// bounded in bytes before they are looked at.
 // Method: a frontend with a real socket, no scheduler behind it; the test pushes and counts.
 
 #include "actors/frontend.hpp"
@@ -105,6 +105,46 @@ TEST_F(frontend_with_bounds, keeps_no_more_for_a_peer_that_does_not_read_than_it
   const auto next = receive();
   ASSERT_TRUE(next) << "it reads, so it is sent to";
   EXPECT_EQ(std::get<wire::response_ready>(next->body).sequence, 201u);
+}
+
+TEST_F(frontend_with_bounds, keeps_few_refusals_for_a_peer_that_does_not_read_and_tells_nobody) {
+  frontend_options options;
+  options.refusals.bytes_of_peer = 16'384;
+  options.messages_per_peer_max = 1'000'000;
+  open(options);
+  const std::uint64_t bad = 100'000;
+  for (std::uint64_t i = 0; i < bad; ++i)
+    client_.send(zmq::str_buffer("x"));
+  ASSERT_TRUE(soon([&] { return metrics_->frames_rejected.malformed.value() == bad; }));
+  const auto peer = ask(1, wire::get_status{});
+  door_->send(peer, {1, wire::request_done{}});
+  std::uint64_t came = 0;
+  for (;;) {
+    const auto got = receive();
+    ASSERT_TRUE(got) << "the answer never came, after " << came;
+    if (got->request_id == 1)
+      break;
+    ++came;
+  }
+  EXPECT_GE(came, 20u);
+  EXPECT_LE(came, bad / 2) << "beyond what the sockets' own buffers take";
+  EXPECT_EQ(gone_, 0) << "the scheduler never heard of it";
+  client_.send(zmq::str_buffer("x"));
+  EXPECT_TRUE(receive()) << "it reads, so it is told";
+}
+
+TEST_F(frontend_with_bounds, says_once_that_a_peer_has_gone_however_much_was_for_it) {
+  frontend_options options;
+  options.messages_per_peer_max = 2;
+  open(options);
+  const auto peer = ask(1, wire::get_status{});
+  door_->send(peer, push(1, 16 * mib)); // its socket takes no more than a part of this
+  ::usleep(200'000);
+  for (std::uint64_t i = 0; i < 2'000; ++i)
+    door_->send(peer, {0, wire::request_done{}});
+  EXPECT_TRUE(soon([&] { return gone_ > 0; }));
+  ::usleep(200'000);
+  EXPECT_LT(gone_, 1'000) << "of about 2000 that were dropped";
 }
 
 TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {

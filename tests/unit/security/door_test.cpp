@@ -1,19 +1,23 @@
 // Goal: at a listening socket with keys only listed keys get a word in, a key that is taken from
 // the list is shown out, a new key of the listener ends no connection while the old one is good,
-// and connections have a bound.
+// and connections have a bound; strangers do not fill the log.
 // Method: real sockets on loopback, with good, bad and no keys; the files change meanwhile.
 
 #include "cluster/security/curve_socket.hpp"
 #include "cluster/security/doorkeeper.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/unit/security/few_files.hpp"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <sstream>
 
 namespace rollcast {
 namespace {
@@ -158,6 +162,38 @@ TEST_F(door_with_keys, shows_out_whose_key_is_taken_from_the_list) {
   EXPECT_TRUE(gets_through(bobs));
 }
 
+TEST_F(door_with_keys, ends_who_speaks_for_the_first_time_after_its_key_was_taken_from_the_list) {
+  open();
+  auto alice = dial(alice_, server_.public_key);
+  ASSERT_TRUE(soon([&] { return door_->counts().connections == 1; }));
+  ::usleep(300'000); // for the handshake
+  put("clients", "bob " + make_keys().public_key);
+  ASSERT_TRUE(soon([&] { return !policy_->admit(alice_.public_key); }));
+  alice.send(zmq::str_buffer("hello"), zmq::send_flags::none);
+  const auto got = heard(milliseconds{3'000});
+  ASSERT_TRUE(got);
+  EXPECT_FALSE(door_->who_sent(got->body));
+  EXPECT_TRUE(soon([&] { return door_->counts().connections == 0; }));
+}
+
+TEST_F(door_with_keys, says_once_that_unknown_keys_are_refused) {
+  const auto before = spdlog::default_logger();
+  std::ostringstream log;
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+    "door", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  open();
+  std::vector<zmq::socket_t> strangers;
+  for (int i = 0; i < 20; ++i)
+    strangers.push_back(dial(mallory_, server_.public_key));
+  EXPECT_TRUE(soon([&] { return door_->counts().refused_handshake >= 20; }));
+  door_.reset();
+  spdlog::set_default_logger(before);
+  const auto said = log.str();
+  const auto first = said.find("is not in the allow list");
+  EXPECT_NE(first, std::string::npos) << said;
+  EXPECT_EQ(said.find("is not in the allow list", first + 1), std::string::npos) << said;
+}
+
 TEST_F(door_with_keys, keeps_connections_when_the_listener_gets_a_new_key) {
   open();
   auto early = dial(alice_, server_.public_key);
@@ -276,6 +312,60 @@ TEST_F(door_with_keys, ends_connections_of_a_client_over_its_bound) {
     return is_heard(again);
   }))
     << "who has gone makes room";
+}
+
+TEST_F(door_with_keys, does_not_blame_a_connection_for_what_came_by_one_that_had_its_descriptor) {
+  open();
+  const auto bob = make_keys();
+  put("clients", "alice " + alice_.public_key + " connections=1\nbob " + bob.public_key);
+  ASSERT_TRUE(soon([&] { return policy_->admit(bob.public_key).has_value(); }));
+  auto first = dial(alice_, server_.public_key);
+  first.send(zmq::str_buffer("hello"), zmq::send_flags::none);
+  const auto hello = heard(milliseconds{3'000});
+  ASSERT_TRUE(hello && door_->who_sent(hello->body));
+  std::optional<message> late;
+  std::optional<message> fresh;
+  zmq::socket_t bobs;
+  const auto descriptor_of = [](message& m) { return ::zmq_msg_get(m.body.handle(), ZMQ_SRCFD); };
+  for (int round = 0; round < 50; ++round) {
+    {
+      auto second = dial(alice_, server_.public_key);
+      second.send(zmq::str_buffer("late"), zmq::send_flags::none);
+      late = heard(milliseconds{3'000});
+      ASSERT_TRUE(late);
+    }
+    ASSERT_TRUE(soon([&] { return door_->counts().connections == 1; }));
+    bobs = dial(bob, server_.public_key);
+    bobs.send(zmq::str_buffer("hello"), zmq::send_flags::none);
+    fresh = heard(milliseconds{3'000});
+    ASSERT_TRUE(fresh);
+    if (descriptor_of(*fresh) == descriptor_of(*late))
+      break;
+    bobs.close();
+    ASSERT_TRUE(soon([&] { return door_->counts().connections == 1; }));
+  }
+  ASSERT_EQ(descriptor_of(*fresh), descriptor_of(*late)) << "never given again";
+  EXPECT_FALSE(door_->who_sent(late->body)) << "alice has her one";
+  EXPECT_EQ(door_->who_sent(fresh->body).value().client, "bob");
+  ::usleep(2'500'000); // whoever is refused is ended by then
+  bobs.send(zmq::str_buffer("again"), zmq::send_flags::none);
+  const auto again = heard(milliseconds{3'000});
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->peer, fresh->peer) << "its connection was ended";
+}
+
+TEST_F(door_with_keys, leaves_room_for_files_of_the_process) {
+  {
+    const few_files limit{60};
+    listen({}, nullptr);
+  }
+  std::vector<int> peers;
+  for (int i = 0; i < 200; ++i)
+    peers.push_back(raw_connection(listener_->endpoint()));
+  EXPECT_TRUE(soon([&] { return door_->counts().refused_too_many >= 100; }))
+    << door_->counts().refused_too_many;
+  for (const int peer : peers)
+    ::close(peer);
 }
 
 TEST_F(door_with_keys, hears_nobody_where_there_is_no_door) {
