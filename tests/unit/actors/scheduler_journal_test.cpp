@@ -454,8 +454,14 @@ TEST_F(scheduler_journal_test, believes_no_late_word_about_chunks_of_the_schedul
 }
 
 struct flip_test : scheduler_journal_test {
+  static weight_news prepared() {
+    weight_news news;
+    news.kind = static_cast<std::uint8_t>(weight_news_kind::prepared);
+    news.hash = {7, 7};
+    return news;
+  }
   /// Has the one worker prepare an update to epoch 1; what comes next is its flip.
-  void prepare() {
+  void prepare(weight_news news = prepared()) {
     with_weights = true;
     start();
     worker = spawn(reckoner, &log_of, plain_hello());
@@ -470,11 +476,8 @@ struct flip_test : scheduler_journal_test {
     settle();
     commit();
     ASSERT_EQ(log_of.prepared.size(), 1u);
-    weight_news news;
     news.worker = log_of.id;
     news.update = log_of.prepared[0];
-    news.kind = static_cast<std::uint8_t>(weight_news_kind::prepared);
-    news.hash = {7, 7};
     self->send(sut, atom::weights_v, news);
     settle();
   }
@@ -493,6 +496,22 @@ TEST_F(flip_test, waits_until_the_journal_has_it) {
   commit();
   settle();
   EXPECT_EQ(log_of.flips, std::vector<std::uint64_t>{1});
+}
+
+TEST_F(flip_test, comes_to_nothing_if_the_worker_refuses_and_its_words_are_one_line) {
+  weight_news news;
+  news.kind = static_cast<std::uint8_t>(weight_news_kind::refused);
+  news.code = static_cast<std::uint8_t>(errc::bad_checkpoint);
+  news.why = "no good\nand a line of its own " + std::string(10'000, 'x');
+  prepare(news);
+  pass(1s);
+  commit();
+  settle();
+  const auto* const failed = std::get_if<wire::request_failed>(&controller->all.back());
+  ASSERT_NE(failed, nullptr);
+  EXPECT_EQ(failed->code, errc::bad_checkpoint);
+  EXPECT_NE(failed->message.find("no good?and"), std::string::npos) << failed->message;
+  EXPECT_LT(failed->message.size(), 5'000u);
 }
 
 TEST_F(flip_test, comes_to_nothing_if_the_journal_cannot_write) {
