@@ -163,7 +163,7 @@ void engine::state::keep_branch(sequence& seq) {
 }
 
 void engine::state::note_rows(const sequence& seq, std::uint32_t kept) {
-  if (!keeps_states_)
+  if (!wants_states_)
     return;
   const auto begin = standing_.size(); // its memory is reserved, so that spans into it hold
   for (std::uint32_t i = 0; i < seq.step_rows; ++i)
