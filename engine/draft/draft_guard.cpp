@@ -18,7 +18,7 @@ constexpr double gain_min = 1.02;
 /// A trial that brings less than this has failed before its end.
 constexpr double gain_lost = 0.95;
 /// What trials may lose, of all time.
-constexpr double lost_share = 0.005;
+constexpr double lost_share = 0.0025;
 /// How much longer than the one before drafting may be shut out.
 constexpr std::uint32_t growth = 8;
 

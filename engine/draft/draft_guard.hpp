@@ -17,7 +17,7 @@ public:
   static constexpr std::uint32_t trial_steps_min = 4;
   /// Steps that a failed trial shuts drafting out for, at least and at most.
   static constexpr std::uint32_t hold_min = 32;
-  static constexpr std::uint32_t hold_max = 2048;
+  static constexpr std::uint32_t hold_max = 4096;
 
   /// True if the next step of so many rows, drafts not counted, may have drafts. Counts the step.
   bool admits(std::uint32_t rows);
