@@ -70,11 +70,11 @@ struct member_test : testing::Test {
     turn();
   }
 
+  std::vector<result<void>> heard; // outlives the members, whose ends are heard too
   test::pretend_fabric fabric;
   half a{fabric, "device a", {1}};
   half b{fabric, "device b", {2}};
   kv_carrier::memory into;
-  std::vector<result<void>> heard;
   instant now = 100s;
 };
 
