@@ -25,6 +25,8 @@ GRACE_S = 0.3  # what a supervisor takes to start a process again
 JOURNAL_MIB = 64
 # How one ends that gets no more memory: it says so, a library aborts, or it is killed.
 STARVED = (2, 4, -signal.SIGABRT, -signal.SIGKILL)
+if cluster.INSTRUMENTED:
+    STARVED += (1,)  # how AddressSanitizer's allocator ends a process
 
 
 def may_end_so(code, doomed_until, now):
