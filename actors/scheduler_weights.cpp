@@ -445,6 +445,20 @@ void keep_staging(self_ptr self) {
   settle(self);
 }
 
+namespace {
+
+/// Whether what has been so since `since_ns`, or since now if that is 0, has lasted for `span`.
+/// Then it counts anew.
+bool has_lasted(std::uint64_t& since_ns, std::uint64_t now, caf::timespan span) {
+  since_ns = since_ns == 0 ? now : since_ns;
+  if (seconds(since_ns, now) * 1e9 < static_cast<double>(span.count()))
+    return false;
+  since_ns = 0;
+  return true;
+}
+
+} // namespace
+
 void watch_pause(self_ptr self) {
   auto& st = self->state;
   const auto open = [](const auto& b) { return b.second.phase == batch_phase::running; };
@@ -455,13 +469,8 @@ void watch_pause(self_ptr self) {
     st.stuck_ns = 0;
     return;
   }
-  const auto now = now_ns(self);
-  if (st.stuck_ns == 0)
-    st.stuck_ns = now;
-  if (seconds(st.stuck_ns, now) * 1e9
-      < static_cast<double>(st.options.weight_deadlines.paused.count()))
+  if (!has_lasted(st.stuck_ns, now_ns(self), st.options.weight_deadlines.paused))
     return;
-  st.stuck_ns = 0;
   const auto epoch = st.machine->update()->epoch;
   (void)st.machine->abort(
     epoch,
@@ -476,18 +485,13 @@ void watch_pause(self_ptr self) {
 void watch_unserved(self_ptr self) {
   auto& st = self->state;
   const auto serves = [](const auto& w) { return w.second.routable || w.second.feeding != 0; };
-  const auto now = now_ns(self);
   if (st.workers.empty() || st.update
       || std::any_of(st.workers.begin(), st.workers.end(), serves)) {
     st.unserved_ns = 0;
     return;
   }
-  if (st.unserved_ns == 0)
-    st.unserved_ns = now;
-  if (seconds(st.unserved_ns, now) * 1e9
-      < static_cast<double>(st.options.weight_deadlines.unserved.count()))
+  if (!has_lasted(st.unserved_ns, now_ns(self), st.options.weight_deadlines.unserved))
     return;
-  st.unserved_ns = 0;
   for (auto& [id, batch] : st.book->batches())
     if (batch.phase == batch_phase::running)
       fail_batch(self, batch,

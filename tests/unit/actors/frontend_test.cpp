@@ -62,6 +62,16 @@ protected:
         return true;
     return false;
   }
+  /// Until the answer to request 1 has come; `came` counts what came before it.
+  void receive_up_to_answer(std::uint64_t& came) {
+    for (;;) {
+      const auto got = receive();
+      ASSERT_TRUE(got) << "the answer never came, after " << came;
+      if (got->request_id == 1)
+        break;
+      ++came;
+    }
+  }
   static wire::event_envelope push(std::uint64_t sequence, std::size_t bytes = mib) {
     wire::response_ready ready;
     ready.batch_key = "k";
@@ -92,13 +102,7 @@ TEST_F(frontend_with_bounds, keeps_no_more_for_a_peer_that_does_not_read_than_it
   door_->send(peer, {1, wire::request_done{}}); // gets through, behind what is there
   EXPECT_TRUE(soon([&] { return gone_ > 0; }));
   std::uint64_t came = 0;
-  for (;;) {
-    const auto got = receive();
-    ASSERT_TRUE(got) << "the answer never came, after " << came;
-    if (got->request_id == 1)
-      break;
-    ++came;
-  }
+  ASSERT_NO_FATAL_FAILURE(receive_up_to_answer(came));
   EXPECT_GE(came, 30u);
   EXPECT_LE(came, 48u) << "beyond what the sockets' own buffers take";
   door_->send(peer, push(201));
@@ -119,13 +123,7 @@ TEST_F(frontend_with_bounds, keeps_few_refusals_for_a_peer_that_does_not_read_an
   const auto peer = ask(1, wire::get_status{});
   door_->send(peer, {1, wire::request_done{}});
   std::uint64_t came = 0;
-  for (;;) {
-    const auto got = receive();
-    ASSERT_TRUE(got) << "the answer never came, after " << came;
-    if (got->request_id == 1)
-      break;
-    ++came;
-  }
+  ASSERT_NO_FATAL_FAILURE(receive_up_to_answer(came));
   EXPECT_GE(came, 20u);
   EXPECT_LE(came, bad / 2) << "beyond what the sockets' own buffers take";
   EXPECT_EQ(gone_, 0) << "the scheduler never heard of it";

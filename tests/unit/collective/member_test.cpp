@@ -264,17 +264,22 @@ struct cast_test : member_test {
       3, epoch, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); },
       now);
   }
+  /// The root has all, and casts it to who awaits it. @returns what came there.
+  std::shared_ptr<weight_cargo> cast_all() {
+    const auto from = whole();
+    std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
+    await(to);
+    a.sut.cast_weights(3, 1, from);
+    turn();
+    rounds();
+    return to;
+  }
   std::vector<std::shared_ptr<std::vector<std::byte>>> content;
 };
 
 TEST_F(cast_test, fills_the_cargos_of_those_who_wait) {
   open();
-  const auto from = whole();
-  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
-  await(to);
-  a.sut.cast_weights(3, 1, from);
-  turn();
-  rounds();
+  const auto to = cast_all();
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_TRUE(heard[0]) << heard[0].error().detail;
   EXPECT_TRUE(to->complete());
@@ -441,12 +446,7 @@ TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
 TEST_F(cast_test, an_update_that_is_forgotten_says_nothing_of_one_with_a_smaller_number) {
   open();
   b.sut.forget_weights(4); // it was fed alone, while update 3 was under way
-  const auto from = whole();
-  const std::shared_ptr<weight_cargo> to = *weight_cargo::expecting(from->tensors(), 256);
-  await(to);
-  a.sut.cast_weights(3, 1, from);
-  turn();
-  rounds();
+  const auto to = cast_all();
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_TRUE(heard[0]) << heard[0].error().detail;
   for (std::uint64_t update = 3; update < 15; ++update)
