@@ -41,7 +41,9 @@ public:
   void see(std::span<const seen_rows> seen, std::span<const float> states) override {
     drafts_->see(seen, states);
   }
-  void gone(response_id response) override { drafts_->gone(response); }
+  void gone(response_id response, std::span<const token_id> tokens) override {
+    drafts_->gone(response, tokens);
+  }
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;

@@ -85,8 +85,8 @@ public:
   /// @param states  [rows of the pass, width of the wish], valid during the call.
   virtual void see(std::span<const seen_rows> /*seen*/, std::span<const float> /*states*/) {}
 
-  /// A response has ended, or its KV is gone from here.
-  virtual void gone(response_id /*response*/) {}
+  /// A response has ended, or its KV is gone from here. `tokens`: as a seat's, by then.
+  virtual void gone(response_id /*response*/, std::span<const token_id> /*tokens*/) {}
 
   /// Fills the drafts of the seats, at most `load.rows_free` tokens in all. What does not fit is
   /// not verified; nothing that is drafted can do harm.

@@ -68,10 +68,10 @@ void model_drafter::use_target(const std::shared_ptr<const device_weights>& targ
 
 void model_drafter::forget() {
   while (!contexts_.empty())
-    gone(contexts_.begin()->first);
+    gone(contexts_.begin()->first, {});
 }
 
-void model_drafter::gone(response_id response) {
+void model_drafter::gone(response_id response, std::span<const token_id> /*tokens*/) {
   const auto it = contexts_.find(response);
   if (it == contexts_.end())
     return;

@@ -67,7 +67,7 @@ public:
   state_wish wants_states() const override { return model_.wants; }
   void use_target(const std::shared_ptr<const device_weights>& target) override;
   void see(std::span<const seen_rows> seen, std::span<const float> states) override;
-  void gone(response_id response) override;
+  void gone(response_id response, std::span<const token_id> tokens) override;
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;

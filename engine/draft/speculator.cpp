@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace rollcast {
 
@@ -11,8 +12,6 @@ namespace {
 
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
 constexpr std::uint32_t pause_max = 16;
-/// Tokens of a group that wait to be written at most.
-constexpr std::size_t unwritten_max = 256;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -65,11 +64,18 @@ speculator::group_record& speculator::touch(group_id group) {
   return g;
 }
 
-void speculator::write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens) {
-  g.index.append(stream, tokens);
-  const auto bytes = g.index.bytes();
-  figures_.bytes += bytes - g.bytes;
-  g.bytes = bytes;
+std::uint32_t speculator::open(group_record& g, response_id response) {
+  const auto [stream, fresh] = g.streams.try_emplace(response, 0);
+  if (fresh) {
+    stream->second = g.index.open();
+    g.unwritten.emplace_back();
+  }
+  return stream->second;
+}
+
+/// Tokens that a stream has, in the index or not.
+std::size_t speculator::known(const group_record& g, std::uint32_t stream) const {
+  return g.index.size(stream) + g.unwritten[stream].size();
 }
 
 void speculator::write_later(group_record& g, std::uint32_t stream,
@@ -77,20 +83,35 @@ void speculator::write_later(group_record& g, std::uint32_t stream,
   auto& unwritten = g.unwritten[stream];
   unwritten.insert(unwritten.end(), tokens.begin(), tokens.end());
   g.unwritten_tokens += tokens.size();
-  if (g.unwritten_tokens >= unwritten_max)
-    flush(g);
+  count_bytes(g);
 }
 
-/// Brings the index of a group up to date.
-void speculator::flush(group_record& g) {
-  if (g.unwritten_tokens == 0)
-    return;
-  for (auto& [stream, tokens] : g.unwritten) {
-    if (!tokens.empty())
-      write(g, stream, tokens);
-    tokens.clear();
+void speculator::count_bytes(group_record& g) {
+  const auto bytes = g.index.bytes() + g.unwritten_tokens * sizeof(token_id);
+  figures_.bytes += bytes - g.bytes;
+  g.bytes = bytes;
+}
+
+/// Brings the index of every group that sits here up to date.
+void speculator::catch_up(std::span<const draft_seat> seats) {
+  sitting_.clear();
+  for (const auto& seat : seats) {
+    const auto it = followed_.find(seat.response);
+    sitting_.push_back(it == followed_.end() ? nullptr : &it->second);
+    if (sitting_.back() == nullptr)
+      continue;
+    const auto& f = it->second;
+    auto& g = groups_.at(f.group);
+    for (std::uint32_t stream = 0; g.unwritten_tokens > 0 && stream < g.unwritten.size();
+         ++stream) {
+      const auto tokens = std::exchange(g.unwritten[stream], {});
+      g.index.append(stream, tokens);
+      g.unwritten_tokens -= tokens.size();
+    }
+    if (const auto has = g.index.size(f.stream); has < seat.tokens.size())
+      g.index.append(f.stream, seat.tokens.subspan(has));
+    count_bytes(g);
   }
-  g.unwritten_tokens = 0;
 }
 
 void speculator::expire() {
@@ -123,15 +144,22 @@ void speculator::follow(response_id response, group_id group, bool probe,
   const group_id home = options_.how == speculation::self ? group_id{response.value} : group;
   auto& g = touch(home);
   g.of = group;
-  auto [stream, fresh] = g.streams.try_emplace(response, 0);
-  if (fresh)
-    stream->second = g.index.open();
-  flush(g);
-  const auto known = g.index.size(stream->second);
-  if (known < tokens.size())
-    write(g, stream->second, tokens.subspan(known));
-  followed_[response] = {home, stream->second, probe, {}, {}};
+  const auto stream = open(g, response);
+  if (const auto has = known(g, stream); has < tokens.size())
+    write_later(g, stream, tokens.subspan(has));
+  followed_[response] = {home, stream, probe, {}, {}};
   expire();
+}
+
+void speculator::gone(response_id response, std::span<const token_id> tokens) {
+  if (model_)
+    model_->gone(response, tokens);
+  const auto it = followed_.find(response);
+  if (it == followed_.end())
+    return;
+  auto& g = groups_.at(it->second.group);
+  if (const auto has = known(g, it->second.stream); has < tokens.size())
+    write_later(g, it->second.stream, tokens.subspan(has));
 }
 
 void speculator::forget_all() {
@@ -145,36 +173,24 @@ std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_
                                std::span<const token_id> tokens) {
   auto& g = touch(group);
   g.of = group;
-  auto [stream, fresh] = g.streams.try_emplace(sibling, 0);
-  if (fresh)
-    stream->second = g.index.open();
-  flush(g);
-  const auto known = static_cast<std::uint32_t>(g.index.size(stream->second));
-  if (position > known || position + tokens.size() <= known)
-    return known;
-  write(g, stream->second, tokens.subspan(known - position));
+  const auto stream = open(g, sibling);
+  const auto has = static_cast<std::uint32_t>(known(g, stream));
+  if (position > has || position + tokens.size() <= has)
+    return has;
+  write_later(g, stream, tokens.subspan(has - position));
   expire();
   return static_cast<std::uint32_t>(position + tokens.size());
 }
 
 // -- drafts -------------------------------------------------------------------
 
-void speculator::look_up(std::span<const draft_seat> seats) {
-  candidates_.clear();
-  sitting_.clear();
-  for (const auto& seat : seats) {
-    const auto it = followed_.find(seat.response);
-    sitting_.push_back(it == followed_.end() ? nullptr : &it->second);
-    if (sitting_.back() != nullptr)
-      look_up(*sitting_.back(), seat, static_cast<std::uint32_t>(sitting_.size() - 1));
-  }
-}
-
 void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t number) {
   const auto tokens_max =
     options_.tree_width > 1 ? options_.tokens_max : std::min(options_.tokens_max, seat.room);
-  auto& g = groups_.at(f.group);
-  flush(g);
+  const auto& g = groups_.at(f.group);
+  f.draft.clear();
+  if (g.index.size(f.stream) != seat.tokens.size())
+    return; // it was further already, elsewhere: what follows that is not what comes next here
   g.index.speculate(f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
   f.at.assign(f.draft.size(), -1);
   chances_.clear();
@@ -211,13 +227,21 @@ void speculator::plan_group(std::span<const draft_seat> seats, const step_load& 
   candidates_.clear();
   chosen_ = 0;
   promised_ = 0;
+  overdue_s_ = 0;
   const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
   if (held || pause_left_ > 0) {
     pause_left_ -= pause_left_ > 0 ? 1 : 0;
     ++figures_.skipped;
+    looked_ = false;
     return;
   }
-  look_up(seats);
+  const auto begin = std::chrono::steady_clock::now();
+  catch_up(seats);
+  overdue_s_ = looked_ ? 0 : seconds_since(begin);
+  looked_ = true;
+  for (std::uint32_t seat = 0; seat < seats.size(); ++seat)
+    if (sitting_[seat] != nullptr)
+      look_up(*sitting_[seat], seats[seat], seat);
   // No token is worth more than its parent, which has the lower number, so in this order every
   // prefix is made of whole trees. Ties by seat: no address decides.
   std::sort(candidates_.begin(), candidates_.end(), [](const candidate& a, const candidate& b) {
@@ -251,20 +275,13 @@ void speculator::draft(std::span<const draft_seat> seats, const step_load& load)
   const auto begin = std::chrono::steady_clock::now();
   plan_group(seats, load);
   source_ = chosen_ > 0 ? source::group : source::none;
-  if (model_) {
-    const auto steps = plan_model(seats.size(), load);
-    const bool ready = wake_model(steps > 0 && model_guard_.hold_left(load.rows) <= warm_steps);
-    if (steps > 0 && model_guard_.admits(load.rows) && ready) {
-      source_ = source::model;
-      model_->draft(seats, load, steps, &*costs_);
-    } else {
-      model_->rest();
-    }
-  }
+  if (model_ && draft_with_model(seats, load))
+    source_ = source::model;
   if (source_ == source::group)
     commit_group(seats);
-  drafting_s_ = seconds_since(begin);
-  figures_.draft_seconds += drafting_s_;
+  const auto spent = seconds_since(begin);
+  figures_.draft_seconds += spent;
+  drafting_s_ = spent - overdue_s_;
 }
 
 float speculator::chance(const group_record& g, std::size_t place, float said) const {
@@ -313,14 +330,9 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
   for (const auto& o : outcomes) {
     drafted += o.draft.size();
     tokens += o.fresh.size();
-    const auto it = followed_.find(o.response);
-    if (it == followed_.end())
-      continue;
-    auto& f = it->second;
-    auto& g = groups_.at(f.group);
-    if (source_ != source::model)
-      learn(o, g.seen);
-    write_later(g, f.stream, o.fresh);
+    if (const auto it = followed_.find(o.response);
+        source_ != source::model && !o.draft.empty() && it != followed_.end())
+      learn(o, groups_.at(it->second.group).seen);
   }
   if (source_ == source::model)
     model_->learn(outcomes, load, seconds);

@@ -82,7 +82,7 @@ public:
   bool sees() const override { return model_ && awake_; }
   void use_target(const std::shared_ptr<const device_weights>& target) override;
   void see(std::span<const seen_rows> seen, std::span<const float> states) override;
-  void gone(response_id response) override;
+  void gone(response_id response, std::span<const token_id> tokens) override;
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override;
@@ -97,9 +97,8 @@ private:
     std::uint64_t bytes = 0; ///< As last counted.
     std::list<group_id>::iterator use;
     group_id of; ///< The group itself, also where each response is a group of its own.
-    /// What was generated and is not in the index yet: by stream, in order. In the index many at
-    /// once take half the time of one in each step.
-    std::map<std::uint32_t, std::vector<token_id>> unwritten;
+    /// By stream: what it has and the index has not, until something is looked up.
+    std::vector<std::vector<token_id>> unwritten;
     std::size_t unwritten_tokens = 0;
   };
   struct followed {
@@ -118,17 +117,19 @@ private:
   };
 
   group_record& touch(group_id group);
-  void write(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
+  std::uint32_t open(group_record& g, response_id response);
+  std::size_t known(const group_record& g, std::uint32_t stream) const;
   void write_later(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
-  void flush(group_record& g);
+  void count_bytes(group_record& g);
+  void catch_up(std::span<const draft_seat> seats);
   void expire();
   void erase(std::unordered_map<group_id, group_record>::iterator it);
-  void look_up(std::span<const draft_seat> seats);
   void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
   void plan_group(std::span<const draft_seat> seats, const step_load& load);
   void commit_group(std::span<const draft_seat> seats);
   std::uint32_t plan_model(std::size_t seats, const step_load& load) const;
   bool wake_model(bool due);
+  bool draft_with_model(std::span<const draft_seat> seats, const step_load& load);
   std::size_t budget(const step_load& load, std::size_t seats);
   float chance(const group_record& g, std::size_t place, float said) const;
   void learn(const draft_outcome& outcome, acceptance& of_group);
@@ -160,7 +161,9 @@ private:
   std::uint32_t not_due_ = 0; ///< Steps since it last was to draft, or soon.
   std::uint32_t pause_ = 0;   ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
-  double drafting_s_ = 0; ///< Of the step being built.
+  bool looked_ = true;    ///< In the step before this one something was looked up.
+  double overdue_s_ = 0;  ///< Of the step being built: for tokens that steps before left unwritten.
+  double drafting_s_ = 0; ///< Of the step being built, without that.
   speculation_figures figures_;
 };
 

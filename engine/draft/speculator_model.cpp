@@ -49,9 +49,18 @@ void speculator::see(std::span<const seen_rows> seen, std::span<const float> sta
     model_->see(seen, states);
 }
 
-void speculator::gone(response_id response) {
-  if (model_)
-    model_->gone(response);
+/// The model drafts for this step, if it pays and has seen enough. The group's drafts are planned.
+bool speculator::draft_with_model(std::span<const draft_seat> seats, const step_load& load) {
+  const bool admitted = model_guard_.admits(load.rows);
+  const bool soon = admitted || model_guard_.hold_left(load.rows) < warm_steps;
+  const auto steps = soon ? plan_model(seats.size(), load) : 0;
+  const bool ready = wake_model(steps > 0);
+  if (steps == 0 || !admitted || !ready) {
+    model_->rest();
+    return false;
+  }
+  model_->draft(seats, load, steps, &*costs_);
+  return true;
 }
 
 /// How many tokens of each response the model should draft: as many as promise the most tokens a

@@ -114,7 +114,8 @@ void engine::state::adopt_parked(sequence& fresh) {
     if (fresh.keeps_experts && same_ids) // they are believed as far as the KV is
       take_ids(fresh, old);
   } else if (speculator) {
-    speculator->gone(fresh.id); // what it has seen is of other tokens, or comes again
+    // What it has seen is of other tokens, or comes again.
+    speculator->gone(fresh.id, fresh.tokens);
   }
   if (usable && !has_ids)
     fresh.first_prefill = std::max(fresh.first_prefill, old.cached);
@@ -145,7 +146,7 @@ result<void> engine::state::admit(chunk_request request) {
     const auto held = seq->blocks.size();
     pool_.give_back(seq->blocks);
     if (speculator)
-      speculator->gone(seq->id);
+      speculator->gone(seq->id, seq->tokens);
     return fail(errc::out_of_kv_blocks,
                 "response " + std::to_string(seq->id.value) + " needs " + std::to_string(need)
                   + " KV blocks, holds " + std::to_string(held) + ", free "
@@ -160,11 +161,9 @@ result<void> engine::state::admit(chunk_request request) {
 }
 
 bool engine::state::release(response_id response) {
-  if (!erase(response))
-    return false;
-  if (speculator)
-    speculator->gone(response);
-  return true;
+  if (const auto it = sequences_.find(response); speculator && it != sequences_.end())
+    speculator->gone(response, it->second->tokens);
+  return erase(response);
 }
 
 void engine::state::speculate(std::shared_ptr<drafter> by) {

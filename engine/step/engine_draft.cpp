@@ -185,7 +185,7 @@ void engine::state::tell_states() {
 void engine::state::tell_ended() {
   if (speculator)
     for (const auto& seq : ended_)
-      speculator->gone(seq->id);
+      speculator->gone(seq->id, seq->tokens);
 }
 
 std::size_t engine::state::verify(std::size_t chooser,

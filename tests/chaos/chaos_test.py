@@ -72,8 +72,8 @@ def pretend_oracle(responses=3):
              "new": [line(i, [7, 8]) for i in range(responses)]}
     said = ("0000c0bf000000be", "stop", "p")
     return SimpleNamespace(
-        responses=responses, raw=lines,
-        lines={c: [json.dumps(x).encode() for x in of] for c, of in lines.items()},
+        responses=responses,
+        lines={c: [json.dumps(x).encode() + b"\n" for x in of] for c, of in lines.items()},
         by_place={c: {(0, i): (of[i]["token_ids"], *said) for i in range(responses)}
                   for c, of in lines.items()})
 
@@ -117,14 +117,34 @@ class Judge(unittest.TestCase):
             (lambda s: s, True),
             (lambda s: s.replace(b"0.125", b"0.126", 1), False),
             (lambda s: s[: s.rfind(b"{")], False),
-            (lambda s: s + s.splitlines()[0], False),
-            (lambda s: s.splitlines()[0] + b"\n" + s[: s.rstrip().rfind(b"\n")], False),
-            (lambda s: b"\n".join(reversed(s.splitlines())), False),
+            (lambda s: s + s.splitlines()[0] + b"\n", False),
+            (lambda s: s.splitlines()[0] + b"\n" + s[: s.rstrip().rfind(b"\n") + 1], False),
+            (lambda s: b"".join(reversed(s.splitlines(keepends=True))), False),
+            (lambda s: s.rstrip(), False),
+            (lambda s: s.replace(b"\n", b"\r\n", 1), False),
+            (lambda s: s.replace(b"-0.125", b"-0.1250", 1), False),
             (lambda s: s.replace(b'"prompt_token_ids": [1]', b'"prompt_token_ids": [2]', 1), False),
         ):
             verdict = Verdict()
-            data = change(b"\n".join(oracle.lines["old"]) + b"\n")
+            data = change(b"".join(oracle.lines["old"]))
             check_run_file(verdict, oracle, data, Contents([]))
+            self.assertEqual(verdict.good, good, data)
+
+    def test_compares_all_but_the_versions_where_weights_changed(self):
+        oracle = pretend_oracle()
+        first, *others = oracle.lines["new"]
+        second = b"".join(line.replace(b'"version": 1', b'"version": 2') for line in others)
+        mixed = oracle.lines["old"][0] + second
+        for data, offered, good in (
+            (mixed, ["new"], True),
+            (mixed, [], False),
+            (first + second, ["new"], False),  # version 1 is the first
+            (mixed.replace(b'"end": 2', b'"end": 1'), ["new"], False),
+            (mixed.replace(b"-0.125", b"-0.1250"), ["new"], False),
+            (mixed.replace(b", 8]", b", 9]", 1), ["new"], False),
+        ):
+            verdict = Verdict()
+            check_run_file(verdict, oracle, data, Contents(offered))
             self.assertEqual(verdict.good, good, data)
 
 
@@ -137,6 +157,42 @@ class Ends(unittest.TestCase):
         crash = () if INSTRUMENTED else (1,)
         for code in (0, *crash, 3, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGTERM):
             self.assertFalse(may_end_so(code, float("inf"), 4.0), code)
+
+
+class Struck(unittest.TestCase):
+    def fleet(self):
+        fleet = Fleet(None, Path("unused"), {"workers": 1, "journal": None})
+        process = subprocess.Popen(["sleep", "60"])
+        fleet.processes["w1"] = process
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return fleet, process
+
+    def test_by_a_fault_is_no_crash_however_late_it_is_seen_and_down_is_not_struck(self):
+        fleet, process = self.fleet()
+        self.assertTrue(fleet.strike("w1"))
+        process.wait()
+        self.assertFalse(fleet.strike("w1"))
+        fleet.supervise()
+        self.assertEqual(fleet.crashes, [])
+        fleet, process = self.fleet()
+        process.kill()
+        process.wait()
+        fleet.supervise()
+        self.assertEqual(fleet.crashes, ["w1 ended by itself: -9"])
+
+    def test_no_trouble_of_the_network_counts_where_nobody_is(self):
+        fleet, process = self.fleet()
+        began, healed = [], []
+        place = SimpleNamespace(partition=began.append, heal=healed.append)
+        run = SimpleNamespace(fleet=fleet, place=place, later=lambda _, what: what())
+        begin = KINDS["partition_worker"].begin
+        self.assertTrue(begin(run, name="w1", seconds=1))
+        self.assertFalse(begin(run, name="w2", seconds=1))
+        process.kill()
+        process.wait()
+        self.assertFalse(begin(run, name="w1", seconds=1))
+        self.assertEqual((began, healed), (["w1"], ["w1"]))
 
 
 class Frozen(unittest.TestCase):
@@ -307,6 +363,13 @@ class Relayed(unittest.TestCase):
                 self.assertEqual(acted, [True])
                 # A reset may overtake bytes, but none behind it comes.
                 self.assertTrue(b"abc".startswith(got) if cut else got == b"abcdef", got)
+
+    def test_counts_the_connections_that_it_resets(self):
+        self.near.sendall(b"x")
+        self.far.recv(1)  # it is served
+        self.assertEqual(self.relay.cut("x"), 1)
+        with self.assertRaises(ConnectionResetError):
+            self.near.recv(1)
 
     def test_is_late_by_what_it_was_told(self):
         self.relay.slow("x", 0.2)

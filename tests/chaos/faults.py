@@ -123,8 +123,17 @@ def draw_partition(rng, setup):
             "seconds": rng.uniform(0.3, 2.5) * setup["lost_after_ms"] / 1000}
 
 
+def trouble(run, name, begin, seconds):
+    """A trouble of the network of a role, for so long. False if nobody is there to have it."""
+    if not run.fleet.takes_part(name):
+        return False
+    begin()
+    run.later(seconds, lambda: run.place.heal(name))
+    return True
+
+
 def begin_partition(run, name, seconds):
-    for_a_while(run, run.place.partition, run.place.heal, name, seconds)
+    return trouble(run, name, lambda: run.place.partition(name), seconds)
 
 
 def draw_block(rng, setup):
@@ -134,8 +143,7 @@ def draw_block(rng, setup):
 
 def begin_block(port):
     def begin(run, name, outward, seconds):
-        run.place.block_one_way(name, port, outward)
-        run.later(seconds, lambda: run.place.heal(name))
+        return trouble(run, name, lambda: run.place.block_one_way(name, port, outward), seconds)
     return begin
 
 
@@ -145,12 +153,11 @@ def draw_loss(rng, setup):
 
 
 def begin_loss(run, name, percent, seconds):
-    run.place.lose(name, percent)
-    run.later(seconds, lambda: run.place.heal(name))
+    return trouble(run, name, lambda: run.place.lose(name, percent), seconds)
 
 
 def begin_link_down(run, name, seconds):
-    for_a_while(run, run.place.link_down, run.place.heal, name, seconds)
+    return trouble(run, name, lambda: run.place.link_down(name), seconds)
 
 
 def draw_delay(rng, setup):
@@ -160,14 +167,14 @@ def draw_delay(rng, setup):
 
 
 def begin_delay(run, name, delay_s, bytes_per_s, seconds):
-    for link in run.place.links_of(name):
-        run.place.relay.slow(link, delay_s, bytes_per_s)
-    run.later(seconds, lambda: run.place.heal(name))
+    def begin():
+        for link in run.place.links_of(name):
+            run.place.relay.slow(link, delay_s, bytes_per_s)
+    return trouble(run, name, begin, seconds)
 
 
 def begin_reset(run, name):
-    for link in run.place.links_of(name):
-        run.place.relay.cut(link)
+    return sum(run.place.relay.cut(link) for link in run.place.links_of(name)) > 0
 
 
 # -- in the middle of a transfer ------------------------------------------------------------------
@@ -189,24 +196,24 @@ def cut_at(run, link, source, other, direction, after_bytes, how):
     """Arms a link; what happens, happens in this byte, and its consequences in the run's thread."""
     fleet, relay = run.fleet, run.place.relay
     done = run.mark_later()
-    frozen = False
+    happened = True  # a byte passes, so there is a connection to hold or to reset
 
     def act():
-        nonlocal frozen
+        nonlocal happened
         # In the relay's thread, so that not one byte more passes.
         if how == "hold":
             relay.hold(link)
         elif how.startswith("kill"):
-            victim = source if how == "kill_source" else other
-            fleet.doomed[victim] = run.now() + 1.0
-            fleet.processes[victim].kill()
+            happened = fleet.strike(source if how == "kill_source" else other)
         elif how == "freeze_source":
-            frozen = fleet.freeze(source)
+            happened = fleet.freeze(source)
         run.from_thread(aftermath)
 
     def aftermath():
+        if not happened:
+            return
         done()
-        if frozen:
+        if how == "freeze_source":
             run.later(1.5 * run.setup["lost_after_ms"] / 1000, lambda: fleet.thaw(source))
         elif how == "hold":
             run.later(run.setup["lost_after_ms"] / 1000, lambda: relay.let_go(link))

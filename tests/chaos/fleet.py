@@ -40,7 +40,8 @@ def knows_journal():
 
 
 class Fleet:
-    """Scheduler, workers, draft server and controllers of one run. Used by one thread."""
+    """Scheduler, workers, draft server and controllers of one run. Used by one thread, but for
+    `freeze` and `strike`, which a relay's thread may call."""
 
     def __init__(self, place, directory, draw):
         self.place, self.directory, self.draw = place, directory, draw
@@ -48,6 +49,7 @@ class Fleet:
         self.holders = collections.Counter()  # of a role: faults that have frozen it
         self._holding = threading.Lock()  # a relay's thread freezes, too
         self.doomed = {}  # processes that a fault lets die: until when
+        self._struck = set()  # processes that a fault killed
         self.crashes = []
         self.workers = [f"w{n}" for n in range(1, draw["workers"] + 1)]
         self.clock = {}  # role: the file that says how wrong its clock is
@@ -150,6 +152,18 @@ class Fleet:
         self.expect_end(name, restart_after)
         return True
 
+    def strike(self, name):
+        """SIGKILL at once, from any thread; a supervisor sees it later. False if it was down."""
+        if not self.is_up(name):
+            return False
+        self._struck.add(self.processes[name])
+        self.processes[name].kill()
+        return True
+
+    def takes_part(self, name):
+        """Whether a role runs; "c" is whoever of the controllers has not ended."""
+        return any(self.is_up(n) for n in (("run", "python") if name == "c" else (name,)))
+
     def has_all(self, which):
         """Whether a controller has only to end. `run` that is started again then is told that its
         batch was collected."""
@@ -216,7 +230,8 @@ class Fleet:
             elif name in ("run", "python"):
                 continue  # it has ended by itself: the caller looks at its code
             else:
-                if not may_end_so(process.returncode, self.doomed.get(name, 0.0), now):
+                if process not in self._struck and not may_end_so(
+                        process.returncode, self.doomed.get(name, 0.0), now):
                     self.crashes.append(f"{name} ended by itself: {process.returncode}")
                 self.back_at[name] = now + GRACE_S
 

@@ -25,10 +25,12 @@ class Link:
         self.connections = set()
 
     def cut(self):
-        """Resets every connection."""
-        for writers in list(self.connections):
-            for writer in writers:
+        """Resets every connection. Returns how many there were."""
+        pairs = list(self.connections)
+        for pair in pairs:
+            for writer in pair:
                 reset(writer)
+        return len(pairs)
 
 
 def reset(writer):
@@ -76,8 +78,10 @@ class Relay:
         self._call(name, begin)
 
     def cut(self, name):
-        """Resets the connections of now; new ones are let in."""
-        self._call(name, Link.cut)
+        """Resets the connections of now; new ones are let in. Returns how many there were."""
+        async def cut():
+            return sum(link.cut() for link in self._links[name])
+        return asyncio.run_coroutine_threadsafe(cut(), self._loop).result(5)
 
     def arm(self, name, direction, after_bytes, action, cut):
         """Calls `action`, in the relay's thread, when so many more bytes have passed that way on

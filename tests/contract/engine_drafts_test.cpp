@@ -78,7 +78,9 @@ public:
         known = {{row.begin(), row.end()}, s.next[i]};
       }
   }
-  void gone(response_id response) override { ended.insert(response.value); }
+  void gone(response_id response, std::span<const token_id> /*tokens*/) override {
+    ended.insert(response.value);
+  }
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
              double seconds) override {
     if (by_)

@@ -134,14 +134,70 @@ TEST(speculator, auto_gives_a_branch_no_row_once_it_has_proved_wrong) {
   EXPECT_EQ(drafted(by, 4, start), (tokens{21, 22, 23, 24}));
 }
 
-TEST(speculator, what_is_generated_is_written_at_once) {
+TEST(speculator, what_a_sibling_generates_is_known_in_the_same_step) {
   speculator by{options_of(speculation::group)};
-  by.follow({1}, {7}, true, tokens{11, 12, 13});
+  const tokens start{11, 12, 13};
+  by.follow({1}, {7}, true, start);
+  by.follow({2}, {7}, false, start);
+  const tokens longer{11, 12, 13, 14, 15, 16};
+  std::vector<draft_token> a, b;
+  const draft_seat seats[] = {{{2}, start, 9, &a}, {{1}, longer, 9, &b}};
+  by.draft(seats, {2, 10, 9});
+  ASSERT_EQ(a.size(), 3u) << "although it sits before the one that wrote them";
+  EXPECT_EQ(a[0].token, 14u);
+  EXPECT_EQ(a[2].token, 16u);
+}
+
+TEST(speculator, the_last_tokens_of_a_response_that_is_gone_are_known) {
+  speculator by{options_of(speculation::group)};
+  const tokens start{11, 12, 13};
+  by.follow({1}, {7}, true, start);
+  by.follow({2}, {7}, false, start);
+  by.gone({1}, text);
+  by.gone({3}, text); // nobody told of it
+  EXPECT_EQ(drafted(by, 2, start), (tokens{14, 15, 16, 17}));
+  EXPECT_EQ(by.hear({7}, {1}, 0, {}), text.size()) << "what comes from elsewhere continues there";
+}
+
+TEST(speculator, a_response_that_was_further_elsewhere_drafts_nothing_until_it_is_there) {
+  speculator by{options_of(speculation::group)};
+  by.follow({1}, {7}, true, text);
+  by.hear({7}, {2}, 0, text);
+  for (std::size_t has = 3; has < text.size(); ++has)
+    EXPECT_TRUE(drafted(by, 2, {text.begin(), text.begin() + static_cast<int>(has)}).empty())
+      << "the end of its stream is not its own: nobody follows it here";
   by.follow({2}, {7}, false, tokens{11, 12, 13});
-  const tokens fresh{14, 15, 16};
-  const draft_outcome outcome{{1}, {}, 0, fresh};
-  by.learn({&outcome, 1}, {2, 10, 6}, 0.01);
-  EXPECT_EQ(drafted(by, 2, {11, 12, 13}), fresh);
+  EXPECT_TRUE(drafted(by, 2, {11, 12, 13}).empty());
+  auto all = text;
+  all.insert(all.end(), {11, 12, 13});
+  EXPECT_EQ(drafted(by, 2, all), (tokens{14, 15, 16, 17}));
+}
+
+TEST(speculator, nothing_is_indexed_while_nothing_is_looked_up) {
+  // Drafts never pay, so `auto` looks ever more rarely.
+  speculator by{options_of(speculation::auto_), step_costs{{{1, 1.0}, {8, 100.0}}, {}}};
+  by.follow({1}, {7}, true, text);
+  tokens own{11, 12, 13};
+  by.follow({2}, {7}, false, own);
+  const auto unwritten = by.figures().bytes;
+  (void)drafted(by, 2, own);
+  const auto written = by.figures().bytes;
+  EXPECT_GT(written, 4 * unwritten);
+  std::uint64_t skipped_before = 0, grew_while_skipping = 0, grew = 0;
+  for (int step = 0; step < 400; ++step) {
+    const auto before = by.figures().bytes;
+    own.push_back(static_cast<token_id>(1'000 + step));
+    if (step % 3 == 2)
+      own.insert(own.end(), {11, 12, 13}); // something to find
+    (void)drafted(by, 2, own);
+    const bool skipped = by.figures().skipped > skipped_before;
+    skipped_before = by.figures().skipped;
+    const bool more = by.figures().bytes > before;
+    grew += more;
+    grew_while_skipping += skipped && more;
+  }
+  EXPECT_GT(grew, 0u);
+  EXPECT_EQ(grew_while_skipping, 0u);
 }
 
 TEST(speculator, hears_of_a_sibling_only_what_continues_its_stream) {
@@ -159,8 +215,12 @@ TEST(speculator, forgets_the_group_that_was_used_longest_ago) {
   auto options = options_of(speculation::group);
   options.bytes_max = 8'000; // some blocks of 1.3 kB
   speculator by{options};
-  for (std::uint64_t g = 1; g <= 20; ++g)
+  for (std::uint64_t g = 1; g <= 20; ++g) {
     by.follow({g}, {g}, true, text);
+    (void)drafted(by, g, text); // nothing, but now it is in the index
+  }
+  const draft_outcome nothing{{20}, {}, 0, {}};
+  by.learn({&nothing, 1}, {1, 10, 3}, 0.01);
   EXPECT_LE(by.figures().bytes, options.bytes_max);
   EXPECT_LT(by.figures().groups, 20u);
   const tokens start{11, 12, 13};
