@@ -7,7 +7,8 @@
 namespace rollcast {
 namespace {
 
-/// Most tokens of siblings that one step takes in: some tenths of a millisecond. More wait.
+/// Most tokens of siblings that one step takes in: some tenths of a millisecond to index, now or
+/// when something is looked up. More wait.
 constexpr std::size_t heard_tokens_max = 2'048;
 
 /// Of so many groups that are over, what still comes is dropped. Of others it would be kept, until

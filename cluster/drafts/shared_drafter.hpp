@@ -41,6 +41,9 @@ public:
   void see(std::span<const seen_rows> seen, std::span<const float> states) override {
     drafts_->see(seen, states);
   }
+  void parked(response_id response, std::span<const token_id> tokens) override {
+    drafts_->parked(response, tokens);
+  }
   void gone(response_id response, std::span<const token_id> tokens) override {
     drafts_->gone(response, tokens);
   }

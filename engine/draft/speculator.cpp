@@ -12,6 +12,9 @@ namespace {
 
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
 constexpr std::uint32_t pause_max = 16;
+/// Tokens of a group that wait for the index at most. There they take ten times the memory, which
+/// must be counted, and many at once hold up a step.
+constexpr std::size_t unwritten_max = 4096;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -83,7 +86,17 @@ void speculator::write_later(group_record& g, std::uint32_t stream,
   auto& unwritten = g.unwritten[stream];
   unwritten.insert(unwritten.end(), tokens.begin(), tokens.end());
   g.unwritten_tokens += tokens.size();
+  if (g.unwritten_tokens > unwritten_max)
+    index_all(g);
   count_bytes(g);
+}
+
+void speculator::index_all(group_record& g) {
+  for (std::uint32_t stream = 0; g.unwritten_tokens > 0 && stream < g.unwritten.size(); ++stream) {
+    const auto tokens = std::exchange(g.unwritten[stream], {});
+    g.index.append(stream, tokens);
+    g.unwritten_tokens -= tokens.size();
+  }
 }
 
 void speculator::count_bytes(group_record& g) {
@@ -102,12 +115,7 @@ void speculator::catch_up(std::span<const draft_seat> seats) {
       continue;
     const auto& f = it->second;
     auto& g = groups_.at(f.group);
-    for (std::uint32_t stream = 0; g.unwritten_tokens > 0 && stream < g.unwritten.size();
-         ++stream) {
-      const auto tokens = std::exchange(g.unwritten[stream], {});
-      g.index.append(stream, tokens);
-      g.unwritten_tokens -= tokens.size();
-    }
+    index_all(g);
     if (const auto has = g.index.size(f.stream); has < seat.tokens.size())
       g.index.append(f.stream, seat.tokens.subspan(has));
     count_bytes(g);
@@ -154,6 +162,11 @@ void speculator::follow(response_id response, group_id group, bool probe,
 void speculator::gone(response_id response, std::span<const token_id> tokens) {
   if (model_)
     model_->gone(response, tokens);
+  parked(response, tokens);
+}
+
+/// Its siblings may draft from all that it has.
+void speculator::parked(response_id response, std::span<const token_id> tokens) {
   const auto it = followed_.find(response);
   if (it == followed_.end())
     return;

@@ -82,6 +82,7 @@ public:
   bool sees() const override { return model_ && awake_; }
   void use_target(const std::shared_ptr<const device_weights>& target) override;
   void see(std::span<const seen_rows> seen, std::span<const float> states) override;
+  void parked(response_id response, std::span<const token_id> tokens) override;
   void gone(response_id response, std::span<const token_id> tokens) override;
   void draft(std::span<const draft_seat> seats, const step_load& load) override;
   void learn(std::span<const draft_outcome> outcomes, const step_load& load,
@@ -97,7 +98,8 @@ private:
     std::uint64_t bytes = 0; ///< As last counted.
     std::list<group_id>::iterator use;
     group_id of; ///< The group itself, also where each response is a group of its own.
-    /// By stream: what it has and the index has not, until something is looked up.
+    /// By stream: what it has and the index has not, until something is looked up. What a response
+    /// writes while it has a seat is not even here: the seat has it.
     std::vector<std::vector<token_id>> unwritten;
     std::size_t unwritten_tokens = 0;
   };
@@ -120,6 +122,7 @@ private:
   std::uint32_t open(group_record& g, response_id response);
   std::size_t known(const group_record& g, std::uint32_t stream) const;
   void write_later(group_record& g, std::uint32_t stream, std::span<const token_id> tokens);
+  void index_all(group_record& g);
   void count_bytes(group_record& g);
   void catch_up(std::span<const draft_seat> seats);
   void expire();

@@ -242,6 +242,8 @@ void engine::state::end_chunk(sequence& seq, chunk_end why) {
     seq.state = sequence_state::parked;
     seq.prefix = hash_of(std::span{seq.tokens}.first(seq.cached));
     pool_.give_back(seq.blocks, blocks_for(seq.cached));
+    if (speculator)
+      speculator->parked(seq.id, seq.tokens);
     return;
   }
   pool_.give_back(seq.blocks);

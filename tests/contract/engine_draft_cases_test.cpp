@@ -2,6 +2,7 @@
 // Method: a drafter that knows the truth goes on past every bound it is told of; results are
 // compared with memcmp, and every block must come back.
 
+#include "engine/model/checkpoint.hpp"
 #include "engine/model/random_model.hpp"
 #include "tests/contract/engine_settings.hpp"
 #include "tests/contract/poisoning_backend.hpp"
@@ -9,7 +10,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <limits>
+#include <utility>
 
 namespace rollcast::test {
 
@@ -79,6 +82,37 @@ protected:
     EXPECT_EQ(engines[0].kv().free, blocks);
     return done;
   }
+  /// One chunk of `tokens` of all of `work`, behind what `done` has of it.
+  void run_chunks(engine& on, std::uint32_t tokens,
+                  std::map<std::uint64_t, finished_response>& done) {
+    for (auto request : work) {
+      auto& of = done[request.response.value];
+      of.prompt = request.tokens;
+      request.tokens.insert(request.tokens.end(), of.tokens.begin(), of.tokens.end());
+      request.generate_max = tokens;
+      ASSERT_TRUE(on.admit(std::move(request)));
+    }
+    while (on.has_work())
+      for (const auto& report : on.step()) {
+        auto& of = done[report.response.value];
+        of.tokens.insert(of.tokens.end(), report.tokens.begin(), report.tokens.end());
+        of.logprobs.insert(of.logprobs.end(), report.logprobs.begin(), report.logprobs.end());
+        of.why = report.why;
+      }
+  }
+  /// Runs `work` with the drafter, or without; after 9 tokens the engine takes other weights.
+  std::map<std::uint64_t, finished_response> run_across_a_flip(const std::shared_ptr<drafter>& by,
+                                                               const std::filesystem::path& to) {
+    std::map<std::uint64_t, finished_response> done;
+    auto sut = make();
+    sut.speculate(by);
+    run_chunks(sut, 9, done);
+    auto prepared = sut.device().prepare_weights(*checkpoint::open(to), {}, {});
+    EXPECT_TRUE(prepared && sut.use_weights(*prepared));
+    run_chunks(sut, 40, done);
+    EXPECT_EQ(sut.kv().free, blocks);
+    return done;
+  }
   void expect_same(const std::map<std::uint64_t, finished_response>& expected,
                    const std::map<std::uint64_t, finished_response>& got) {
     for (const auto& [id, response] : expected)
@@ -138,20 +172,21 @@ TEST_P(drafts_in_the_field, draft_across_a_chunk_edge) {
   }
 }
 
-// Weights flip by a new engine so far: the drafter is what outlives them.
+// In the middle of the responses: each one's first chunk is of the weights before.
 TEST_P(drafts_in_the_field, draft_across_a_weight_epoch) {
-  const auto before = run({});
+  for (auto& request : work)
+    request.sampling.max_new_tokens = request.sampling.min_new_tokens = 40;
   const temporary_directory directory;
   ASSERT_TRUE(write_random_model(directory.path(), weights->config(), 77, kernels::dtype::bf16));
-  weights = load_weights(directory.path(), profile());
-  const auto expected = run({});
-  const auto by = std::make_shared<rude_drafter>(before, 3);
-  expect_same(expected, run(by));
-  EXPECT_GT(by->seen, 0u);
-  std::size_t same = 0;
-  for (const auto& [id, response] : expected)
-    same += response.tokens == before.at(id).tokens;
-  EXPECT_LT(same, expected.size()) << "the new weights say the same: this proves nothing";
+  const auto expected = run_across_a_flip({}, directory.path());
+  const auto by = std::make_shared<rude_drafter>(expected, 3);
+  expect_same(expected, run_across_a_flip(by, directory.path()));
+  EXPECT_GT(by->accepted, expected.size());
+  // What is drafted after the flip is what the old weights would have said.
+  const auto unchanged = run({});
+  const auto stale = std::make_shared<rude_drafter>(unchanged, 3);
+  expect_same(expected, run_across_a_flip(stale, directory.path()));
+  EXPECT_LT(stale->accepted, by->accepted) << "the new weights say the same: this proves nothing";
 }
 
 TEST_P(drafts_in_the_field, draft_past_the_context_limit) {

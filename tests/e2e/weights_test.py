@@ -32,6 +32,7 @@ from rollcast import Client, RollcastError, ScoreSequence
 
 BATCH = {"group_size": 4, "max_new_tokens": 1000, "seed": 3}
 OVER_THE_WIRE = {**BATCH, "tokenizer": COLLATZ / "tokenizer.json", "chunk_tokens": 64}
+EXAMPLE = COLLATZ.parent
 # Small steps, so that a batch lasts long enough for an update to happen meanwhile.
 SLOW = {"max_batch": 6}
 BOUND_S = 20.0  # an update with a lost worker ends within this, deadlines of heartbeats included
@@ -143,10 +144,11 @@ class Updated(ClusterTest):
         self.assertEqual(oracle.count(named), len(oracle.splitlines()))
         self.assert_same(data, oracle.replace(named, b'"version":%d' % version), what)
 
-    def pair(self, **settings):
+    def pair(self, of_workers=None, **settings):
         """A scheduler and two workers that nobody restarts; a silent one is lost after 1.5 s."""
         scheduler = self.scheduler(lost_after_ms=1500, **settings)
-        workers = [self.worker(scheduler, lost_after_ms=1500, **SLOW) for _ in range(2)]
+        workers = [self.worker(scheduler, lost_after_ms=1500, **SLOW, **(of_workers or {}))
+                   for _ in range(2)]
         self.wait_for_ready(scheduler, 2)
         return scheduler, workers
 
@@ -216,7 +218,24 @@ class Update(Updated):
         self.assertEqual(len(again.err.splitlines()), 1, again)
 
     def test_at_a_chunk_edge_changes_the_tokens_after_it_and_none_before(self):
-        scheduler, _ = self.pair()
+        self.flip_at_a_chunk_edge()
+
+    def test_at_a_chunk_edge_with_drafts_of_groups(self):
+        self.flip_at_a_chunk_edge(speculate="group")
+
+    def test_at_a_chunk_edge_with_an_mtp_layer(self):
+        self.flip_at_a_chunk_edge(speculate="mtp", draft_model=EXAMPLE / "mtp")
+
+    def test_at_a_chunk_edge_with_an_eagle3_tree(self):
+        self.flip_at_a_chunk_edge(
+            speculate="eagle3", draft_model=EXAMPLE / "eagle3", speculative_num_steps=3,
+            speculative_eagle_topk=2, speculative_num_draft_tokens=6)
+
+    def test_at_a_chunk_edge_with_what_pays(self):
+        self.flip_at_a_chunk_edge(speculate="auto", draft_model=EXAMPLE / "eagle3")
+
+    def flip_at_a_chunk_edge(self, **drafting):
+        scheduler, _ = self.pair(drafting)
         batch = self.batch(scheduler)
         wait_until(lambda: any(w["running"] for w in ready_workers(scheduler.endpoint).values()),
                    "the batch runs")
@@ -225,7 +244,10 @@ class Update(Updated):
         wait_until(lambda: any(b["generated_tokens"] for b in batches()), "the first chunk ends")
         self.served(self.weights(scheduler, "--from", self.next, "--flip", "chunk"), 2, 2)
         self.assertIsNone(batch.poll(), "too late: the batch is over")
-        lines = [json.loads(line) for line in self.collect(batch)[0].splitlines()]
+        data, summary = self.collect(batch)
+        if drafting.get("speculate", "auto") != "auto":
+            self.assertGreater(summary["accepted_tokens"], 100, summary)
+        lines = [json.loads(line) for line in data.splitlines()]
         old = [json.loads(line) for line in self.old.splitlines()]
         new = [json.loads(line) for line in self.new.splitlines()]
         both = 0

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace rollcast {
@@ -148,15 +149,43 @@ TEST(speculator, what_a_sibling_generates_is_known_in_the_same_step) {
   EXPECT_EQ(a[2].token, 16u);
 }
 
-TEST(speculator, the_last_tokens_of_a_response_that_is_gone_are_known) {
-  speculator by{options_of(speculation::group)};
-  const tokens start{11, 12, 13};
-  by.follow({1}, {7}, true, start);
-  by.follow({2}, {7}, false, start);
-  by.gone({1}, text);
-  by.gone({3}, text); // nobody told of it
-  EXPECT_EQ(drafted(by, 2, start), (tokens{14, 15, 16, 17}));
-  EXPECT_EQ(by.hear({7}, {1}, 0, {}), text.size()) << "what comes from elsewhere continues there";
+TEST(speculator, the_last_tokens_of_a_response_without_a_seat_are_known) {
+  for (const bool parked : {true, false}) {
+    speculator by{options_of(speculation::group)};
+    const tokens start{11, 12, 13};
+    by.follow({1}, {7}, true, start);
+    by.follow({2}, {7}, false, start);
+    for (const response_id response : {response_id{1}, response_id{3}}) // nobody told of 3
+      parked ? by.parked(response, text) : by.gone(response, text);
+    EXPECT_EQ(drafted(by, 2, start), (tokens{14, 15, 16, 17}));
+    EXPECT_EQ(by.hear({7}, {1}, 0, {}), text.size()) << "what comes from elsewhere continues there";
+  }
+}
+
+TEST(speculator, the_bound_holds_for_what_is_heard_while_nothing_is_looked_up) {
+  auto options = options_of(speculation::group);
+  options.bytes_max = 4 << 20;
+  speculator by{options};
+  tokens told(2'048);
+  std::uint64_t most = 0;
+  for (std::uint32_t step = 0; step < 1'000; ++step) {
+    for (auto& token : told)
+      token = (token * 31 + step) % 50'000;
+    const group_id group{1 + step % 8};
+    const auto has = by.hear(group, {group.value}, 0, {});
+    by.hear(group, {group.value}, has, told);
+    most = std::max(most, by.figures().bytes);
+  }
+  EXPECT_GT(most, options.bytes_max / 2);
+  EXPECT_LE(by.figures().bytes, options.bytes_max);
+  std::vector<draft_token> drafts[8];
+  std::vector<draft_seat> seats;
+  for (std::uint64_t g = 1; g <= 8; ++g) {
+    by.follow({100 + g}, {g}, false, text);
+    seats.push_back({{100 + g}, text, 9, &drafts[g - 1]});
+  }
+  by.draft(seats, {8, 100, 96});
+  EXPECT_LE(by.figures().bytes, 2 * options.bytes_max) << "what waited takes more in the index";
 }
 
 TEST(speculator, a_response_that_was_further_elsewhere_drafts_nothing_until_it_is_there) {
