@@ -85,7 +85,8 @@ public:
   /// @param states  [rows of the pass, width of the wish], valid during the call.
   virtual void see(std::span<const seen_rows> /*seen*/, std::span<const float> /*states*/) {}
 
-  /// A response has ended its chunk and may go on here: its KV stays. `tokens`: as a seat's, by then.
+  /// A response has ended its chunk and may go on here: its KV stays. `tokens`: as a seat's, by
+  /// then.
   virtual void parked(response_id /*response*/, std::span<const token_id> /*tokens*/) {}
 
   /// A response has ended, or its KV is gone from here. `tokens`: as a seat's, by then.
