@@ -19,7 +19,12 @@ constexpr unsigned numbers = 1024;
 /// `fd` under the next number in turn that is free; `fd` itself if it can have none.
 int renumber(int fd) noexcept {
   static std::atomic<unsigned> turn{0};
-  const int renumbered = ::fcntl(fd, F_DUPFD_CLOEXEC, static_cast<int>(numbers_first + turn));
+  const auto under = [fd](unsigned number) {
+    return ::fcntl(fd, F_DUPFD_CLOEXEC, static_cast<int>(numbers_first + number));
+  };
+  int renumbered = under(turn);
+  if (renumbered < 0 && turn != 0)
+    renumbered = under(0); // the limit of open files lies within the thousand
   if (renumbered < 0)
     return fd;
   turn = (static_cast<unsigned>(renumbered) - numbers_first + 1) % numbers; // those in use left out

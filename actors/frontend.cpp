@@ -9,6 +9,7 @@
 #include <zmq.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <set>
 #include <thread>
 #include <utility>
@@ -67,7 +68,7 @@ private:
   void hear(const std::string& peer, const visitor& who, const zmq::message_t& body);
   void count_refused(errc code);
   void say_waiting();
-  void warn_of_deaf(const std::string& peer, const std::string& why);
+  void warn_of_deaf(const std::string& why);
   void show_door();
   void refuse(const std::string& peer, std::uint64_t request_id, errc code, std::string message);
   enum class fate { sent, no_room, peer_gone };
@@ -78,9 +79,9 @@ private:
   handlers to_;
   wake_fd wake_;
   outbox out_;
-  outbox refusals_;            ///< Only charged: they go to the socket at once.
-  request_ledger unanswered_;  ///< The thread's own.
-  std::set<std::string> deaf_; ///< Peers that the log was told of.
+  outbox refusals_;                                ///< Only charged: they go to the socket at once.
+  request_ledger unanswered_;                      ///< The thread's own.
+  std::chrono::steady_clock::time_point warned_{}; ///< Of a peer that does not read.
   std::atomic<bool> running_{true};
   zmq::context_t context_{1};
   zmq::socket_t router_;
@@ -224,14 +225,14 @@ void frontend::loop::say_waiting() {
       unanswered_.answered(letter.peer, letter.what.request_id); // each exactly once
     const auto became = say(letter.peer, letter.what, std::move(letter.weight));
     if (became == fate::no_room)
-      warn_of_deaf(letter.peer, std::to_string(options_.messages_per_peer_max) + " messages");
+      warn_of_deaf(std::to_string(options_.messages_per_peer_max) + " messages");
     if (became != fate::sent)
       lost.insert(letter.peer); // its results wait in the book
   }
   for (const auto& [peer, requests] : turn.dropped) {
     for (const auto request : requests)
       unanswered_.answered(peer, request);
-    warn_of_deaf(peer, std::to_string(out_.bytes_for(peer)) + " bytes");
+    warn_of_deaf(std::to_string(out_.bytes_for(peer)) + " bytes");
     lost.insert(peer);
   }
   if (to_.gone)
@@ -239,9 +240,13 @@ void frontend::loop::say_waiting() {
       to_.gone(peer);
 }
 
-void frontend::loop::warn_of_deaf(const std::string& peer, const std::string& why) {
-  if (deaf_.insert(peer).second)
-    spdlog::warn("a controller does not read: {} wait for it, what follows is dropped", why);
+/// One line in ten seconds, of whomever: controllers must not fill the log.
+void frontend::loop::warn_of_deaf(const std::string& why) {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - warned_ <= std::chrono::seconds{10})
+    return;
+  warned_ = now;
+  spdlog::warn("a controller does not read: {} wait for it, what follows is dropped", why);
 }
 
 /// The scheduler never heard of the request, so it need not hear that nobody reads the refusal.
@@ -261,11 +266,8 @@ frontend::loop::fate frontend::loop::say(const std::string& peer, const wire::ev
     if (!router_.send(zmq::buffer(peer), flags))
       return fate::no_room;
     (void)router_.send(std::move(text), zmq::send_flags::dontwait);
-    if (!deaf_.empty())
-      deaf_.erase(peer);
     return fate::sent;
   } catch (const zmq::error_t&) { // EHOSTUNREACH
-    deaf_.erase(peer);
     return fate::peer_gone;
   }
 }

@@ -46,8 +46,9 @@ public:
     refused dropped;
   };
 
-  /// Counts an answer that goes to the socket past this box. Null: no room, so it must not.
-  burden charge(const std::string& peer, std::size_t bytes) { return charge(peer, bytes, true); }
+  /// Counts what goes to the socket past this box, answer or not. Null: the peer has its bound, so
+  /// it must not.
+  burden charge(const std::string& peer, std::size_t bytes) { return charge(peer, bytes, false); }
   /// @returns false if it was dropped.
   bool post(const std::string& peer, wire::event_envelope what);
   /// What was posted and dropped since the last time.

@@ -4,12 +4,13 @@
 
 #include <string>
 
-/// Inside of the scheduler actor, in nine files: scheduler.cpp (the table of messages, workers
+/// Inside of the scheduler actor, in ten files: scheduler.cpp (the table of messages, workers
 /// coming and going), scheduler_chunks.cpp (chunks out, chunks back), scheduler_batches.cpp (what
-/// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_scores.cpp
-/// (log-probabilities of given tokens), scheduler_journal.cpp (what outlives the process),
-/// scheduler_collectives.cpp (the group that moves bytes between devices), scheduler_stop.cpp
-/// (leaving well) and scheduler_board.cpp (what the page shows). Private to them.
+/// controllers ask for), scheduler_weights.cpp (updates of the weights), scheduler_watch.cpp (what
+/// an update or a batch waits for too long), scheduler_scores.cpp (log-probabilities of given
+/// tokens), scheduler_journal.cpp (what outlives the process), scheduler_collectives.cpp (the group
+/// that moves bytes between devices), scheduler_stop.cpp (leaving well) and scheduler_board.cpp
+/// (what the page shows). Private to them.
 namespace rollcast::shell {
 
 using self_ptr = scheduler_actor::stateful_pointer<scheduler_state>;
@@ -97,13 +98,6 @@ void take_weight_news(self_ptr self, const weight_news& news);
 void take_weights_staged(self_ptr self, const weights_staged& outcome);
 /// The worker pulls nothing any more that is offered to it alone.
 void end_feeding(scheduler_state& st, scheduler_state::worker& w);
-/// While a thread reads or hashes for an update, no controller is waited for.
-void keep_staging(self_ptr self);
-/// Ends an update that waits for batches which cannot end, because serving is paused.
-void watch_pause(self_ptr self);
-/// Ends batches that wait for weights which neither a worker nor the scheduler has, after a restart
-/// of all: their controller, which waits for them, learns that it is to publish.
-void watch_unserved(self_ptr self);
 void take(self_ptr self, const controller_request& from, const wire::begin_weights& r);
 void take(self_ptr self, const controller_request& from, const wire::weight_bucket& r);
 void take(self_ptr self, const controller_request& from, const wire::commit_weights& r);
@@ -117,6 +111,17 @@ inline bool may_begin(const scheduler_state& st) {
 /// Whether chunks may be placed now. Tells the machine when the last has ended that it waits for.
 bool may_place(self_ptr self);
 wire::weights_status weights_status_of(self_ptr self);
+
+// -- deadlines of weights, scheduler_watch.cpp; at every tick ------------------
+
+/// While a thread reads or hashes for an update, no controller is waited for.
+void keep_staging(self_ptr self);
+/// Ends an update that waits for batches which cannot end, because serving is paused.
+void watch_pause(self_ptr self);
+/// Ends batches, running or queued, that have waited too long for weights which neither a worker
+/// nor the scheduler has, after a restart of all: their controller, which waits for them, learns
+/// that it is to publish.
+void watch_unserved(self_ptr self);
 
 // -- scores, scheduler_scores.cpp ---------------------------------------------
 

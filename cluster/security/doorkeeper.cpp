@@ -54,13 +54,13 @@ const char* property_of(const zmq::message_t& message, const char* name) {
   return ::zmq_msg_gets(message.handle(), name);
 }
 
-/// The most connections that leave room for the process's own files: `wanted`, or three quarters of
-/// the soft limit if that is less.
+/// The most connections that leave room for the process's own files: `wanted`, or three eighths of
+/// the soft limit if that is less. A scheduler and a worker have two doors each.
 std::size_t connections_within_file_limit(std::size_t wanted) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
     return wanted;
-  return std::min<std::size_t>(wanted, limit.rlim_cur / 4 * 3);
+  return std::min<std::size_t>(wanted, limit.rlim_cur / 8 * 3);
 }
 
 } // namespace

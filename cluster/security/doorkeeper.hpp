@@ -15,7 +15,7 @@ namespace rollcast {
 
 struct door_options {
   std::shared_ptr<curve_policy> keys;  ///< Null: whoever reaches the port comes in.
-  std::size_t connections_max = 8'192; ///< Or three quarters of the files allowed, if less.
+  std::size_t connections_max = 8'192; ///< Or three eighths of the files allowed, if less.
   std::size_t connections_per_address_max = 2'048;
 };
 

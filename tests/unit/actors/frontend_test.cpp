@@ -7,11 +7,14 @@
 #include "cluster/wire/codec.hpp"
 
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 #include <zmq.hpp>
 
 #include <atomic>
 #include <mutex>
+#include <sstream>
 
 namespace rollcast {
 namespace {
@@ -25,8 +28,11 @@ protected:
     metrics_ = std::make_shared<scheduler_metrics>("test");
     door_ = frontend::open(options, metrics_).value();
     door_->start({[this](controller_request r) {
-                    const std::scoped_lock lock{mutex_};
-                    heard_.push_back(std::move(r));
+                    {
+                      const std::scoped_lock lock{mutex_};
+                      heard_.push_back(std::move(r));
+                    }
+                    held_.wait(true);
                   },
                   [this](const std::string&) { ++gone_; }});
     client_.set(zmq::sockopt::linger, 0);
@@ -34,11 +40,21 @@ protected:
     client_.set(zmq::sockopt::rcvbuf, 65'536);
     client_.connect(door_->endpoint());
   }
-  void TearDown() override { door_->stop(); }
+  void TearDown() override {
+    hold(false);
+    door_->stop();
+  }
 
-  std::string ask(std::uint64_t id, const wire::request& body) {
+  /// Keeps the door's thread in the next request that it hears, and lets it go.
+  void hold(bool yes) {
+    held_ = yes;
+    held_.notify_all();
+  }
+
+  std::string ask(std::uint64_t id, const wire::request& body) { return ask(id, body, client_); }
+  std::string ask(std::uint64_t id, const wire::request& body, zmq::socket_t& from) {
     const auto before = heard();
-    client_.send(zmq::buffer(wire::encode(id, body)));
+    from.send(zmq::buffer(wire::encode(id, body)));
     EXPECT_TRUE(soon([&] { return heard() > before; }));
     const std::scoped_lock lock{mutex_};
     return heard_.back().peer;
@@ -88,6 +104,7 @@ protected:
   std::mutex mutex_;
   std::vector<controller_request> heard_; ///< Guarded by `mutex_`.
   std::atomic<int> gone_{0};
+  std::atomic<bool> held_{false};
   zmq::context_t context_{1};
   zmq::socket_t client_{context_, zmq::socket_type::dealer};
 };
@@ -138,11 +155,41 @@ TEST_F(frontend_with_bounds, says_once_that_a_peer_has_gone_however_much_was_for
   const auto peer = ask(1, wire::get_status{});
   door_->send(peer, push(1, 16 * mib)); // its socket takes no more than a part of this
   ::usleep(200'000);
+  hold(true); // all in one turn
+  (void)ask(2, wire::get_status{});
   for (std::uint64_t i = 0; i < 2'000; ++i)
     door_->send(peer, {0, wire::request_done{}});
+  hold(false);
   EXPECT_TRUE(soon([&] { return gone_ > 0; }));
   ::usleep(200'000);
-  EXPECT_LT(gone_, 1'000) << "of about 2000 that were dropped";
+  EXPECT_EQ(gone_, 1) << "of about 2000 that were dropped";
+}
+
+TEST_F(frontend_with_bounds, fills_no_log_with_peers_that_do_not_read) {
+  const auto before = spdlog::default_logger();
+  std::ostringstream log;
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+    "door", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  frontend_options options;
+  options.out.bytes_of_peer = mib;
+  open(options);
+  for (std::uint64_t id = 1; id <= 5; ++id) {
+    zmq::socket_t brief{context_, zmq::socket_type::dealer};
+    brief.set(zmq::sockopt::linger, 0);
+    brief.set(zmq::sockopt::rcvhwm, 1);
+    brief.set(zmq::sockopt::rcvbuf, 65'536);
+    brief.connect(door_->endpoint());
+    const auto peer = ask(id, wire::get_status{}, brief);
+    door_->send(peer, push(1, 16 * mib));
+    door_->send(peer, push(2, 16 * mib));
+    EXPECT_TRUE(soon([&] { return gone_ == static_cast<int>(id); })) << id;
+  }
+  door_->stop();
+  spdlog::set_default_logger(before);
+  const auto said = log.str();
+  const auto first = said.find("does not read");
+  EXPECT_NE(first, std::string::npos) << said;
+  EXPECT_EQ(said.find("does not read", first + 1), std::string::npos) << said;
 }
 
 TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {

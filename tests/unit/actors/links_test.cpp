@@ -64,6 +64,26 @@ int descriptors_with_room() {
   return 0;
 }
 
+/// Makes connections one after another; each has a number that none of the `apart` before it had.
+void make_and_end(cluster& c, int connections, std::size_t apart) {
+  std::deque<int> last; // newest behind
+  for (int i = 0; i < connections; ++i) {
+    std::uint16_t local = 0;
+    const int fd = connect_to(c.ports.cluster_port, local);
+    char greeting = 0; // the scheduler has accepted, and said so
+    ASSERT_EQ(::recv(fd, &greeting, 1, 0), 1);
+    const int number = descriptor_with_peer(local);
+    ASSERT_GE(number, 0);
+    EXPECT_EQ(std::count(last.begin(), last.end(), number), 0) << "connection " << i;
+    last.push_back(number);
+    if (last.size() > apart)
+      last.pop_front();
+    ::close(fd);
+    for (int waited = 0; descriptor_with_peer(local) >= 0 && waited < 10'000; ++waited)
+      std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
+}
+
 /// Links with numbers as they are in a scheduler's process.
 class links : public ::testing::Test {
 protected:
@@ -88,24 +108,31 @@ TEST_F(links, have_numbers_that_no_other_had_just_before) {
     std::uint16_t local = 0;
     living.push_back(connect_to(c.ports.cluster_port, local));
   }
-  std::deque<int> last;            // newest behind
-  for (int i = 0; i < 1100; ++i) { // all numbers, and some again
-    std::uint16_t local = 0;
-    const int fd = connect_to(c.ports.cluster_port, local);
-    char greeting = 0; // the scheduler has accepted, and said so
-    ASSERT_EQ(::recv(fd, &greeting, 1, 0), 1);
-    const int number = descriptor_with_peer(local);
-    ASSERT_GE(number, 0);
-    EXPECT_EQ(std::count(last.begin(), last.end(), number), 0) << "connection " << i;
-    last.push_back(number);
-    if (last.size() > 900)
-      last.pop_front();
-    ::close(fd);
-    for (int waited = 0; descriptor_with_peer(local) >= 0 && waited < 10'000; ++waited)
-      std::this_thread::sleep_for(std::chrono::milliseconds{1});
-  }
+  make_and_end(c, 1100, 900); // all numbers, and some again
   for (const int fd : living)
     ::close(fd);
+}
+
+/// Links where the limit of open files lies within their numbers.
+class links_with_few_files : public ::testing::Test {
+protected:
+  void SetUp() override {
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before_), 0);
+    auto few = before_;
+    few.rlim_cur = 1024 + 100;
+    if (few.rlim_cur > few.rlim_max)
+      GTEST_SKIP() << "no more than " << few.rlim_max << " open files are allowed here";
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  }
+  void TearDown() override { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+private:
+  rlimit before_{};
+};
+
+TEST_F(links_with_few_files, have_the_first_numbers_again_after_the_last) {
+  cluster c;
+  make_and_end(c, 250, 80);
 }
 
 } // namespace

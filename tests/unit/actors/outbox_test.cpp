@@ -49,6 +49,22 @@ TEST(outbox, takes_nothing_more_to_push_to_a_peer_that_has_its_bound) {
   EXPECT_TRUE(out.post("a", result_of(kib)));
 }
 
+TEST(outbox, charges_what_goes_past_it_up_to_the_bound) {
+  outbox out{{.bytes_of_peer = 10 * kib, .bytes_of_all = 15 * kib, .bytes_of_reader = 2 * kib}};
+  std::vector<outbox::burden> under_way;
+  const auto charged = [&](const std::string& peer) {
+    int count = 0;
+    for (auto one = out.charge(peer, kib); one; one = out.charge(peer, kib), ++count)
+      under_way.push_back(std::move(one));
+    return count;
+  };
+  EXPECT_EQ(charged("a"), 10);
+  EXPECT_EQ(charged("b"), 5) << "all have their bound";
+  EXPECT_EQ(charged("c"), 2);
+  under_way.clear();
+  EXPECT_EQ(charged("a"), 10);
+}
+
 TEST(outbox, names_the_answers_that_it_drops) {
   outbox out{{.bytes_of_peer = 2 * kib}};
   std::uint64_t number = 1;
