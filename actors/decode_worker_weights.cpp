@@ -168,7 +168,7 @@ bool give_up_parked(self_ptr self, const std::vector<score_request>& wanted) {
 }
 
 /// Pulls what the group does not bring. What it has brought is let go with its cargo: its thread
-/// may wake up and write to that.
+/// may wake up and write to that. So there may be twice the update in host memory.
 void give_up_group(self_ptr self, preparation& p) {
   auto& st = self->state;
   st.parts.collectives->forget_weights(p.order.update);

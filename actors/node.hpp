@@ -92,6 +92,10 @@ struct worker_node_options {
   std::string version; ///< Of the program, which the scheduler must have too; "" is this one's.
   /// A worker that has not turned for so long is not healthy: above the longest step.
   std::chrono::seconds stuck_after_s{60};
+  /// Called in place of returning what is given when a thread does not end that the end waits for:
+  /// a step, or a collective group whose device hangs. Should end the process; if it returns, or is
+  /// none, the node waits, for ever if need be.
+  std::function<void(const result<void>& ended)> abandon;
 };
 
 /// What a worker has bound.

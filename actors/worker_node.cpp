@@ -293,6 +293,17 @@ void drain(const decode_worker_actor& actor, worker_pulse& pulse,
     spdlog::warn("the scheduler did not confirm the last edges; what it lacks is done again");
 }
 
+/// Ends what computes. @returns false if some of it does not end in time.
+bool end_threads(node_system& node, collective::runner* group, const worker_node_options& options) {
+  const bool steps_end = node.end_actors(std::chrono::minutes{2});
+  if (!steps_end)
+    spdlog::error("worker '{}': a step does not end", options.name);
+  const bool group_ends = group == nullptr || group->stop(options.collective_limits.turn_max);
+  if (!group_ends)
+    spdlog::error("worker '{}': the thread of its collective group does not end", options.name);
+  return steps_end && group_ends;
+}
+
 } // namespace
 
 result<void> run_worker(const worker_node_options& options, std::unique_ptr<backend> device,
@@ -359,8 +370,8 @@ result<void> run_worker(const worker_node_options& options, std::unique_ptr<back
     drain(actor, *pulse, options);
   spdlog::info("worker '{}': stopping", options.name);
   slot.set(decode_worker_actor{});
-  if (!node.end_actors(std::chrono::minutes{2}))
-    spdlog::error("worker '{}': a step does not end", options.name);
+  if (!end_threads(node, collectives.get(), options) && options.abandon)
+    options.abandon(ended);
   return ended;
 }
 

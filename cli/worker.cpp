@@ -90,6 +90,9 @@ int run_worker(const worker_options& options) {
   auto node = node_of(options, what, *keys);
   node.collectives = *collectives;
   node.draft_model = std::move(*drafter);
+  node.abandon = [](const result<void>& ended) { // the scheduler has every edge
+    ::_exit(ended ? exit_done : refuse(ended.error()));
+  };
   const auto ended =
     rollcast::run_worker(node, std::move(*device), stop.token(), [&](const worker_ports& ports) {
       if (announce_fd < 0) {

@@ -173,7 +173,7 @@ void coordinator::take_declined(const news& what) {
 }
 
 void coordinator::decline(const move& m) {
-  for (const auto rank : {m.from, m.to})
+  for (const auto rank : std::set{m.from, m.to}) // one, if the puller says so of what nobody gave
     if (rank < members_.size())
       send(members_[rank], {.kind = order_kind::decline, .moves = {m}});
 }

@@ -312,8 +312,10 @@ void member::cast_weights(std::uint64_t update, std::uint64_t epoch,
 
 void member::await_weights(std::uint64_t update, std::uint64_t epoch,
                            std::shared_ptr<weight_cargo> cargo, done_function done, instant now) {
-  if (!open_ || epoch != epoch_)
+  if (!open_ || epoch != epoch_) {
+    pass(update); // it is pulled, whatever is cast of it
     return done(fail(errc::peer_lost, "epoch " + std::to_string(epoch) + " is not open"));
+  }
   if (has_passed(update))
     return done(fail(errc::stale_epoch, "its casts went by, or are declined"));
   awaited_[update] = {std::move(cargo), std::move(done), now + limits_.cast_max};
@@ -331,6 +333,7 @@ void member::end_wait(std::uint64_t update, result<void> how) {
   const auto it = awaited_.find(update);
   const auto done = std::move(it->second.done);
   awaited_.erase(it);
+  pass(update); // further casts of it, which others lack, do not wait for this worker
   done(std::move(how));
 }
 

@@ -28,12 +28,14 @@ struct member_limits {
   /// For a worker to say that it waits for an update which is cast already: its order of that may
   /// lie behind a step. The others wait in the meantime, so well below `round_max`.
   instant prepare_max = std::chrono::seconds{3};
-  /// Of one cast, and a slice; none is larger. With a byte for each slice that is one piece of
-  /// `nccl_limits`.
+  /// From which a cast ends with the slice that reaches it, so it has less than a slice more. With
+  /// a byte for each slice that is one piece of `nccl_limits`.
   std::uint64_t cast_bytes = std::uint64_t{62} << 20;
   std::uint64_t bytes_max = std::uint64_t{8} << 30;       ///< Of KV that one move may bring.
   std::size_t given_max = 128;                            ///< Images that wait to be sent.
   std::uint64_t given_bytes_max = std::uint64_t{2} << 30; ///< Of them; one alone may be larger.
+  /// Between two turns of a `runner`, which rests for 1 s at most: after longer its thread hangs.
+  instant turn_max = std::chrono::seconds{5};
 };
 
 /// A worker's half of the protocol: keeps one communicator, and begins the rounds that it is told

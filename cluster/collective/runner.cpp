@@ -18,7 +18,8 @@ instant steady_now() {
 } // namespace
 
 runner::runner(std::shared_ptr<communicator_maker> maker, member_limits limits)
-  : maker_(std::move(maker)), device_(maker_->device()), member_(*maker_, limits) {
+  : maker_(std::move(maker)), device_(maker_->device()), turn_max_(limits.turn_max),
+    member_(*maker_, limits) {
   thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
 }
 
@@ -49,6 +50,7 @@ void runner::run(const std::stop_token& stop) {
         tell_(std::move(n));
     const std::scoped_lock lock{mutex_};
     peers_ = member_.peers();
+    turned_ = steady_now();
   }
   member_.serve({}); // what a thread used is let go by it
   serving_ = {};
@@ -60,6 +62,18 @@ void runner::run(const std::stop_token& stop) {
   }
   for (const auto& c : left) // what they ask for ends: there is no open epoch
     c(member_, steady_now());
+  {
+    const std::scoped_lock lock{mutex_};
+    peers_.clear();
+    ended_ = true;
+  }
+  bell_.notify_all();
+}
+
+bool runner::stop(instant span) {
+  thread_.request_stop();
+  std::unique_lock lock{mutex_};
+  return bell_.wait_for(lock, span, [this] { return ended_; });
 }
 
 void runner::serve(worker_id as, tell_function tell) {
@@ -91,6 +105,8 @@ void runner::obey(worker_id meant, order what) {
 
 worker_id runner::reaches(worker_id holder) const {
   const std::scoped_lock lock{mutex_};
+  if (steady_now() - turned_ > turn_max_)
+    return {}; // what the thread would be asked for now, it would hold for as long as it hangs
   return holder != id_ && std::find(peers_.begin(), peers_.end(), holder) != peers_.end()
            ? id_
            : worker_id{};

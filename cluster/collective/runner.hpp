@@ -9,7 +9,7 @@
 namespace rollcast::collective {
 
 /// Runs a `member` on a thread of its own, so that a step of the engine and a communicator never
-/// wait for each other. Any thread may call every member; none of them blocks.
+/// wait for each other. Any thread may call every member; none of them blocks but `stop`.
 class runner final : public kv_carrier {
 public:
   using done_function = kv_carrier::done_function;
@@ -18,10 +18,14 @@ public:
 
   explicit runner(std::shared_ptr<communicator_maker> maker, member_limits limits = {});
   /// Whatever is under way, or was asked for and not begun, hears why it ends; the communicator is
-  /// aborted.
+  /// aborted. Waits for the thread, for ever if that hangs in its device.
   ~runner() override;
   runner(const runner&) = delete;
   runner& operator=(const runner&) = delete;
+
+  /// Has the thread end, as the destructor does, and waits at most `span` for it. Nothing may be
+  /// asked afterwards: nobody would hear how it ends. @returns false if the thread still runs.
+  bool stop(instant span);
 
   /// As `communicator_maker::device`.
   const std::string& device() const noexcept { return device_; }
@@ -33,6 +37,7 @@ public:
   /// incarnation that is over is dropped.
   void obey(worker_id meant, order what);
 
+  /// Nobody while the thread hangs in its device.
   worker_id reaches(worker_id holder) const override;
   void fetch(std::uint64_t pull, memory into, done_function done) override;
   void give(worker_id puller, std::uint64_t pull, std::shared_ptr<const kv_image> image) override;
@@ -51,6 +56,7 @@ private:
 
   const std::shared_ptr<communicator_maker> maker_;
   const std::string device_;
+  const instant turn_max_;
   tell_function tell_; ///< The thread's, as these:
   worker_id serving_;
   std::vector<std::pair<worker_id, order>> early_; ///< While it serves nobody.
@@ -61,6 +67,8 @@ private:
   std::vector<command> commands_; ///< Guarded by `mutex_`, as all below.
   worker_id id_;
   std::vector<worker_id> peers_;
+  instant turned_{0}; ///< When the thread last had a turn behind it; `peers_` are of then.
+  bool ended_ = false;
   member member_; ///< The thread's; ends on it.
   std::jthread thread_;
 };

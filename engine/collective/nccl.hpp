@@ -30,9 +30,11 @@ inline void keep_nccl_from_blocking() {
 /// NCCL_COMM_BLOCKING is 1 in the environment or not there (`keep_nccl_from_blocking`).
 ///
 /// Its communicators are made non-blocking: by its documentation no call of NCCL then waits for
-/// another rank, and what it says of an error elsewhere is asked for at every `poll`. `abort` waits
-/// for NCCL's own, which has no limit of ours, and then until the device is done with the memory,
-/// for a second at most; memory that it is not done with then is given up for good.
+/// another rank, and what it says of an error elsewhere is asked for at every `poll`: a member
+/// polls while its group forms or a round runs, so an error in between is heard of with the next
+/// round. `abort` waits for NCCL's own, which has no limit of ours, and then until the device is
+/// done with the memory, for a second at most; memory that it is not done with then is given up for
+/// good.
 result<std::unique_ptr<communicator_maker>> open_nccl(std::uint32_t device,
                                                       nccl_limits limits = {});
 

@@ -5,6 +5,7 @@ skipped, and says so. Nothing is written but in --out and in a scratch folder th
 """
 
 import argparse
+import contextlib
 import glob
 import hashlib
 import json
@@ -23,6 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NO_GPU = 77
+# What --only takes: the first words of the checks' names.
+CHECKS = ["tests", "rollouts", "figures", "sanitizer"]
 # What the program says, with exit code 2, where there is none. Anything else is no reason to pass.
 NO_GPU_WORDS = re.compile(r"no GPU: |there is no GPU \d|this build has no CUDA")
 # A rollout that is over in seconds: its bits are held, not its speed.
@@ -65,6 +68,7 @@ class Check:
         self.scratch = scratch
         self.out = arguments.out
         self.shape = arguments.shape
+        self.only = arguments.only
         self.end = time.monotonic() + arguments.seconds
         self.checks = []
         self.gpu = ""
@@ -94,15 +98,19 @@ class Check:
         return self.end - time.monotonic()
 
     def run(self, command, limit):
-        """Returns (exit code, stdout, stderr); raises when there is no time for it."""
-        limit = min(limit, self.left() - 2)
-        if limit <= 0:
+        """Returns (exit code, stdout, stderr); raises when the whole has no time for it, or no more
+        before its own limit is up."""
+        whole = self.left() - 2
+        if whole <= 0:
             raise Out_of_time("no time left of the whole")
+        cut, limit = whole < limit, min(whole, limit)
         try:
             done = subprocess.run([str(word) for word in command], env=self.environment,
                                   capture_output=True, text=True, errors="replace",
                                   timeout=limit, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
+            if cut:
+                raise Out_of_time(f"no time left of the whole after {limit:.0f} s of it") from None
             return -1, "", f"took longer than {limit:.0f} s"
         return done.returncode, done.stdout, done.stderr
 
@@ -134,12 +142,19 @@ class Check:
                 ("figures", self.figures, 60),
                 ("sanitizer", self.sanitizer, 30)]
 
+    def wanted(self, name):
+        return name.split()[0] in self.only
+
     def skip_all(self, why):
         for name, _, _ in self.all():
             self.say(name, "skip", why)
 
     def go(self):
-        found, why = self.look_for_gpu()
+        try:
+            found, why = self.look_for_gpu()
+            self.gpu = self.name_of_gpu() if found == "there" else ""
+        except Out_of_time as late:
+            found, why = "broken", str(late)
         if found == "none":
             self.skip_all(why)
             return NO_GPU
@@ -147,8 +162,10 @@ class Check:
             self.say("GPU", "fail", why)
             self.skip_all("the GPU cannot be asked for")
             return 1
-        self.gpu = self.name_of_gpu()
         for name, check, needs in self.all():
+            if not self.wanted(name):
+                self.say(name, "skip", "--only leaves it out")
+                continue
             if self.left() < needs:
                 self.say(name, "skip", f"{self.left():.0f} s are left, it needs about {needs}")
                 continue
@@ -256,13 +273,7 @@ class Check:
                                  door) if formed else None
             moved = read_metric(ports[2], 'rollcast_migrations_total{path="nccl"}')
         finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            end_all(running, min(10, self.left() - 2))
         if other is None:
             if not formed:
                 ends = "; ".join(f"{log.name}: {last_line(log.read_text(errors='replace'))}"
@@ -275,10 +286,12 @@ class Check:
                   else "" if moved > 0 else f"all went by ZeroMQ, {self.out} has the workers' logs")
 
     def wait_for(self, port, metric, least, limit):
-        until = time.monotonic() + min(limit, self.left())
+        until = time.monotonic() + limit
         while time.monotonic() < until:
             if read_metric(port, metric) >= least:
                 return True
+            if self.left() < 2:
+                raise Out_of_time(f"no time left of the whole to wait for {metric}")
             time.sleep(0.2)
         return False
 
@@ -391,6 +404,22 @@ def last_line(text):
     return lines[-1].strip() if lines else "it said nothing"
 
 
+def end_all(processes, limit):
+    """Asks them to end, kills those that have not after so many seconds together, and reaps all;
+    one that a kill does not end within a second is left to the system."""
+    until = time.monotonic() + limit
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(max(until - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+
+
 def free_ports(count):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
@@ -478,12 +507,22 @@ def table(checks):
         print(f"{c['name']:{width}}  {c['result']:4}  {str(shown)[:24]} {c['unit']}".rstrip())
 
 
+def checks_of(names):
+    names = names.split(",")
+    unknown = ", ".join(name for name in names if name not in CHECKS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"there is no {unknown}; there are {', '.join(CHECKS)}")
+    return names
+
+
 def main():
     parser = argparse.ArgumentParser(prog="tests/gpu/run.sh")
     parser.add_argument("build", type=Path, help="build folder, or archive of bundle.sh")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="of summary.json")
     parser.add_argument("--device", type=int, help="number of the GPU; without it the first")
     parser.add_argument("--seconds", type=float, default=480, help="for all of it")
+    parser.add_argument("--only", type=checks_of, default=CHECKS, metavar="NAME[,NAME]",
+                        help=f"of {', '.join(CHECKS)}; without it all")
     parser.add_argument("--shape", default="qwen3-8b", help="of the figures' model")
     arguments = parser.parse_args()
     began = time.monotonic()

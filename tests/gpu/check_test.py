@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import unittest
 import unittest.mock
 from pathlib import Path
@@ -88,7 +89,7 @@ RAN_ALL = """
     done"""
 
 
-class CheckTest(unittest.TestCase):
+class Checking(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
@@ -116,6 +117,13 @@ class CheckTest(unittest.TestCase):
         (build / "rollcast").chmod(0o755)
         return build
 
+    def sut(self, build, seconds):
+        """A check of that build in this process."""
+        return check.Check(argparse.Namespace(out=self.root, shape="", seconds=seconds, device=None,
+                                              only=check.CHECKS), build, self.root)
+
+
+class CheckTest(Checking):
     def build_whose_tests_say(self, says):
         """A pretended build with test programs that are those scripts."""
         build = self.pretended()
@@ -193,8 +201,7 @@ class CheckTest(unittest.TestCase):
         os.environ["SAYS"] = json.dumps({"two_gpus": 7})
         self.addCleanup(os.environ.pop, "SAYS")
         with unittest.mock.patch.object(check, "find_nccl", return_value=("", [])):
-            sut = check.Check(argparse.Namespace(out=self.root, shape="", seconds=60, device=None),
-                              self.pretended(), self.root)
+            sut = self.sut(self.pretended(), 60)
             with contextlib.redirect_stdout(io.StringIO()):
                 sut.two_gpus(None, None, None)
         self.assertEqual([c["result"] for c in sut.checks], ["skip"])
@@ -312,6 +319,52 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(checks["figures"]["result"], "skip")
         self.assertIn("it needs about", checks["figures"]["detail"])
 
+    def test_time_that_is_up_inside_a_check_is_a_skip_and_its_own_limit_a_failure(self):
+        sleeps = self.build_whose_tests_say({"cuda_kernels_check": "exec sleep 30"})
+        os.environ["SAYS"] = "{}"
+        self.addCleanup(os.environ.pop, "SAYS")
+        sut = self.sut(sleeps, 10)
+        with contextlib.redirect_stdout(io.StringIO()), \
+                unittest.mock.patch.object(sut, "all", lambda: [("tests", sut.test_programs, 1)]):
+            self.assertEqual(sut.go(), 0)
+        self.assertEqual([(c["name"], c["result"]) for c in sut.checks], [("tests", "skip")])
+        self.assertIn("no time left of the whole after", sut.checks[0]["detail"])
+        self.assertGreater(sut.left(), 0)
+        self.assertEqual(self.sut(sleeps, 60).run(["sleep", 30], 0.1),
+                         (-1, "", "took longer than 0 s"))
+
+    def test_without_time_to_ask_for_the_gpu_it_is_1(self):
+        done, checks = self.check(self.pretended(), "--seconds", "1")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(checks["GPU"]["detail"], "no time left of the whole")
+
+    def test_a_group_that_has_no_time_to_form_is_a_skip(self):
+        with self.assertRaises(check.Out_of_time):
+            self.sut(self.pretended(), 2.2).wait_for(check.free_ports(1)[0], "members", 2, 45)
+
+    def test_processes_that_do_not_end_are_killed_and_reaped_in_time(self):
+        deaf = [subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.1; done"],
+                                 stdout=subprocess.PIPE) for _ in range(3)]
+        for process in deaf:
+            process.stdout.readline() # it ignores the signal from here on
+            self.addCleanup(process.stdout.close)
+            self.addCleanup(process.kill)
+        began = time.monotonic()
+        check.end_all(deaf, 0.5)
+        self.assertLess(time.monotonic() - began, 10)
+        self.assertEqual([process.returncode for process in deaf], [-9] * 3)
+
+    def test_only_what_is_asked_for_is_checked(self):
+        done, checks = self.check(self.pretended(), "--only", "tests,figures")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(checks["rollouts"]["detail"], "--only leaves it out")
+        self.assertEqual(checks["sanitizer"]["detail"], "--only leaves it out")
+        self.assertEqual(checks["decode, batch 1"]["result"], "pass")
+        self.assertEqual(checks["tests on the GPU"]["result"], "skip")
+        done, _ = self.check(self.root / "build", "--only", "sanitiser")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("there is no sanitiser; there are tests, rollouts,", done.stderr)
+
     def test_no_gpu_is_77_and_the_reason(self):
         why = "no GPU: the driver says nothing; use --device cpu"
         done, checks = self.check(self.pretended(), no_gpu=why)
@@ -325,6 +378,8 @@ class CheckTest(unittest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("neither a build folder", done.stderr)
 
+
+class ProgramTest(Checking):
     @unittest.skipUnless(BINARY, "ROLLCAST_BINARY names no program")
     def test_the_program_of_this_build_says_why_there_is_no_gpu(self):
         build = self.root / "build"

@@ -2,6 +2,7 @@
 # Everything that must hold on a GPU, in one command of at most 8 minutes:
 #
 #   tests/gpu/run.sh BUILD|ARCHIVE [--out DIR] [--device N] [--seconds S] [--shape NAME]
+#                    [--only NAME[,NAME]]
 #
 # BUILD is a build folder, ARCHIVE what `tests/gpu/bundle.sh` makes of one: that runs on any Linux
 # with glibc 2.36, the NVIDIA driver, bash and python3, where nothing of Rollcast was built. Prints

@@ -1,5 +1,6 @@
 // Goal: a cluster whose workers move KV and weights by a group of devices gives the same responses
-// and weights as one without, also when a rank dies inside a round, and forms a group again.
+// and weights as one without, also when a rank dies inside a round, and forms a group again; a
+// worker whose device hangs can be stopped all the same.
 // Method: whole clusters with real sockets in one process (real_cluster.hpp), whose workers have
 // devices on a pretended fabric; the results are compared with those of a cluster without one.
 
@@ -12,6 +13,22 @@ namespace rollcast::test {
 namespace {
 
 using namespace std::chrono_literals;
+
+/// Its thread hangs when it is asked for an id, until it is let go.
+struct hung_maker final : communicator_maker {
+  const std::string& device() const noexcept override { return name; }
+  result<std::string> new_id() override {
+    asked = true;
+    let.wait(false);
+    return fail(errc::peer_lost, "let go");
+  }
+  result<std::unique_ptr<communicator>> form(const std::string&, std::uint32_t,
+                                             std::uint32_t) override {
+    return fail(errc::peer_lost, "never");
+  }
+  std::string name = "hung";
+  std::atomic<bool> asked{false}, let{false};
+};
 
 struct collectives_test : testing::Test {
   collectives_test() {
@@ -91,6 +108,37 @@ TEST_F(collectives_test, workers_that_share_a_device_form_no_group) {
   for (int i = 0; i < 3; ++i)
     EXPECT_TRUE(moving() == truth_of(1));
   EXPECT_EQ(fabric.operations(), 0u);
+}
+
+TEST_F(collectives_test, a_worker_whose_group_hangs_can_be_stopped) {
+  const auto device = std::make_shared<hung_maker>();
+  std::atomic<int> abandoned{0};
+  worker_node_options options;
+  options.scheduler_port = sut->ports.cluster_port;
+  options.drain_ms_max = 1s;
+  options.collectives = device;
+  options.collective_limits.turn_max = 200ms;
+  options.abandon = [&](const result<void>& ended) {
+    EXPECT_TRUE(ended);
+    ++abandoned; // a process would end here
+  };
+  std::jthread worker{[&](std::stop_token stop) {
+    EXPECT_TRUE(run_worker(options, std::make_unique<fake_backend>(), stop));
+  }};
+  wait_for_ready(*sut, 1); // so it is the first of the group
+  add_worker("b");
+  for (const auto until = std::chrono::steady_clock::now() + 20s;
+       std::chrono::steady_clock::now() < until && !device->asked;)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(device->asked);
+  worker.request_stop();
+  for (const auto until = std::chrono::steady_clock::now() + 20s;
+       std::chrono::steady_clock::now() < until && abandoned == 0;)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(abandoned, 1);
+  device->let = true;
+  device->let.notify_all();
+  worker.join();
 }
 
 TEST_F(collectives_test, casts_new_weights_to_the_group) {

@@ -78,9 +78,10 @@ struct group_weights_test : deterministic_system {
     settle();
   }
   ~group_weights_test() override {
-    maker->lets.set_value();
     caf::anon_send_exit(worker, caf::exit_reason::user_shutdown);
     settle();
+    maker->lets.set_value(); // what the thread says now is for nobody who runs
+    group.reset();
   }
 
   void prepare(weight_way way, std::vector<tensor_info> tensors) {

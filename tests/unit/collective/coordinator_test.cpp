@@ -164,6 +164,15 @@ TEST_F(coordinator_test, makes_no_move_that_one_of_its_sides_has_given_up) {
   EXPECT_TRUE(say(of(2, news_kind::round_done, 1, 1)).empty());
 }
 
+TEST_F(coordinator_test, declines_once_what_its_puller_gives_up_before_anybody_has_given_it) {
+  open(2);
+  auto declined = of(2, news_kind::declined, 1);
+  declined.moves = {{{2}, 9, 0, 0, 10}};
+  const auto orders = say(declined);
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].to, worker_id{2});
+}
+
 TEST_F(coordinator_test, declines_what_goes_to_no_member) {
   open(2);
   const auto orders = say(wants(1, 9, 7));

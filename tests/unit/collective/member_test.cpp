@@ -259,9 +259,10 @@ struct cast_test : member_test {
       turn();
     }
   }
-  void await(std::shared_ptr<weight_cargo> into, std::uint64_t epoch = 1) {
+  void await(std::shared_ptr<weight_cargo> into, std::uint64_t epoch = 1,
+             std::uint64_t update = 3) {
     b.sut.await_weights(
-      3, epoch, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); },
+      update, epoch, std::move(into), [this](result<void> how) { heard.push_back(std::move(how)); },
       now);
   }
   /// The root has all, and casts it to who awaits it. @returns what came there.
@@ -348,15 +349,15 @@ TEST_F(cast_test, hears_at_once_of_a_root_that_has_nothing_any_more) {
 
 TEST_F(cast_test, allocates_nothing_for_sizes_that_are_not_of_the_manifest) {
   const std::array<cast, 4> wrong{{{3, 0, 0, 4, 6'400, false},
-                                   {3, 0, 3, 2, 40, false},
-                                   {3, 0, 0, 3, std::uint64_t{1} << 40, true},
+                                   {4, 0, 3, 2, 40, false},
+                                   {5, 0, 0, 3, std::uint64_t{1} << 40, true},
                                    {99, 0, 0, 3, std::uint64_t{1} << 40, true}}};
   for (std::uint64_t epoch = 1; const auto& slices : wrong) {
     a.said.clear();
     b.said.clear();
     heard.clear();
     open(epoch);
-    await(*weight_cargo::expecting(whole()->tensors(), 256), epoch);
+    await(*weight_cargo::expecting(whole()->tensors(), 256), epoch, 2 + epoch);
     b.sut.obey({.kind = order_kind::run, .epoch = epoch, .round = 1, .slices = slices}, now);
     turn(3s); // of update 99 it knows nothing, and may hear of it yet
     ASSERT_TRUE(has(b, news_kind::failed)) << epoch;
@@ -441,6 +442,31 @@ TEST_F(cast_test, takes_part_in_a_cast_that_it_will_not_hear_of) {
   await(*weight_cargo::expecting(from->tensors(), 256));
   ASSERT_EQ(heard.size(), 1u) << "what went by does not come again";
   EXPECT_EQ(heard[0].error().code, errc::stale_epoch);
+}
+
+TEST_F(cast_test, holds_up_no_cast_of_what_it_waits_for_no_more) {
+  const order more{.kind = order_kind::run, .epoch = 1, .round = 20, .slices = {3, 0, 0, 4, 640}};
+  open();
+  cast_all();
+  ASSERT_EQ(heard.size(), 1u);
+  a.said.clear();
+  b.said.clear();
+  both(more); // others lack more than this one did
+  turn();
+  EXPECT_TRUE(has(a, news_kind::round_done) && has(b, news_kind::round_done)) << "complete";
+}
+
+TEST_F(cast_test, holds_up_no_cast_of_what_it_was_told_to_wait_for_too_early) {
+  both({.kind = order_kind::form, .epoch = 1, .members = {{1}, {2}}, .id = "early"});
+  turn();
+  await(*weight_cargo::expecting(whole()->tensors(), 256)); // before `open` is here
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_FALSE(heard[0]) << "it is pulled";
+  both({.kind = order_kind::open, .epoch = 1});
+  a.sut.cast_weights(3, 1, whole());
+  both({.kind = order_kind::run, .epoch = 1, .round = 1, .slices = {3, 0, 0, 4, 640, true}});
+  turn();
+  EXPECT_TRUE(has(a, news_kind::round_done) && has(b, news_kind::round_done));
 }
 
 TEST_F(cast_test, an_update_that_is_forgotten_says_nothing_of_one_with_a_smaller_number) {

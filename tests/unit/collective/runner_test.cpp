@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 
 namespace rollcast::collective {
@@ -30,6 +31,56 @@ struct slow_device final : communicator_maker {
   std::promise<void> asked;
   std::promise<void> lets;
   std::shared_future<void> let = lets.get_future().share();
+};
+
+/// Forms groups at once, whose end hangs until it is let.
+struct hanging_device final : communicator_maker {
+  struct group final : communicator {
+    explicit group(hanging_device& of) : device(of) {}
+    ~group() override { abort(); }
+    result<void> exchange(std::vector<rank_transfer>) override { return {}; }
+    result<void> broadcast(std::uint32_t, std::span<std::byte>) override { return {}; }
+    result<bool> poll() override { return true; }
+    void abort() override { device.let.wait(false); }
+    hanging_device& device;
+  };
+  const std::string& device() const noexcept override { return name; }
+  result<std::string> new_id() override { return std::string{"id"}; }
+  result<std::unique_ptr<communicator>> form(const std::string&, std::uint32_t,
+                                             std::uint32_t) override {
+    return std::make_unique<group>(*this);
+  }
+  void go_on() {
+    let = true;
+    let.notify_all();
+  }
+  std::string name = "hanging";
+  std::atomic<bool> let{false};
+};
+
+/// A runner in an open group with worker 2 that hangs once it is told that the group is over.
+struct hanging_runner : testing::Test {
+  hanging_runner() {
+    sut->serve({1}, [](const news&) {});
+    sut->obey({1}, {.kind = order_kind::form, .epoch = 1, .members = {{1}, {2}}, .id = "id"});
+    obey_until({.kind = order_kind::open, .epoch = 1}, {1});
+  }
+  ~hanging_runner() override {
+    device->go_on();
+    sut.reset();
+  }
+  /// Tells it that until it reaches worker 2 as `who`.
+  void obey_until(const order& what, worker_id who) {
+    for (const auto until = std::chrono::steady_clock::now() + 10s;
+         sut->reaches({2}) != who && std::chrono::steady_clock::now() < until;
+         std::this_thread::sleep_for(5ms))
+      sut->obey({1}, what);
+    EXPECT_EQ(sut->reaches({2}), who);
+  }
+
+  std::shared_ptr<hanging_device> device = std::make_shared<hanging_device>();
+  std::unique_ptr<runner> sut =
+    std::make_unique<runner>(device, member_limits{.turn_max = 1'500ms});
 };
 
 order make_id(std::uint64_t epoch) {
@@ -78,6 +129,19 @@ TEST(runner, keeps_orders_that_come_before_it_knows_whom_they_mean) {
   EXPECT_EQ(heard[0].kind, news_kind::id_made);
   EXPECT_EQ(heard[0].epoch, 9u);
   EXPECT_EQ(heard[0].worker, worker_id{5});
+}
+
+TEST_F(hanging_runner, reaches_nobody_while_its_thread_hangs) {
+  std::this_thread::sleep_for(2s); // longer than `turn_max`
+  EXPECT_EQ(sut->reaches({2}), worker_id{1}) << "it rests, and turns all the same";
+  obey_until({.kind = order_kind::abort, .epoch = 1, .why = "a test"}, {});
+}
+
+TEST_F(hanging_runner, says_whether_its_thread_ends) {
+  sut->obey({1}, {.kind = order_kind::abort, .epoch = 1, .why = "a test"});
+  EXPECT_FALSE(sut->stop(50ms));
+  device->go_on();
+  EXPECT_TRUE(sut->stop(10s));
 }
 
 } // namespace
