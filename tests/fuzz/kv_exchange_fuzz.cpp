@@ -10,6 +10,7 @@
 
 #include <zmq.hpp>
 
+#include <cerrno>
 #include <future>
 #include <optional>
 
@@ -84,6 +85,16 @@ private:
       continue;
   }
 
+  /// False if nothing came in time. libFuzzer's clock interrupts whoever waits.
+  bool receive(zmq::message_t& into) {
+    for (;;)
+      try {
+        return holder_.recv(into).has_value();
+      } catch (const zmq::error_t& e) {
+        require(e.num() == EINTR, "a socket is whole");
+      }
+  }
+
   /// Is asked for an image and says what the input says, then that it has none.
   void hold(input_reader& in) {
     std::promise<result<kv_image>> told;
@@ -94,7 +105,7 @@ private:
     std::optional<kv_frame> open;
     while (!open || open->kind != kv_message::open) { // what is left of the transfer before
       zmq::message_t body;
-      require(holder_.recv(who).has_value() && holder_.recv(body).has_value(), "a pull is opened");
+      require(receive(who) && receive(body), "a pull is opened");
       if (const auto frame = decode_kv_frame({body.data<std::byte>(), body.size()}))
         open = *frame;
     }

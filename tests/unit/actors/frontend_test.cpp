@@ -73,7 +73,7 @@ protected:
   }
   template <class Condition>
   static bool soon(Condition condition) {
-    for (int i = 0; i < 500; ++i, ::usleep(10'000))
+    for (int i = 0; i < 6'000; ++i, ::usleep(10'000)) // a minute: other tests run beside it
       if (condition())
         return true;
     return false;
