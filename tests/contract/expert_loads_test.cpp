@@ -1,9 +1,9 @@
 // Goal: how many rows an expert has changes no row's bits, at the ends of what can be: a few
-// experts have every row and the others none, or one row alone has an expert. Method: every row is
-// computed by itself. Then the router is forced (correction biases, or weights of zero, whose ties
-// go to the lowest ids), and all rows go through one pass; or the rows of a pass are chosen so that
-// one of them is alone with an expert. Logits are compared with memcmp, and the loads are counted
-// from the ids. A rollout with the forced router runs in every setting.
+// experts have every row and the others none, or one row alone has an expert.
+// Method: every row is computed by itself. Then the router is forced (correction biases, or weights
+// of zero, whose ties go to the lowest ids), and all rows go through one pass; or the rows of a
+// pass are chosen so that one of them is alone with an expert. Logits are compared with memcmp, and
+// the loads are counted from the ids. A rollout with the forced router runs in every setting.
 
 #include "engine/model/tensor_source.hpp"
 #include "tests/contract/engine_settings.hpp"
