@@ -67,17 +67,28 @@ result<void> check_vocabulary(const draft_files& files, std::size_t vocabulary,
   return {};
 }
 
+/// Refuses EAGLE-1 and EAGLE-2 heads by name, whatever kind is asked for. Those as published call
+/// themselves a model of the target's class, and are told by a layer under no `model.`.
+result<void> check_no_old_eagle(const draft_files& files) {
+  const std::string name = class_of(files.json);
+  if (name == eagle3_class_name) // its layer may have that name too: `check_fuse` tells them apart
+    return {};
+  const bool named =
+    name.ends_with("Eagle") || (name.starts_with("Eagle") && !name.starts_with("Eagle3"));
+  if (!named && !files.tensors.contains("layers.0.self_attn.q_proj.weight"))
+    return {};
+  return refused(files, "this is an EAGLE-1 or EAGLE-2 head ("
+                          + (name.empty() ? "of no class" : name)
+                          + "), which is not supported: give an EAGLE-3 head ("
+                          + std::string(eagle3_class_name) + ")");
+}
+
 // -- EAGLE-3 ------------------------------------------------------------------
 
 result<void> check_eagle3_class(const draft_files& files) {
   const std::string name = class_of(files.json);
   if (name == eagle3_class_name)
     return {};
-  if (name == "LlamaForCausalLMEagle" || name == "EagleLlamaForCausalLM"
-      || files.tensors.contains("layers.0.self_attn.q_proj.weight"))
-    return refused(files, "this is an EAGLE-1 or EAGLE-2 head (" + name
-                            + "), which is not supported: give an EAGLE-3 head ("
-                            + std::string(eagle3_class_name) + ")");
   return refused(files, "architectures is " + (name.empty() ? "missing" : name)
                           + ": not an EAGLE-3 "
                             "head ("
@@ -280,6 +291,8 @@ result<draft_model> load_draft(const std::filesystem::path& directory, draft_kin
   if (!tensors)
     return fail(tensors);
   draft_files files{directory, std::move(*json), std::move(*tensors)};
+  if (auto ok = check_no_old_eagle(files); !ok)
+    return fail(ok);
   const bool eagle = kind == draft_kind::eagle3;
   const auto config = eagle ? read_eagle3(files, target) : read_mtp(files, target);
   if (!config)

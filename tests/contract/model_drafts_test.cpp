@@ -54,12 +54,13 @@ TEST_P(model_drafts, of_random_models_change_no_bit) {
 TEST_P(own_mtp_layers, that_draft_change_no_bit) {
   const auto expected = run_setting(weights, profile(), work, plain);
   const drafts_of own{fixture_model(family()), draft_kind::mtp, weights->config(), profile()};
-  for (const auto& s : telling_settings()) {
-    model_draft_figures figures;
-    expect_same(expected, run_with_model(weights, profile(), work, s, own, chain_of_3, &figures),
-                s.name);
-    EXPECT_GT(figures.accepted, 0u) << s.name;
-  }
+  for (const auto& s : telling_settings())
+    for (const auto& how : {chain_of_3, tree_of_12}) {
+      model_draft_figures figures;
+      const auto what = s.name + ", " + std::to_string(how.tokens) + " tokens";
+      expect_same(expected, run_with_model(weights, profile(), work, s, own, how, &figures), what);
+      EXPECT_GT(figures.accepted, 0u) << what;
+    }
 }
 
 TEST(families_with_mtp_layers, are_all_tested) {
@@ -92,23 +93,55 @@ step_costs costs_that_pay() {
   return {{{1, 1.0}, {256, 1.1}}, {0, 0}};
 }
 
+/// Tokens drafted with `auto`, by who drafted them.
+struct drafted_tokens {
+  std::uint64_t by_models = 0;
+  std::uint64_t by_groups = 0;
+};
+
+/// Runs a rollout in a setting, every engine with `auto` over a model of its own and three groups.
+std::map<std::uint64_t, finished_response>
+run_with_auto(const std::shared_ptr<const model_weights>& weights, std::string_view profile,
+              const rollout& work, const setting& s, const drafts_of& drafts,
+              const model_draft_options& how, drafted_tokens& drafted) {
+  std::vector<engine> engines;
+  std::vector<std::shared_ptr<model_drafter>> models;
+  for (std::size_t i = 0; i < s.engines; ++i) {
+    auto& e =
+      engines.emplace_back(make_device(weights, profile, with_rows_for_drafts(s.device)), s.limits);
+    models.push_back(drafts.make(e.device().shape(), e.limits().batch_max, how, s.device.threads));
+    const auto both = std::make_shared<speculator>(
+      speculation_options{.how = speculation::auto_, .tree_width = how.topk}, costs_that_pay());
+    both->consider(models.back(), {{{1, 1e-6}, {256, 2e-6}}, {0, 0}});
+    e.speculate(both);
+    for (const auto& request : work)
+      both->follow(request.response, {1 + request.response.value % 3}, false, request.tokens);
+  }
+  auto done = run_rollout(work, engines, s.how);
+  for (std::size_t i = 0; i < s.engines; ++i) {
+    drafted.by_models += models[i]->figures().tokens;
+    drafted.by_groups += engines[i].stats().draft_tokens - models[i]->figures().tokens;
+  }
+  return done;
+}
+
 TEST_P(model_drafts, beside_those_of_groups_change_no_bit) {
   const auto expected = run_setting(weights, profile(), work, plain);
+  const drafts_of eagle{random_eagle3(weights->config(), 7), draft_kind::eagle3, weights->config(),
+                        profile()};
   const drafts_of mtp{random_mtp(weights->config(), 7), draft_kind::mtp, weights->config(),
                       profile()};
-  const auto& s = settings[1];
-  std::vector<engine> engines;
-  engines.emplace_back(make_device(weights, profile(), with_rows_for_drafts(s.device)), s.limits);
-  const auto model = mtp.make(engines[0].device().shape(), 7, chain_of_3);
-  const auto both =
-    std::make_shared<speculator>(speculation_options{.how = speculation::auto_}, costs_that_pay());
-  both->consider(model, {{{1, 1e-6}, {256, 2e-6}}, {0, 0}});
-  engines[0].speculate(both);
-  for (const auto& request : work)
-    both->follow(request.response, {1 + request.response.value % 3}, false, request.tokens);
-  expect_same(expected, run_rollout(work, engines, s.how), "auto");
-  EXPECT_GT(model->figures().tokens, 0u) << "the model drafts";
-  EXPECT_GT(engines[0].stats().draft_tokens, model->figures().tokens) << "and so do groups";
+  for (const auto* drafts : {&eagle, &mtp})
+    for (const auto& how : {chain_of_3, tree_of_12}) {
+      drafted_tokens drafted;
+      const auto what = std::string(drafts == &eagle ? "eagle3, " : "mtp, ")
+                        + std::to_string(how.tokens) + " tokens";
+      for (const auto& s : telling_settings())
+        expect_same(expected, run_with_auto(weights, profile(), work, s, *drafts, how, drafted),
+                    "auto, " + s.name + ", " + what);
+      EXPECT_GT(drafted.by_models, 0u) << what;
+      EXPECT_GT(drafted.by_groups, 0u) << what;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(families, model_drafts, every_model(), name_of_model);

@@ -135,7 +135,8 @@ class DraftModels(ClusterTest):
         config = json.loads((broken / "config.json").read_text())
         config["architectures"] = ["LlamaForCausalLMEagle"]
         (broken / "config.json").write_text(json.dumps(config))
-        self.refuse(["EAGLE-1 or EAGLE-2"], speculate="eagle3", draft_model=broken)
+        for kind in ("eagle3", "mtp", "auto"):
+            self.refuse(["EAGLE-1 or EAGLE-2"], speculate=kind, draft_model=broken)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class Exactness(ClusterTest):
                 settings = {"model": model, "group_size": 2, "numerics": profile}
                 with self.subTest(family=family, profile=profile):
                     more = SINGLE + MIXED if profile == "cpu-f32-v1" else MIXED
-                    ways = more + [MOVING]
+                    ways = more + [MOVING, {"speculate": "group", **MOVING}]
                     oracle = self.check(prompts, settings, ways)
                     records = [json.loads(line) for line in oracle.splitlines()]
                     self.assertEqual(max(len(r["prompt_token_ids"]) + len(r["token_ids"])

@@ -94,12 +94,35 @@ TEST(load_draft, takes_an_embedding_and_a_whole_vocabulary_of_the_heads_own) {
   EXPECT_EQ(got->weights->embedding().shape[0], target.vocabulary);
 }
 
-// sglang #21272: an EAGLE-3 head read as EAGLE skips fc, and accepts nothing.
-TEST(load_draft, refuses_eagle_1_and_2_by_name) {
+// sglang #21272: an EAGLE-3 head read as EAGLE skips fc, and accepts nothing. `auto` takes for an
+// MTP layer whatever is no EAGLE-3 head.
+TEST(load_draft, refuses_eagle_1_and_2_by_their_class_whatever_is_asked_for) {
   auto made = random_eagle3(target, 1);
-  made.config["architectures"] = {"LlamaForCausalLMEagle"};
-  expect_refused(load(made, draft_kind::eagle3), {"EAGLE-1 or EAGLE-2", "LlamaForCausalLMEagle3"});
-  made = random_eagle3(target, 1);
+  for (const char* name : {"LlamaForCausalLMEagle", "Qwen2ForCausalLMEagle",
+                           "EagleLlamaForCausalLM", "EagleDeepSeekMTPModel"}) {
+    made.config["architectures"] = {name};
+    for (const auto kind : {draft_kind::eagle3, draft_kind::mtp})
+      expect_refused(load(made, kind), {"EAGLE-1 or EAGLE-2", name, "LlamaForCausalLMEagle3"});
+  }
+}
+
+// As published: a class like any model's, one layer under no prefix, and fc.
+TEST(load_draft, refuses_eagle_1_and_2_by_their_layout_whatever_is_asked_for) {
+  for (const char* name : {"LlamaForCausalLM", "Qwen2ForCausalLM", "MixtralForCausalLM"}) {
+    draft_checkpoint made;
+    made.config = random_mtp(target, 1).config;
+    made.config["architectures"] = {name};
+    made.config["num_hidden_layers"] = 1;
+    made.config.erase("num_nextn_predict_layers");
+    made.add_random("fc.weight", {target.hidden, 2 * target.hidden}, 1);
+    made.add_random("layers.0.self_attn.q_proj.weight", {128, target.hidden}, 1);
+    for (const auto kind : {draft_kind::eagle3, draft_kind::mtp})
+      expect_refused(load(made, kind), {"EAGLE-1 or EAGLE-2", name, "LlamaForCausalLMEagle3"});
+  }
+}
+
+TEST(load_draft, refuses_eagle_1_and_2_that_call_themselves_eagle_3) {
+  auto made = random_eagle3(target, 1);
   made.add_random("fc.weight", {target.hidden, 2 * target.hidden}, 1);
   expect_refused(load(made, draft_kind::eagle3), {"fc.weight", "EAGLE-1 and EAGLE-2"});
 }
