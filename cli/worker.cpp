@@ -90,7 +90,8 @@ int run_worker(const worker_options& options) {
   auto node = node_of(options, what, *keys);
   node.collectives = *collectives;
   node.draft_model = std::move(*drafter);
-  node.abandon = [](const result<void>& ended) { // the scheduler has every edge
+  // Nothing is lost: the scheduler has the edges, or has them computed again.
+  node.abandon = [](const result<void>& ended) {
     ::_exit(ended ? exit_done : refuse(ended.error()));
   };
   const auto ended =

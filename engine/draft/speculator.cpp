@@ -12,8 +12,8 @@ namespace {
 
 /// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
 constexpr std::uint32_t pause_max = 16;
-/// Tokens of a group that wait for the index at most. There they take ten times the memory, which
-/// must be counted, and many at once hold up a step.
+/// So many tokens of a group wait for the index when more are told of: there they take ten times
+/// the memory, which must be counted.
 constexpr std::size_t unwritten_max = 4096;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -86,17 +86,21 @@ void speculator::write_later(group_record& g, std::uint32_t stream,
   auto& unwritten = g.unwritten[stream];
   unwritten.insert(unwritten.end(), tokens.begin(), tokens.end());
   g.unwritten_tokens += tokens.size();
-  if (g.unwritten_tokens > unwritten_max)
-    index_all(g);
   count_bytes(g);
 }
 
+/// Brings the index up to date with what waits for it.
 void speculator::index_all(group_record& g) {
+  if (g.unwritten_tokens == 0)
+    return;
+  const auto begin = std::chrono::steady_clock::now();
   for (std::uint32_t stream = 0; g.unwritten_tokens > 0 && stream < g.unwritten.size(); ++stream) {
     const auto tokens = std::exchange(g.unwritten[stream], {});
     g.index.append(stream, tokens);
     g.unwritten_tokens -= tokens.size();
   }
+  count_bytes(g);
+  overdue_s_ += seconds_since(begin);
 }
 
 void speculator::count_bytes(group_record& g) {
@@ -155,6 +159,8 @@ void speculator::follow(response_id response, group_id group, bool probe,
   const auto stream = open(g, response);
   if (const auto has = known(g, stream); has < tokens.size())
     write_later(g, stream, tokens.subspan(has));
+  if (g.unwritten_tokens > unwritten_max)
+    index_all(g);
   followed_[response] = {home, stream, probe, {}, {}};
   expire();
 }
@@ -191,6 +197,8 @@ std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_
   if (position > has || position + tokens.size() <= has)
     return has;
   write_later(g, stream, tokens.subspan(has - position));
+  if (g.unwritten_tokens > unwritten_max)
+    index_all(g);
   expire();
   return static_cast<std::uint32_t>(position + tokens.size());
 }
@@ -250,7 +258,8 @@ void speculator::plan_group(std::span<const draft_seat> seats, const step_load& 
   }
   const auto begin = std::chrono::steady_clock::now();
   catch_up(seats);
-  overdue_s_ = looked_ ? 0 : seconds_since(begin);
+  if (!looked_)
+    overdue_s_ = seconds_since(begin);
   looked_ = true;
   for (std::uint32_t seat = 0; seat < seats.size(); ++seat)
     if (sitting_[seat] != nullptr)

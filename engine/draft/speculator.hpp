@@ -165,7 +165,7 @@ private:
   std::uint32_t pause_ = 0;   ///< Steps to leave out after a look-up that did not pay.
   std::uint32_t pause_left_ = 0;
   bool looked_ = true;    ///< In the step before this one something was looked up.
-  double overdue_s_ = 0;  ///< Of the step being built: for tokens that steps before left unwritten.
+  double overdue_s_ = 0;  ///< Of the step being built: for tokens that were told of before it.
   double drafting_s_ = 0; ///< Of the step being built, without that.
   speculation_figures figures_;
 };

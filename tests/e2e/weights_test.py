@@ -147,7 +147,7 @@ class Updated(ClusterTest):
     def pair(self, of_workers=None, **settings):
         """A scheduler and two workers that nobody restarts; a silent one is lost after 1.5 s."""
         scheduler = self.scheduler(lost_after_ms=1500, **settings)
-        workers = [self.worker(scheduler, lost_after_ms=1500, **SLOW, **(of_workers or {}))
+        workers = [self.worker(scheduler, lost_after_ms=1500, **{**SLOW, **(of_workers or {})})
                    for _ in range(2)]
         self.wait_for_ready(scheduler, 2)
         return scheduler, workers
@@ -235,7 +235,8 @@ class Update(Updated):
         self.flip_at_a_chunk_edge(speculate="auto", draft_model=EXAMPLE / "eagle3")
 
     def flip_at_a_chunk_edge(self, **drafting):
-        scheduler, _ = self.pair(drafting)
+        # Drafts make a batch shorter, smaller steps longer.
+        scheduler, _ = self.pair({"max_batch": 3, **drafting} if drafting else {})
         batch = self.batch(scheduler)
         wait_until(lambda: any(w["running"] for w in ready_workers(scheduler.endpoint).values()),
                    "the batch runs")

@@ -326,9 +326,15 @@ class CheckTest(Checking):
         sut = self.sut(sleeps, 10)
         with contextlib.redirect_stdout(io.StringIO()), \
                 unittest.mock.patch.object(sut, "all", lambda: [("tests", sut.test_programs, 1)]):
-            self.assertEqual(sut.go(), 0)
+            self.assertEqual(sut.go(), 1, "nothing passed: it may hang")
         self.assertEqual([(c["name"], c["result"]) for c in sut.checks], [("tests", "skip")])
-        self.assertIn("no time left of the whole after", sut.checks[0]["detail"])
+        sut = self.sut(sleeps, 10)
+        with contextlib.redirect_stdout(io.StringIO()), \
+                unittest.mock.patch.object(sut, "all", lambda: [
+                    ("figures", lambda: sut.say("figures", "pass"), 1),
+                    ("tests", sut.test_programs, 1)]):
+            self.assertEqual(sut.go(), 0, sut.checks)
+        self.assertIn("no time left of the whole after", sut.checks[-1]["detail"])
         self.assertGreater(sut.left(), 0)
         self.assertEqual(self.sut(sleeps, 60).run(["sleep", 30], 0.1),
                          (-1, "", "took longer than 0 s"))
