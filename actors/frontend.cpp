@@ -2,6 +2,7 @@
 
 #include "cluster/security/curve_socket.hpp"
 #include "cluster/security/doorkeeper.hpp"
+#include "cluster/transport/silent_peers.hpp"
 #include "cluster/transport/wake_fd.hpp"
 #include "cluster/wire/codec.hpp"
 
@@ -99,8 +100,7 @@ result<void> frontend::loop::bind() {
     router_.set(zmq::sockopt::sndhwm, options_.messages_per_peer_max);
     router_.set(zmq::sockopt::rcvhwm, 4); // whole messages, of any size, before anybody looks
     // A controller that vanished without a word is noticed, and its queue freed.
-    router_.set(zmq::sockopt::heartbeat_ivl, 5'000);
-    router_.set(zmq::sockopt::heartbeat_timeout, 15'000);
+    end_silent_connections(router_, std::chrono::seconds{15});
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, std::string{"cannot listen for controllers: "} + e.what());
   }

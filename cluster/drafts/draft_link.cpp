@@ -1,6 +1,7 @@
 #include "cluster/drafts/draft_link.hpp"
 
 #include "cluster/security/curve_socket.hpp"
+#include "cluster/transport/silent_peers.hpp"
 #include "cluster/transport/wake_fd.hpp"
 
 #include <zmq.hpp>
@@ -107,8 +108,7 @@ result<void> draft_link::loop::connect() {
     socket_.set(zmq::sockopt::sndhwm, options_.frames_max);
     socket_.set(zmq::sockopt::rcvhwm, options_.frames_max);
     socket_.set(zmq::sockopt::maxmsgsize, std::int64_t{draft_frame_bytes_max});
-    socket_.set(zmq::sockopt::heartbeat_ivl, 1'000);
-    socket_.set(zmq::sockopt::heartbeat_timeout, 3'000);
+    end_silent_connections(socket_, std::chrono::seconds{4});
     socket_.set(zmq::sockopt::reconnect_ivl, 100);
     socket_.set(zmq::sockopt::reconnect_ivl_max, 2'000);
     if (options_.keys)

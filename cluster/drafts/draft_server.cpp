@@ -2,6 +2,7 @@
 
 #include "cluster/security/curve_socket.hpp"
 #include "cluster/security/doorkeeper.hpp"
+#include "cluster/transport/silent_peers.hpp"
 #include "cluster/transport/wake_fd.hpp"
 
 #include <sys/random.h>
@@ -96,8 +97,7 @@ result<void> draft_server::loop::bind() {
     router_.set(zmq::sockopt::sndhwm, options_.frames_max);
     router_.set(zmq::sockopt::rcvhwm, options_.frames_max);
     router_.set(zmq::sockopt::maxmsgsize, std::int64_t{draft_frame_bytes_max});
-    router_.set(zmq::sockopt::heartbeat_ivl, 1'000);
-    router_.set(zmq::sockopt::heartbeat_timeout, 3'000);
+    end_silent_connections(router_, std::chrono::seconds{4});
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, std::string{"cannot open the draft server: "} + e.what());
   }

@@ -1,5 +1,6 @@
 #include "cluster/weights/weight_exchange.hpp"
 
+#include "cluster/transport/silent_peers.hpp"
 #include "cluster/weights/weight_exchange_loop.hpp"
 
 #include <malloc.h>
@@ -36,9 +37,7 @@ result<void> weight_exchange::loop::bind() {
     router_.set(zmq::sockopt::router_mandatory, true);
     router_.set(zmq::sockopt::maxmsgsize, std::int64_t{1024}); // nobody sends slices here
     // A frozen peer would keep the slices on their way to it, and so the update, in memory.
-    router_.set(zmq::sockopt::heartbeat_ivl, static_cast<int>(options_.idle_ms_max.count()));
-    router_.set(zmq::sockopt::heartbeat_timeout,
-                static_cast<int>(2 * options_.idle_ms_max.count()));
+    end_silent_connections(router_, 3 * options_.idle_ms_max);
   } catch (const zmq::error_t& e) {
     return fail(errc::bad_config, std::string{"cannot open the weights endpoint: "} + e.what());
   }

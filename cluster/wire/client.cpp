@@ -1,6 +1,7 @@
 #include "cluster/wire/client.hpp"
 
 #include "cluster/security/curve_socket.hpp"
+#include "cluster/transport/silent_peers.hpp"
 #include "cluster/wire/codec.hpp"
 
 #include <zmq.hpp>
@@ -72,8 +73,7 @@ public:
     dealer.set(zmq::sockopt::sndtimeo, static_cast<int>(timeout_.count()));
     dealer.set(zmq::sockopt::rcvhwm, 0); // what is dropped would be sent again
     // A connection that died silently is noticed and made anew.
-    dealer.set(zmq::sockopt::heartbeat_ivl, 2'000);
-    dealer.set(zmq::sockopt::heartbeat_timeout, 6'000);
+    end_silent_connections(dealer, std::chrono::seconds{8});
     dealer.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.message_bytes));
     // Asked for no longer than this, a scheduler that is back is found soon.
     dealer.set(zmq::sockopt::reconnect_ivl, 100);

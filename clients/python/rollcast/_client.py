@@ -42,7 +42,7 @@ from ._weights import AnyTensors, Bucket, cut, frame_of
 PROTOCOL_VERSION = 1
 MESSAGE_BYTES_MAX = 64 << 20
 _LINGER_MS = 1000  # how long close() waits for the last acknowledgements to leave
-_HEARTBEAT_MS = 2000  # a connection that died silently is noticed and made anew
+_SILENCE_S = 8  # a connection that died silently is noticed, by the kernel, and made anew
 _BUCKETS_UNDERWAY = 4  # sent and not answered: the wire stays busy, the scheduler's memory small
 # What answers each request that may succeed.
 _ANSWERS = {
@@ -391,8 +391,12 @@ class Client:
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
             socket.setsockopt(zmq.RCVHWM, 0)  # what is dropped would be sent again
             socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
-            socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
+            # Not ZeroMQ's heartbeats: cluster/transport/silent_peers.hpp says why.
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, _SILENCE_S // 3)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, _SILENCE_S // 3)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+            socket.setsockopt(zmq.TCP_MAXRT, 1000 * _SILENCE_S)
             self._keys.apply(socket)
             fresh.append(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED))
             socket.connect(self.endpoint)

@@ -6,9 +6,12 @@
 #include "actors/frontend.hpp"
 #include "cluster/wire/codec.hpp"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <zmq.hpp>
 
@@ -197,6 +200,54 @@ TEST_F(frontend_with_bounds, fills_no_log_with_peers_that_do_not_read) {
     ++lines;
   EXPECT_GE(lines, 1) << said;
   EXPECT_LE(lines, lines_max) << said;
+}
+
+/// A connection of bytes that speaks ZMTP as a DEALER; it is reset at its end.
+struct raw_peer {
+  explicit raw_peer(const std::string& endpoint) {
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port =
+      htons(static_cast<std::uint16_t>(std::stoi(endpoint.substr(endpoint.rfind(':') + 1))));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const linger at_once{1, 0};
+    EXPECT_EQ(::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+    EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to), 0);
+    std::string greeting = "\xff" + std::string(8, '\0') + "\x7f\x03" + '\0' + "NULL";
+    greeting.resize(64);
+    say(greeting);
+    hear(64);
+    say(std::string{"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06"
+                    "DEALER",
+                    30});
+    hear(2);
+  }
+  ~raw_peer() { ::close(fd); }
+  void say(const std::string& bytes) {
+    EXPECT_EQ(::send(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+  }
+  void hear(std::size_t least) {
+    std::string bytes(least, '\0');
+    EXPECT_EQ(::recv(fd, bytes.data(), least, MSG_WAITALL), static_cast<ssize_t>(least));
+  }
+
+  int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+};
+
+// libzmq aborts where its heartbeat is due on such a connection.
+TEST_F(frontend_with_bounds, outlives_a_connection_that_is_reset_before_it_was_read) {
+  open({});
+  hold(true);
+  (void)ask(1, wire::get_status{}); // the door's thread is held, so nothing more is read
+  {
+    raw_peer peer{door_->endpoint()};
+    for (int i = 0; i < 1'000; ++i)
+      peer.say({"\0\x01x", 3});
+    ::usleep(200'000);
+  }
+  ::usleep(6'000'000); // longer than the heartbeats' interval was
+  hold(false);
+  EXPECT_TRUE(soon([&] { return metrics_->frames_rejected.malformed.value() > 0; }));
 }
 
 TEST_F(frontend_with_bounds, refuses_requests_beyond_the_bytes_of_a_client) {
