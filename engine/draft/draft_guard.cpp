@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 namespace rollcast {
 
@@ -15,10 +16,17 @@ constexpr double held_up = 4;
 constexpr double lost_max = 2;
 /// A trial that brings less is none that pays: time is not measured any better.
 constexpr double gain_min = 1.02;
-/// A trial that brings less than this has failed before its end.
-constexpr double gain_lost = 0.95;
+/// What so many times the spread of a trial's steps does not explain is no accident.
+constexpr double plain_spreads = 2;
 /// What trials may lose, of all time.
 constexpr double lost_share = 0.0025;
+/// What rehearsals have to promise to end a hold.
+constexpr double promise_min = 1.05;
+/// A promise that ended a hold is a lucky one: what follows it says less of all promises.
+constexpr double doubt_max = 1.5;
+/// The part of a hold that no promise ends, 1 / this: trials lose so many times their share at
+/// most.
+constexpr std::uint32_t sure_part = 4;
 /// How much longer than the one before drafting may be shut out.
 constexpr std::uint32_t growth = 8;
 
@@ -43,29 +51,76 @@ void draft_guard::plain(std::uint32_t rows, double seconds, double plain_seconds
   b.slowness += refresh * (std::min(seconds / plain_seconds, held_up * b.slowness) - b.slowness);
 }
 
+void draft_guard::trial::add(double worth, double spent) {
+  worth_s += worth;
+  spent_s += spent;
+  squares += (worth - spent) * (worth - spent);
+  ++steps;
+}
+
+void draft_guard::trial::halve() {
+  worth_s /= 2;
+  spent_s /= 2;
+  squares /= 2;
+  steps /= 2;
+}
+
+/// What was gained, lost if negative, over what chance alone makes of so many steps.
+double draft_guard::trial::spreads() const {
+  return squares > 0 ? (worth_s - spent_s) / std::sqrt(squares) : 0;
+}
+
+void draft_guard::rehearsed(std::uint32_t rows, double seconds, double plain_seconds,
+                            std::size_t tokens, std::size_t seats) {
+  auto& b = band_of(rows);
+  if (b.hold_left == 0 || b.promised > 0 || seconds <= 0 || seats == 0)
+    return;
+  b.rehearsed.add(plain_seconds * static_cast<double>(tokens) / static_cast<double>(seats),
+                  seconds);
+  const auto promised = b.rehearsed.gain();
+  const bool plain = b.rehearsed.steps >= trial_steps_min && b.rehearsed.spreads() > plain_spreads;
+  if (!plain && b.rehearsed.steps < trial_steps)
+    return;
+  b.rehearsed = {};
+  if (!plain || promised < promise_min * b.doubt)
+    return;
+  b.promised = promised;
+  const auto sure_left = b.hold / sure_part - std::min(b.hold / sure_part, b.hold - b.hold_left);
+  b.hold_left = std::min(b.hold_left, sure_left);
+}
+
 void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_seconds,
                           std::size_t tokens, std::size_t seats) {
   auto& b = band_of(rows);
-  const auto per_token =
-    plain_seconds * b.slowness / static_cast<double>(std::max<std::size_t>(seats, 1));
-  const auto worth = per_token * static_cast<double>(tokens);
+  const auto plain = plain_seconds * b.slowness;
+  const auto worth =
+    plain * static_cast<double>(tokens) / static_cast<double>(std::max<std::size_t>(seats, 1));
   if (worth <= 0 || seconds <= 0)
     return;
-  b.worth_s += worth;
-  b.spent_s += std::min(seconds, lost_max * worth);
-  const bool lost = ++b.steps >= trial_steps_min && b.worth_s < gain_lost * b.spent_s;
-  if (b.steps < trial_steps && !lost)
+  b.real.add(worth, std::min(seconds, lost_max * worth));
+  const bool lost = b.real.steps >= trial_steps_min && b.real.spreads() < -plain_spreads;
+  if (lost || b.real.steps >= trial_steps)
+    judge(b, plain);
+}
+
+/// Ends a trial. @param plain_s  Of a step without drafts.
+void draft_guard::judge(band& b, double plain_s) {
+  b.rehearsed = {};
+  if (b.real.gain() >= gain_min) {
+    b.hold /= growth;
+    b.doubt = 1;
+    b.promised = 0;
+    b.real.halve();
     return;
-  const bool pays = b.worth_s >= gain_min * b.spent_s;
-  const auto lost_steps = (b.spent_s - b.worth_s) / (plain_seconds * b.slowness);
+  }
+  const auto lost_steps = (b.real.spent_s - b.real.worth_s) / plain_s;
   // The first trials may be wrong: what steps without drafts take is not known yet.
   const auto most = std::clamp(growth * b.hold, hold_min, hold_max);
-  b.hold =
-    pays ? 0
-         : static_cast<std::uint32_t>(std::clamp<double>(lost_steps / lost_share, hold_min, most));
+  b.hold = static_cast<std::uint32_t>(std::clamp<double>(lost_steps / lost_share, hold_min, most));
   b.hold_left = b.hold;
-  b.worth_s = b.spent_s = 0;
-  b.steps = 0;
+  b.doubt = std::clamp(b.promised / b.real.gain(), b.doubt, doubt_max);
+  b.promised = 0;
+  b.real = {};
 }
 
 } // namespace rollcast

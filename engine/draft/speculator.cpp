@@ -10,11 +10,11 @@ namespace rollcast {
 
 namespace {
 
-/// Longest pause after look-ups that did not pay: what changes slowly is asked slowly.
-constexpr std::uint32_t pause_max = 16;
 /// So many tokens of a group wait for the index when more are told of: there they take ten times
 /// the memory, which must be counted.
 constexpr std::size_t unwritten_max = 4096;
+/// What rehearsals may take of the time.
+constexpr double rehearsal_share = 0.001;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -205,94 +205,6 @@ std::uint32_t speculator::hear(group_id group, response_id sibling, std::uint32_
 
 // -- drafts -------------------------------------------------------------------
 
-void speculator::look_up(followed& f, const draft_seat& seat, std::uint32_t number) {
-  const auto tokens_max =
-    options_.tree_width > 1 ? options_.tokens_max : std::min(options_.tokens_max, seat.room);
-  const auto& g = groups_.at(f.group);
-  f.draft.clear();
-  if (g.index.size(f.stream) != seat.tokens.size())
-    return; // it was further already, elsewhere: what follows that is not what comes next here
-  g.index.speculate(f.stream, {tokens_max, options_.tree_width, options_.survival_min}, f.draft);
-  f.at.assign(f.draft.size(), -1);
-  chances_.clear();
-  depths_.clear();
-  for (std::uint32_t node = 0; node < f.draft.size(); ++node) {
-    const auto& given = f.draft[node];
-    const auto parent = static_cast<std::size_t>(given.parent);
-    const auto depth = given.parent < 0 ? 0 : depths_[parent] + 1;
-    const auto above = given.parent < 0 ? 1.0f : chances_[parent];
-    const auto survival =
-      above
-      * (options_.how == speculation::auto_ ? chance(g, depth, given.probability)
-                                            : given.probability);
-    depths_.push_back(depth);
-    chances_.push_back(survival);
-    if (survival >= options_.survival_min && depth < seat.room)
-      candidates_.push_back({f.probe ? survival * probe_worth : survival, survival, number, node});
-  }
-}
-
-std::size_t speculator::budget(const step_load& load, std::size_t seats) {
-  const auto most = std::min<std::size_t>(candidates_.size(), load.rows_free);
-  if (options_.how != speculation::auto_)
-    return most;
-  survivals_.clear();
-  for (std::size_t i = 0; i < most; ++i)
-    survivals_.push_back(candidates_[i].survival);
-  std::sort(survivals_.begin(), survivals_.end(), std::greater<>{});
-  return choose_budget(survivals_, static_cast<std::uint32_t>(seats), load, *costs_);
-}
-
-/// Looks up what the groups would draft, and how much of it pays.
-void speculator::plan_group(std::span<const draft_seat> seats, const step_load& load) {
-  candidates_.clear();
-  chosen_ = 0;
-  promised_ = 0;
-  overdue_s_ = 0;
-  const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
-  if (held || pause_left_ > 0) {
-    pause_left_ -= pause_left_ > 0 ? 1 : 0;
-    ++figures_.skipped;
-    looked_ = false;
-    return;
-  }
-  const auto begin = std::chrono::steady_clock::now();
-  catch_up(seats);
-  if (!looked_)
-    overdue_s_ = seconds_since(begin);
-  looked_ = true;
-  for (std::uint32_t seat = 0; seat < seats.size(); ++seat)
-    if (sitting_[seat] != nullptr)
-      look_up(*sitting_[seat], seats[seat], seat);
-  // No token is worth more than its parent, which has the lower number, so in this order every
-  // prefix is made of whole trees. Ties by seat: no address decides.
-  std::sort(candidates_.begin(), candidates_.end(), [](const candidate& a, const candidate& b) {
-    if (a.worth != b.worth)
-      return a.worth > b.worth;
-    return a.seat != b.seat ? a.seat < b.seat : a.node < b.node;
-  });
-  chosen_ = budget(load, seats.size());
-  for (std::size_t i = 0; i < chosen_; ++i)
-    promised_ += static_cast<double>(candidates_[i].survival);
-  if (options_.how != speculation::auto_)
-    return;
-  // Nothing found is found out cheaply; what does not pay now will not at the next step either.
-  pause_ = chosen_ > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, pause_max);
-  pause_left_ = pause_;
-}
-
-void speculator::commit_group(std::span<const draft_seat> seats) {
-  for (std::size_t i = 0; i < chosen_; ++i) {
-    auto& f = *sitting_[candidates_[i].seat];
-    auto& draft = *seats[candidates_[i].seat].draft;
-    const auto& node = f.draft[candidates_[i].node];
-    figures_.drafts += draft.empty() ? 1 : 0;
-    f.at[candidates_[i].node] = static_cast<std::int32_t>(draft.size());
-    draft.push_back({node.token, node.parent < 0 ? -1 : f.at[static_cast<std::size_t>(node.parent)],
-                     node.probability});
-  }
-}
-
 void speculator::draft(std::span<const draft_seat> seats, const step_load& load) {
   const auto begin = std::chrono::steady_clock::now();
   plan_group(seats, load);
@@ -310,6 +222,18 @@ float speculator::chance(const group_record& g, std::size_t place, float said) c
   // What holds for a group is learnt from it; until then from all; until then it is the drafter's
   // word.
   return g.seen.chance(place, said, acceptance_.chance(place, said, said));
+}
+
+/// Takes in what became of drafts that got no rows.
+void speculator::learn_rehearsed(std::span<const draft_outcome> outcomes, double seconds) {
+  rehearsal_debt_s_ = std::max(0.0, rehearsal_debt_s_ - rehearsal_share * seconds);
+  const auto would = rehearsal_.hear(outcomes);
+  if (!would)
+    return;
+  guard_.rehearsed(would->rows, would->drafted_s, would->plain_s, would->tokens, would->seats);
+  for (const auto& p : rehearsal_.parts())
+    if (const auto it = followed_.find(p.response); it != followed_.end() && !p.fresh.empty())
+      learn({p.response, p.draft, p.accepted, p.fresh}, groups_.at(it->second.group).seen);
 }
 
 void speculator::learn(const draft_outcome& outcome, acceptance& of_group) {
@@ -337,7 +261,10 @@ void speculator::judge(const step_load& load, std::size_t drafted, std::size_t t
   if (source_ == source::model)
     model_guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
   else if (drafted > 0)
-    guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
+    guard_.drafted(load.rows, seconds + drafting_s_ + std::exchange(vain_s_, 0), plain, tokens,
+                   seats);
+  else // what looks up while drafts are shut out has its own share of the time
+    vain_s_ = guard_.hold_left(load.rows) > 0 ? 0 : vain_s_ + drafting_s_;
   if (source_ != source::model && drafted == 0)
     for (auto* guard : {&guard_, &model_guard_})
       guard->plain(load.rows, seconds, plain);
@@ -358,8 +285,10 @@ void speculator::learn(std::span<const draft_outcome> outcomes, const step_load&
   }
   if (source_ == source::model)
     model_->learn(outcomes, load, seconds);
-  if (costs_)
+  if (costs_) {
     judge(load, drafted, tokens, outcomes.size(), seconds);
+    learn_rehearsed(outcomes, seconds);
+  }
   expire();
   source_ = source::none; // a step without seats asks for no draft
   drafting_s_ = 0;

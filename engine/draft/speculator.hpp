@@ -4,6 +4,7 @@
 #include "engine/draft/draft_guard.hpp"
 #include "engine/draft/drafter.hpp"
 #include "engine/draft/model_drafter.hpp"
+#include "engine/draft/rehearsal.hpp"
 #include "engine/draft/suffix_index.hpp"
 
 #include <cstdint>
@@ -128,7 +129,12 @@ private:
   void expire();
   void erase(std::unordered_map<group_id, group_record>::iterator it);
   void look_up(followed& f, const draft_seat& seat, std::uint32_t number);
+  void look_up_all(std::span<const draft_seat> seats);
   void plan_group(std::span<const draft_seat> seats, const step_load& load);
+  template <class DraftOf>
+  void place(DraftOf&& draft_of);
+  static void append(followed& f, std::uint32_t number, std::vector<draft_token>& draft);
+  void rehearse(std::span<const draft_seat> seats, const step_load& load, double looking_s);
   void commit_group(std::span<const draft_seat> seats);
   std::uint32_t plan_model(std::size_t seats, const step_load& load) const;
   bool wake_model(bool due);
@@ -136,12 +142,15 @@ private:
   std::size_t budget(const step_load& load, std::size_t seats);
   float chance(const group_record& g, std::size_t place, float said) const;
   void learn(const draft_outcome& outcome, acceptance& of_group);
+  void learn_rehearsed(std::span<const draft_outcome> outcomes, double seconds);
   void judge(const step_load& load, std::size_t drafted, std::size_t tokens, std::size_t seats,
              double seconds);
 
   speculation_options options_;
   std::optional<step_costs> costs_;
   draft_guard guard_;
+  rehearsal rehearsal_;         ///< Of the groups' drafts, while they are shut out.
+  double rehearsal_debt_s_ = 0; ///< Of the last one, until its time is a small share.
   acceptance acceptance_;
   std::unordered_map<group_id, group_record> groups_;
   std::list<group_id> uses_; ///< Longest unused first.
@@ -167,6 +176,7 @@ private:
   bool looked_ = true;    ///< In the step before this one something was looked up.
   double overdue_s_ = 0;  ///< Of the step being built: for tokens that were told of before it.
   double drafting_s_ = 0; ///< Of the step being built, without that.
+  double vain_s_ = 0;     ///< The same of steps since the last one with drafts of a group.
   speculation_figures figures_;
 };
 

@@ -15,7 +15,7 @@ namespace rollcast::kernels::cuda {
 /// that does has a barrier missing or depends on which block comes last.
 void set_emulated_order(std::uint64_t seed) noexcept;
 
-/// Times that the calling host thread has waited for a stream.
+/// Times that the calling host thread has waited for a stream or an event.
 std::uint64_t emulated_waits() noexcept;
 
 namespace simt::host {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace rollcast::kernels::cuda {
@@ -22,6 +23,8 @@ struct stream_state {
 
 struct event_state {
   std::chrono::steady_clock::time_point at{};
+  bool past = true;               ///< Or never recorded.
+  std::uint64_t stream_waits = 0; ///< Of the host, when it was recorded.
 };
 
 struct graph_state {
@@ -34,6 +37,7 @@ constexpr std::uint32_t devices = 2;
 constexpr std::uint64_t memory_bytes = std::uint64_t{4} << 30;
 std::atomic<std::uint64_t> memory_used{0}; // Of both devices together.
 thread_local std::uint64_t waits = 0;
+thread_local std::uint64_t stream_waits = 0; // of `waits`
 
 tl::unexpected<device_error> failed(std::string why) {
   return tl::unexpected(device_error{-1, std::move(why)});
@@ -157,6 +161,7 @@ std::uint64_t emulated_waits() noexcept {
 
 device_status stream::synchronize() const {
   ++waits;
+  ++stream_waits;
   if (state_->capturing)
     return failed("a stream that is being captured cannot be waited for");
   return {};
@@ -179,11 +184,16 @@ event::~event() {
 device_status event::record(stream_handle stream) const {
   return simt::host::submit(stream, [state = state_]() -> device_status {
     state->at = std::chrono::steady_clock::now();
+    state->past = false;
+    state->stream_waits = stream_waits;
     return {};
   });
 }
 
+/// A wait, unless the host has waited for it, or for a stream, since it was recorded.
 device_status event::synchronize() const {
+  if (!std::exchange(state_->past, true) && state_->stream_waits == stream_waits)
+    ++waits;
   return {};
 }
 

@@ -36,6 +36,12 @@ def ends(values):
     return statistics.median(after[:width]), statistics.median(after[-width:])
 
 
+def tenths(values):
+    """The median of each tenth of a life: whether what grows goes on growing."""
+    return [statistics.median(values[len(values) * i // 10:len(values) * (i + 1) // 10])
+            for i in range(10)]
+
+
 def judge(samples, rates, bounds):
     """`samples`: of each (role, process id) a list of (seconds, resident bytes, descriptors), in
     order; `rates`: responses a second of each round."""
@@ -49,6 +55,7 @@ def judge(samples, rates, bounds):
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
                "rss_first": memory[0], "rss_last": memory[1],
                "rss_growth_percent": 100 * (memory[1] / memory[0] - 1),
+               "rss_tenths": tenths([s[1] for s in of]),
                "descriptors_first": files[0], "descriptors_last": files[1]}
         said.rows.append(row)
         if (row["rss_growth_percent"] >= bounds.growth_percent

@@ -406,10 +406,14 @@ class Separate(unittest.TestCase):
             [sys.executable, "-c", DIAL, self.hosts.address(other), str(port)], check=False,
             capture_output=True, preexec_fn=lambda: self.hosts.enter(name)).returncode == 0
 
+    def reaches_soon(self, name, other):
+        """The kernel asks for the address of a host that was away a second later again."""
+        return any(self.reaches(name, other) for _ in range(10))
+
     def test_by_partition_port_and_cable_until_healed(self):
         for name in ("w1", "w2"):
             self.listen(name)
-        self.assertTrue(self.reaches("w1", "w2"))
+        self.assertTrue(self.reaches_soon("w1", "w2"))
         for trouble, still in (
             (lambda: self.hosts.partition("w2"), False),
             (lambda: self.hosts.link_down("w2"), False),
@@ -421,14 +425,14 @@ class Separate(unittest.TestCase):
             self.assertEqual(self.reaches("w1", "w2", 7455), still, "the other port")
             self.assertEqual(self.reaches("w2", "w1"), still, "the other way")
             self.hosts.heal("w2")
-            self.assertTrue(self.reaches("w1", "w2"))
+            self.assertTrue(self.reaches_soon("w1", "w2"))
 
     def test_by_a_share_of_the_packets(self):
         self.listen("w2")
         self.hosts.lose("w2", 99)
         self.assertIn(False, [self.reaches("w1", "w2") for _ in range(3)])
         self.hosts.heal("w2")
-        self.assertTrue(self.reaches("w1", "w2"))
+        self.assertTrue(self.reaches_soon("w1", "w2"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 // Goal: a step waits for the device once, drafts or not: sglang #26171 and #12411 lost a third of
 // their speed to a host that waits between drafting, verifying and accepting.
-// Method: the engine over the emulated device, which counts; only there can it be counted.
+// Method: the engine over the emulated device, which counts waits for streams and events; only
+// there can they be counted.
 
 #include "kernels/cuda/emulator.hpp"
 #include "tests/contract/knowing_drafter.hpp"

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 namespace rollcast {
 namespace {
 
@@ -70,6 +72,63 @@ TEST(draft_guard, finds_out_when_drafts_begin_to_pay) {
   run r{.gain = 2};
   r.steps(guard, 2000);
   EXPECT_GT(r.with_drafts, 1400);
+}
+
+TEST(draft_guard, a_rehearsal_that_promises_much_ends_a_hold_after_its_first_quarter) {
+  draft_guard guard;
+  run vain{.gain = 0.8};
+  vain.steps(guard, 5000);
+  while (!guard.admits(16)) {
+  }
+  while (guard.hold_left(16) == 0)
+    guard.drafted(16, 0.025, 0.01, 32, 16);
+  const auto held = guard.hold_left(16);
+  ASSERT_GT(held, 400u);
+  for (int i = 0; i < 3; ++i)
+    guard.rehearsed(16, 0.02, 0.01, 64, 16);
+  EXPECT_EQ(guard.hold_left(16), held) << "three say little";
+  for (int i = 0; i < 3; ++i)
+    guard.rehearsed(16, 0.02, 0.01, 64, 16);
+  EXPECT_NEAR(guard.hold_left(16), held / 4.0, 2);
+}
+
+TEST(draft_guard, a_rehearsal_that_promises_little_changes_nothing) {
+  draft_guard guard;
+  run vain{.gain = 0.8};
+  vain.steps(guard, 5000);
+  const auto held = guard.hold_left(16);
+  ASSERT_GT(held, 0u);
+  for (int i = 0; i < 1000; ++i)
+    guard.rehearsed(16, 0.02, 0.01, 33, 16); // a gain of 1.03
+  EXPECT_EQ(guard.hold_left(16), held);
+}
+
+TEST(draft_guard, promises_that_are_always_false_cost_little) {
+  for (const double promised : {1.1, 1.4, 3.0})
+    for (const double gain : {0.7, 0.9, 1.0}) {
+      draft_guard guard;
+      run r{.gain = gain};
+      for (int i = 0; i < 20'000; ++i) {
+        r.steps(guard, 1);
+        guard.rehearsed(16, 2 * 0.01 / promised, 0.01, 32, 16);
+      }
+      EXPECT_GT(r.over_off(), 0.985) << "promised " << promised << ", gain " << gain;
+    }
+}
+
+TEST(draft_guard, luck_in_few_rows_shuts_nothing_out_that_pays) {
+  // One row: a draft brings 1 to 3 tokens in 1.6 times the time, 1.25 times the tokens a second.
+  draft_guard guard;
+  std::mt19937 random{7};
+  std::size_t with_drafts = 0;
+  for (int i = 0; i < 20'000; ++i)
+    if (guard.admits(1)) {
+      ++with_drafts;
+      guard.drafted(1, 0.016, 0.01, 1 + random() % 3, 1);
+    } else {
+      guard.plain(1, 0.01, 0.01);
+    }
+  EXPECT_GT(with_drafts, 19'000u);
 }
 
 TEST(draft_guard, judges_each_size_of_batch_by_itself) {

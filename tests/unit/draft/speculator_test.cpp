@@ -201,7 +201,7 @@ TEST(speculator, a_response_that_was_further_elsewhere_drafts_nothing_until_it_i
 
 TEST(speculator, nothing_is_indexed_while_nothing_is_looked_up) {
   // Drafts never pay, so `auto` looks ever more rarely.
-  speculator by{options_of(speculation::auto_), step_costs{{{1, 1.0}, {8, 100.0}}, {}}};
+  speculator by{options_of(speculation::auto_), step_costs{{{1, 1e-7}, {8, 1e-5}}, {}}};
   by.follow({1}, {7}, true, text);
   tokens own{11, 12, 13};
   by.follow({2}, {7}, false, own);
@@ -277,7 +277,7 @@ TEST(speculator, forgets_a_group_whose_responses_are_over) {
 TEST(speculator, auto_drafts_nothing_where_it_does_not_pay_and_looks_ever_more_rarely) {
   auto options = options_of(speculation::auto_);
   for (const bool dear : {true, false}) {
-    speculator by{options, step_costs{{{1, 1.0}, {8, dear ? 100.0 : 1.0}}, {}}};
+    speculator by{options, step_costs{{{1, 1e-7}, {8, dear ? 1e-5 : 1e-7}}, {}}};
     by.follow({1}, {7}, true, text);
     const tokens start{11, 12, 13};
     by.follow({2}, {7}, false, start);
@@ -288,6 +288,16 @@ TEST(speculator, auto_drafts_nothing_where_it_does_not_pay_and_looks_ever_more_r
     EXPECT_EQ(by.figures().skipped > 150, dear);
     EXPECT_LT(by.figures().skipped, 200u) << "it asks again now and then";
   }
+}
+
+TEST(speculator, auto_looks_at_every_step_where_looking_costs_nothing_beside_the_step) {
+  speculator by{options_of(speculation::auto_), step_costs{{{1, 10.0}, {8, 1000.0}}, {}}};
+  by.follow({1}, {7}, true, text);
+  const tokens start{11, 12, 13};
+  by.follow({2}, {7}, false, start);
+  for (int step = 0; step < 200; ++step)
+    EXPECT_TRUE(drafted(by, 2, start).empty());
+  EXPECT_EQ(by.figures().skipped, 0u);
 }
 
 } // namespace
