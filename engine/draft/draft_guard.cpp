@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 namespace rollcast {
 
@@ -17,7 +18,7 @@ constexpr double lost_max = 2;
 /// A trial that brings less is none that pays: time is not measured any better.
 constexpr double gain_min = 1.02;
 /// What so many times the spread of a trial's steps does not explain is no accident.
-constexpr double plain_spreads = 2;
+constexpr double clear_spreads = 2;
 /// What trials may lose, of all time.
 constexpr double lost_share = 0.0025;
 /// What rehearsals have to promise to end a hold.
@@ -55,6 +56,7 @@ void draft_guard::trial::add(double worth, double spent) {
   worth_s += worth;
   spent_s += spent;
   squares += (worth - spent) * (worth - spent);
+  lost_s += spent - worth;
   ++steps;
 }
 
@@ -63,6 +65,7 @@ void draft_guard::trial::halve() {
   spent_s /= 2;
   squares /= 2;
   steps /= 2;
+  lost_s = 0;
 }
 
 /// What was gained, lost if negative, over what chance alone makes of so many steps.
@@ -78,11 +81,11 @@ void draft_guard::rehearsed(std::uint32_t rows, double seconds, double plain_sec
   b.rehearsed.add(plain_seconds * static_cast<double>(tokens) / static_cast<double>(seats),
                   seconds);
   const auto promised = b.rehearsed.gain();
-  const bool plain = b.rehearsed.steps >= trial_steps_min && b.rehearsed.spreads() > plain_spreads;
-  if (!plain && b.rehearsed.steps < trial_steps)
+  const bool clear = b.rehearsed.steps >= trial_steps_min && b.rehearsed.spreads() > clear_spreads;
+  if (!clear && b.rehearsed.steps < trial_steps)
     return;
   b.rehearsed = {};
-  if (!plain || promised < promise_min * b.doubt)
+  if (!clear || promised < promise_min * b.doubt)
     return;
   b.promised = promised;
   const auto sure_left = b.hold / sure_part - std::min(b.hold / sure_part, b.hold - b.hold_left);
@@ -97,8 +100,8 @@ void draft_guard::drafted(std::uint32_t rows, double seconds, double plain_secon
     plain * static_cast<double>(tokens) / static_cast<double>(std::max<std::size_t>(seats, 1));
   if (worth <= 0 || seconds <= 0)
     return;
-  b.real.add(worth, std::min(seconds, lost_max * worth));
-  const bool lost = b.real.steps >= trial_steps_min && b.real.spreads() < -plain_spreads;
+  b.real.add(worth, std::min(seconds + std::exchange(b.vain_s, 0), lost_max * worth));
+  const bool lost = b.real.steps >= trial_steps_min && b.real.spreads() < -clear_spreads;
   if (lost || b.real.steps >= trial_steps)
     judge(b, plain);
 }
@@ -113,7 +116,7 @@ void draft_guard::judge(band& b, double plain_s) {
     b.real.halve();
     return;
   }
-  const auto lost_steps = (b.real.spent_s - b.real.worth_s) / plain_s;
+  const auto lost_steps = b.real.lost_s / plain_s;
   // The first trials may be wrong: what steps without drafts take is not known yet.
   const auto most = std::clamp(growth * b.hold, hold_min, hold_max);
   b.hold = static_cast<std::uint32_t>(std::clamp<double>(lost_steps / lost_share, hold_min, most));

@@ -16,7 +16,7 @@ public:
   /// Steps with drafts after which what they brought is judged, and again after half as many; and
   /// those that suffice where the loss is plain. Of a small batch a step says little.
   static constexpr std::uint32_t trial_steps = 128;
-  static constexpr std::uint32_t trial_steps_min = 4;
+  static constexpr std::uint32_t trial_steps_min = 5;
   /// Steps that a failed trial shuts drafting out for, at least and at most.
   static constexpr std::uint32_t hold_min = 32;
   static constexpr std::uint32_t hold_max = 4096;
@@ -28,9 +28,14 @@ public:
   std::uint32_t hold_left(std::uint32_t rows) { return band_of(rows).hold_left; }
 
   /// Hears what drafts would have brought that are shut out: that many tokens, where the step
-  /// without them makes `seats` in `plain_seconds`. Both times are the cost table's.
+  /// without them makes `seats` in `plain_seconds`. Both times are the cost table's, but for what
+  /// it took to look the drafts up.
   void rehearsed(std::uint32_t rows, double seconds, double plain_seconds, std::size_t tokens,
                  std::size_t seats);
+
+  /// Hears that drafts were looked up for nothing in a step that might have had some: the next ones
+  /// have to bring that time in as well.
+  void vain(std::uint32_t rows, double seconds) { band_of(rows).vain_s += seconds; }
 
   /// Hears of a step without drafts. `plain_seconds` is what the cost table said of it.
   void plain(std::uint32_t rows, double seconds, double plain_seconds);
@@ -45,6 +50,7 @@ private:
     double worth_s = 0; ///< What its tokens would have taken without drafts.
     double spent_s = 0;
     double squares = 0; ///< Sum of the squares of what each step gained or lost.
+    double lost_s = 0;  ///< Since it was judged last.
     std::uint32_t steps = 0;
 
     void add(double worth, double spent);
@@ -54,6 +60,7 @@ private:
   };
   struct band {
     double slowness = 1; ///< Of steps without drafts: measured over table, a moving mean.
+    double vain_s = 0;   ///< Since the last step with drafts.
     trial real;
     trial rehearsed;
     double promised = 0; ///< The gain that ended the last hold before its time; 0: none did.

@@ -27,13 +27,13 @@ public:
     std::int32_t at = -1;      ///< The node accepted last.
     bool over = false;
   };
-  /// What the step would have made, and by the cost table taken.
+  /// What the step would have made, and taken.
   struct outcome {
     std::uint32_t rows = 0; ///< Without drafts.
     std::size_t seats = 0;
     std::size_t tokens = 0;
-    double plain_s = 0; ///< Of the step without drafts.
-    double drafted_s = 0;
+    double plain_s = 0;   ///< Of the step without drafts.
+    double drafted_s = 0; ///< 0: no draft was chosen.
   };
 
   bool running() const noexcept { return steps_left_ > 0; }

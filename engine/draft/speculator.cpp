@@ -16,10 +16,6 @@ constexpr std::size_t unwritten_max = 4096;
 /// What rehearsals may take of the time.
 constexpr double rehearsal_share = 0.001;
 
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
 } // namespace
 
 std::optional<speculation> find_speculation(std::string_view name) {
@@ -53,6 +49,10 @@ std::string_view to_string(speculation how) {
 speculator::speculator(const speculation_options& options, std::optional<step_costs> costs)
   : options_(options), costs_(std::move(costs)) {
   ROLLCAST_CHECK(options.how != speculation::auto_ || costs_);
+}
+
+double speculator::seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 // -- what was written ---------------------------------------------------------
@@ -182,6 +182,7 @@ void speculator::parked(response_id response, std::span<const token_id> tokens) 
 }
 
 void speculator::forget_all() {
+  rehearsal_.stop();
   followed_.clear();
   groups_.clear();
   uses_.clear();
@@ -232,14 +233,15 @@ void speculator::learn_rehearsed(std::span<const draft_outcome> outcomes, double
     return;
   guard_.rehearsed(would->rows, would->drafted_s, would->plain_s, would->tokens, would->seats);
   for (const auto& p : rehearsal_.parts())
-    if (const auto it = followed_.find(p.response); it != followed_.end() && !p.fresh.empty())
+    if (const auto it = followed_.find(p.response); it != followed_.end())
       learn({p.response, p.draft, p.accepted, p.fresh}, groups_.at(it->second.group).seen);
 }
 
 void speculator::learn(const draft_outcome& outcome, acceptance& of_group) {
   // Every token that was verified behind right ones only says something.
   std::int32_t parent = -1;
-  for (std::size_t place = 0; place <= outcome.accepted; ++place) {
+  const auto known = std::min<std::size_t>(outcome.accepted + 1, outcome.fresh.size());
+  for (std::size_t place = 0; place < known; ++place) {
     const auto above = parent;
     for (std::size_t i = static_cast<std::size_t>(above + 1); i < outcome.draft.size(); ++i) {
       const auto& node = outcome.draft[i];
@@ -261,10 +263,9 @@ void speculator::judge(const step_load& load, std::size_t drafted, std::size_t t
   if (source_ == source::model)
     model_guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
   else if (drafted > 0)
-    guard_.drafted(load.rows, seconds + drafting_s_ + std::exchange(vain_s_, 0), plain, tokens,
-                   seats);
-  else // what looks up while drafts are shut out has its own share of the time
-    vain_s_ = guard_.hold_left(load.rows) > 0 ? 0 : vain_s_ + drafting_s_;
+    guard_.drafted(load.rows, seconds + drafting_s_, plain, tokens, seats);
+  else if (!held_) // rehearsals have their own share of the time
+    guard_.vain(load.rows, drafting_s_);
   if (source_ != source::model && drafted == 0)
     for (auto* guard : {&guard_, &model_guard_})
       guard->plain(load.rows, seconds, plain);

@@ -7,6 +7,7 @@
 #include "engine/draft/rehearsal.hpp"
 #include "engine/draft/suffix_index.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <list>
 #include <map>
@@ -119,6 +120,7 @@ private:
     std::uint32_t node = 0;
   };
 
+  static double seconds_since(std::chrono::steady_clock::time_point begin);
   group_record& touch(group_id group);
   std::uint32_t open(group_record& g, response_id response);
   std::size_t known(const group_record& g, std::uint32_t stream) const;
@@ -149,8 +151,10 @@ private:
   speculation_options options_;
   std::optional<step_costs> costs_;
   draft_guard guard_;
-  rehearsal rehearsal_;         ///< Of the groups' drafts, while they are shut out.
+  rehearsal rehearsal_;         ///< Of the groups' drafts that get no rows.
   double rehearsal_debt_s_ = 0; ///< Of the last one, until its time is a small share.
+  double rehearsal_vain_s_ = 0; ///< For look-ups, since the last one with drafts, that chose none.
+  bool held_ = false;           ///< In the step being built groups' drafts are shut out.
   acceptance acceptance_;
   std::unordered_map<group_id, group_record> groups_;
   std::list<group_id> uses_; ///< Longest unused first.
@@ -176,7 +180,6 @@ private:
   bool looked_ = true;    ///< In the step before this one something was looked up.
   double overdue_s_ = 0;  ///< Of the step being built: for tokens that were told of before it.
   double drafting_s_ = 0; ///< Of the step being built, without that.
-  double vain_s_ = 0;     ///< The same of steps since the last one with drafts of a group.
   speculation_figures figures_;
 };
 

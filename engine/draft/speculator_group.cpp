@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
+#include <utility>
 
 namespace rollcast {
 
@@ -11,10 +13,6 @@ namespace {
 constexpr std::uint32_t pause_max = 16;
 /// What look-ups in vain may take of the time; cheaper ones need no pause.
 constexpr double vain_share = 0.005;
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 } // namespace
 
@@ -76,8 +74,8 @@ void speculator::plan_group(std::span<const draft_seat> seats, const step_load& 
   chosen_ = 0;
   promised_ = 0;
   overdue_s_ = 0;
-  const bool held = options_.how == speculation::auto_ && !guard_.admits(load.rows);
-  if (pause_left_ > 0 || (held && (rehearsal_.running() || rehearsal_debt_s_ > 0))) {
+  held_ = options_.how == speculation::auto_ && !guard_.admits(load.rows);
+  if (pause_left_ > 0 || (held_ && (rehearsal_.running() || rehearsal_debt_s_ > 0))) {
     pause_left_ -= pause_left_ > 0 ? 1 : 0;
     ++figures_.skipped;
     looked_ = false;
@@ -94,15 +92,18 @@ void speculator::plan_group(std::span<const draft_seat> seats, const step_load& 
     return;
   const auto plain_s = costs_->seconds({load.rows, load.kv_tokens});
   const auto spent_s = seconds_since(begin);
-  // Nothing found is found out cheaply; what does not pay now will not at the next step either.
+  const bool found = std::any_of(sitting_.begin(), sitting_.end(), [](const followed* f) {
+    return f != nullptr && !f->draft.empty();
+  });
+  // What does not pay now will not at the next step either.
   const auto most = static_cast<std::uint32_t>(
     std::min((spent_s - overdue_s_) / (vain_share * plain_s), double{pause_max}));
-  pause_ = chosen_ > 0 || candidates_.empty() ? 0 : std::min(2 * pause_ + 1, most);
+  pause_ = chosen_ > 0 || !found ? 0 : std::min(2 * pause_ + 1, most);
   pause_left_ = pause_;
-  if ((held || chosen_ == 0) && !rehearsal_.running())
+  if (found && (held_ || chosen_ == 0) && !rehearsal_.running())
     rehearse(seats, load, spent_s - overdue_s_);
-  if (held) {
-    rehearsal_debt_s_ = spent_s;
+  if (held_) {
+    rehearsal_debt_s_ = seconds_since(begin);
     chosen_ = 0;
   }
   for (std::size_t i = 0; i < chosen_; ++i)
@@ -129,20 +130,19 @@ void speculator::append(followed& f, std::uint32_t number, std::vector<draft_tok
 /// Compares what was looked up with what the seats will write. @param looking_s  What that took.
 void speculator::rehearse(std::span<const draft_seat> seats, const step_load& load,
                           double looking_s) {
-  const auto found = [](const followed* f) { return f != nullptr && !f->draft.empty(); };
-  if (std::none_of(sitting_.begin(), sitting_.end(), found))
-    return;
-  const auto drafted = static_cast<std::uint32_t>(chosen_);
-  const auto drafted_s = costs_->seconds(
-    {load.rows + drafted, load.kv_tokens, std::uint64_t{drafted} * load.seat_kv_tokens});
-  rehearsal_.begin({load.rows, seats.size(), 0, costs_->seconds({load.rows, load.kv_tokens}),
-                    drafted_s + looking_s},
-                   seats, options_.tokens_max);
+  rehearsal::outcome would{load.rows, seats.size(), 0, costs_->seconds({load.rows, load.kv_tokens}),
+                           0};
+  rehearsal_vain_s_ += looking_s;
+  if (const auto drafted = static_cast<std::uint32_t>(chosen_); drafted > 0)
+    would.drafted_s = std::exchange(rehearsal_vain_s_, 0)
+                      + costs_->seconds({load.rows + drafted, load.kv_tokens,
+                                         std::uint64_t{drafted} * load.seat_kv_tokens});
+  rehearsal_.begin(would, seats, options_.tokens_max);
   place([&](std::size_t seat) -> auto& { return rehearsal_.of(seat).draft; });
   for (std::size_t seat = 0; seat < seats.size(); ++seat) {
     auto& part = rehearsal_.of(seat);
     part.chosen = part.draft.size();
-    if (!found(sitting_[seat]))
+    if (sitting_[seat] == nullptr)
       continue;
     auto& f = *sitting_[seat];
     for (std::uint32_t node = 0; node < f.draft.size(); ++node)
@@ -152,7 +152,6 @@ void speculator::rehearse(std::span<const draft_seat> seats, const step_load& lo
 }
 
 void speculator::commit_group(std::span<const draft_seat> seats) {
-  rehearsal_.stop();
   place([&](std::size_t seat) -> auto& { return *seats[seat].draft; });
   for (const auto& seat : seats)
     figures_.drafts += seat.draft->empty() ? 0 : 1;

@@ -27,12 +27,14 @@ BATCH_LIMIT_S = 100.0 * cluster.SLOWNESS
 
 
 def held_by(pid):
-    """Resident memory in bytes, and open file descriptors. Huge pages do not count: only pools of a
-    fixed size ask for them (aligned_buffer), and a pool's page is there once it was used."""
+    """Memory of a process's own in bytes, and open file descriptors. Pages of its program and its
+    libraries are not its own: they are read when code first runs, and the kernel takes them back.
+    Huge pages do not count: only pools of a fixed size ask for them (aligned_buffer), and a pool's
+    page is there once it was used."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {name: int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines)}
-    resident = kilobytes["Rss"] - kilobytes["AnonHugePages"]
-    return resident * 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    own = kilobytes["Anonymous"] - kilobytes["AnonHugePages"]
+    return own * 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def kinds_for(setup, options):
