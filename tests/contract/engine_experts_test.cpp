@@ -27,7 +27,8 @@ namespace rollcast::test {
 
 namespace {
 
-const std::vector<std::string> sparse_families{"qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight"};
+const std::vector<std::string> sparse_families{"qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight",
+                                               "kimi_k2"};
 
 /// The ids of all positions of one sequence, each fed in a pass of its own.
 std::vector<std::byte> ids_of(backend& device, std::span<const token_id> tokens) {

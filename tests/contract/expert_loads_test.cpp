@@ -198,7 +198,8 @@ TEST_P(expert_loads, of_all_rows_on_a_few_experts_change_no_response) {
 
 INSTANTIATE_TEST_SUITE_P(families, expert_loads,
                          ::testing::Combine(::testing::Values("qwen3_moe", "glm4_moe",
-                                                              "deepseek_v3", "moonlight"),
+                                                              "deepseek_v3", "moonlight",
+                                                              "kimi_k2"),
                                             ::testing::Values("cpu-f32-v1", "cpu-bf16-v1")),
                          name_of_model);
 

@@ -24,7 +24,8 @@ COLLATZ = ROOT / "examples" / "collatz" / "model"
 PROMPTS = ROOT / "examples" / "collatz" / "prompts.jsonl"
 FAMILIES = ROOT / "tests" / "fixtures" / "models"
 VOCABULARY = {"qwen3": 200, "qwen2": 200, "llama": 101, "mimo": 200,  # of the models there
-              "qwen3_moe": 200, "glm4_moe": 200, "deepseek_v3": 200, "moonlight": 200}
+              "qwen3_moe": 200, "glm4_moe": 200, "deepseek_v3": 200, "moonlight": 200,
+              "kimi_k2": 200}
 # Of an instrumented binary, whose allocator also ends a process where it should throw.
 SLOWNESS = float(os.environ.get("ROLLCAST_TEST_SLOWNESS", "1"))
 INSTRUMENTED = SLOWNESS > 1

@@ -27,7 +27,7 @@ from cluster import (
 )
 
 SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
-SPARSE = ("qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight")
+SPARSE = ("qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight", "kimi_k2")
 MOVING = {"workers": 2, "chunk_tokens": 16, "force_migration": True}
 WAYS = [
     MOVING,
@@ -65,7 +65,7 @@ class Experts(ClusterTest):
             for numerics in ("cpu-f32-v1", "cpu-bf16-v1"):
                 prompts, settings, oracle = self.oracle(family, numerics=numerics)
                 ways = list(WAYS)
-                if family != "qwen3_moe":  # the others have layers that draft
+                if family not in ("qwen3_moe", "kimi_k2"):  # the others have layers that draft
                     ways += [{"speculate": "mtp"}, {"speculate": "mtp", **MOVING}]
                 for way in ways:
                     with self.subTest(family=family, numerics=numerics, **way):

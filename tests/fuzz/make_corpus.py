@@ -156,7 +156,7 @@ def write_models():
     write("safetensors", "empty", safetensors({}, b""))
     write("safetensors", "gap", safetensors({"b": head}, bytes(20)))
     for family in ("qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe", "deepseek_v3",
-                   "moonlight"):
+                   "moonlight", "kimi_k2"):
         config = json.loads((FIXTURES / "models" / family / "config.json").read_text())
         text = json.dumps(config, separators=(",", ":"))
         if family == "qwen2":

@@ -13,8 +13,9 @@
 namespace rollcast::test {
 
 /// Folders of tests/fixtures/models: a tiny random-weight checkpoint of each family.
-inline const std::vector<std::string> fixture_families{
-  "qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight"};
+inline const std::vector<std::string> fixture_families{"qwen3",       "qwen2",     "llama",
+                                                       "mimo",        "qwen3_moe", "glm4_moe",
+                                                       "deepseek_v3", "moonlight", "kimi_k2"};
 
 /// The folder of one of them.
 std::filesystem::path fixture_model(const std::string& family);

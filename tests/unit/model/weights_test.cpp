@@ -245,8 +245,8 @@ TEST(model_weights, pack_matrices_in_more_than_one_run) {
 }
 
 TEST(model_weights, load_the_checkpoints_that_transformers_saved) {
-  for (const std::string family :
-       {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe", "deepseek_v3", "moonlight"}) {
+  for (const std::string family : {"qwen3", "qwen2", "llama", "mimo", "qwen3_moe", "glm4_moe",
+                                   "deepseek_v3", "moonlight", "kimi_k2"}) {
     const auto weights =
       load(std::filesystem::path(ROLLCAST_SOURCE_DIR) / "tests/fixtures/models" / family);
     ASSERT_TRUE(weights.has_value()) << weights.error().detail;
