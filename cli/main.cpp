@@ -8,10 +8,10 @@
 #include "cli/security_flags.hpp"
 #include "cli/version.hpp"
 #include "cluster/batch/admission.hpp"
+#include "engine/base/heap.hpp"
 #include "engine/collective/nccl.hpp"
 
 #include <CLI/CLI.hpp>
-#include <malloc.h>
 #include <spdlog/cfg/env.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -569,9 +569,7 @@ int parse_and_run(int argc, char** argv) {
 } // namespace rollcast::cli
 
 int main(int argc, char** argv) {
-  // glibc gives nearly every thread an arena, and each keeps the most that it ever held: a worker
-  // of 20 MB in use held 230 MB. The engine's threads allocate nothing in a step.
-  ::mallopt(M_ARENA_MAX, 2);
+  rollcast::settle_heap();
   rollcast::keep_nccl_from_blocking(); // here: the environment is only safe to change without
                                        // threads
   rollcast::cli::install_last_words();

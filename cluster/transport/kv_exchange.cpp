@@ -73,6 +73,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
+    keep_memory();
     listener_.turn(router_);
     start_offers();
     start_pulls();
@@ -136,6 +137,14 @@ void kv_exchange::loop::expire() {
   std::erase_if(peers_, [now](const auto& entry) {
     return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;
   });
+}
+
+void kv_exchange::loop::keep_memory() {
+  if (pulls_.empty() && offers_.empty())
+    kept_.reset();
+  else if (!kept_)
+    kept_.emplace();
+  give_back_heap();
 }
 
 // -- the public class ---------------------------------------------------------

@@ -29,8 +29,8 @@ struct kv_exchange_options {
   /// other size before it allocates. 0: sizes are not known, and count as nothing above.
   std::uint64_t group_bytes = 0;
   std::uint32_t group_tokens = 1;
-  std::uint32_t part_bytes = 1u << 20; ///< Size of one part of an image.
-  std::uint32_t parts_in_flight = 4;   ///< Parts a puller asks for ahead.
+  std::uint32_t part_bytes = 128u << 10; ///< Size of one part of an image.
+  std::uint32_t parts_in_flight = 32;    ///< Parts a puller asks for ahead.
   std::size_t pulls_active = 8;  ///< Into this worker at one time; bounds the memory of images.
   std::size_t pulls_max = 4'096; ///< Under way and waiting for their turn.
   std::size_t offers_max = 128;  ///< Out of this worker at one time.

@@ -5,12 +5,14 @@
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/transport/kv_frame.hpp"
 #include "cluster/transport/wake_fd.hpp"
+#include "engine/base/heap.hpp"
 
 #include <zmq.hpp>
 
 #include <deque>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <thread>
 #include <variant>
@@ -100,6 +102,8 @@ private:
   void run();
   void obey();
   void expire();
+  /// Has malloc keep the memory of images while some are on their way, and for some time after.
+  void keep_memory();
   std::chrono::milliseconds until_next_deadline() const;
 
   void on(pull_command& c);
@@ -169,6 +173,7 @@ private:
   std::map<kv_ticket, offer> offers_;
   std::deque<kv_ticket> offers_waiting_; ///< Oldest first; ended ones are skipped.
   std::uint64_t offered_bytes_ = 0;      ///< Of those asked for.
+  std::optional<kept_heap> kept_;        ///< While there are pulls or offers.
   bool running_ = true;
   std::thread thread_;
 };

@@ -179,7 +179,7 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
 
 result<void> kv_exchange::loop::make_room(pull& p) {
   return unless_memory_lacks(std::to_string(p.image.manifest.bytes) + " bytes", [&] {
-    p.image.bytes.resize(p.image.manifest.bytes);
+    resize_in_classes(p.image.bytes, p.image.manifest.bytes);
     return result<void>{};
   });
 }

@@ -3,23 +3,10 @@
 #include "cluster/transport/silent_peers.hpp"
 #include "cluster/weights/weight_exchange_loop.hpp"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
 
 namespace rollcast {
-namespace {
-
-/// ZeroMQ allocates each message that comes. With glibc's defaults most slices would be mapped and
-/// unmapped, and each would cost page faults for all of it.
-void let_malloc_keep(std::uint32_t bytes) {
-  constexpr int mmap_threshold = 32 << 20; // the most that glibc takes
-  ::mallopt(M_MMAP_THRESHOLD, mmap_threshold);
-  ::mallopt(M_TRIM_THRESHOLD, static_cast<int>(std::min<std::uint32_t>(bytes, 1u << 30)));
-}
-
-} // namespace
 
 weight_exchange::loop::loop(weight_exchange_options options)
   : options_(std::move(options)), listener_(options_.keys) {}
@@ -90,6 +77,7 @@ void weight_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_upstream(updates[i]);
     expire();
+    keep_memory();
     listener_.turn(router_);
   }
   while (!pulls_.empty())
@@ -122,14 +110,20 @@ void weight_exchange::loop::expire() {
     tell_waiting(now);
 }
 
+void weight_exchange::loop::keep_memory() {
+  if (pulls_.empty())
+    kept_.reset();
+  else if (!kept_ && options_.malloc_keeps_bytes != 0)
+    kept_.emplace(options_.malloc_keeps_bytes);
+  give_back_heap();
+}
+
 // -- the public class ---------------------------------------------------------
 
 weight_exchange::weight_exchange(std::unique_ptr<loop> l) noexcept : loop_(std::move(l)) {}
 weight_exchange::~weight_exchange() = default;
 
 result<std::unique_ptr<weight_exchange>> weight_exchange::open(weight_exchange_options options) {
-  if (options.malloc_keeps_bytes != 0)
-    let_malloc_keep(options.malloc_keeps_bytes);
   auto made = std::make_unique<loop>(std::move(options));
   if (auto bound = made->bind(); !bound)
     return fail(bound);

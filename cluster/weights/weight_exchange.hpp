@@ -24,11 +24,11 @@ struct weight_exchange_options {
   std::size_t parking_peers_max = 256;
   std::size_t offers_max = 8; ///< Updates at one time.
   std::size_t pulls_max = 8;
-  /// Freed memory that malloc keeps, in the whole process, instead of giving it back after every
-  /// slice and asking for it again; 0 leaves malloc as it is.
+  /// Freed memory that malloc keeps, in the whole process, while weights are pulled, instead of
+  /// giving it back after every slice and asking for it again; 0: it does not.
   std::uint32_t malloc_keeps_bytes = 64u << 20;
-  std::chrono::milliseconds wait_every{1000};  ///< How often a peer hears that it still waits.
-  std::chrono::milliseconds idle_ms_max{5000}; ///< Silence after which a pull is given up.
+  std::chrono::milliseconds wait_every{1000};   ///< How often a peer hears that it still waits.
+  std::chrono::milliseconds idle_ms_max{5000};  ///< Silence after which a pull is given up.
   std::shared_ptr<curve_policy> keys = nullptr; ///< Of the cluster; null: nothing is encrypted.
 };
 

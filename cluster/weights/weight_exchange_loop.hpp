@@ -5,6 +5,7 @@
 #include "cluster/transport/wake_fd.hpp"
 #include "cluster/weights/weight_exchange.hpp"
 #include "cluster/weights/weight_frame.hpp"
+#include "engine/base/heap.hpp"
 
 #include <zmq.hpp>
 
@@ -96,6 +97,8 @@ private:
   void run();
   void obey();
   void expire();
+  /// Has malloc keep the memory of slices while there are pulls, and gives it back some time later.
+  void keep_memory();
   std::chrono::milliseconds until_next_deadline() const;
 
   void on(offer_command& c);
@@ -153,6 +156,7 @@ private:
   std::uint64_t last_offer_ = 0;
   std::deque<std::uint64_t> withdrawn_;          ///< The latest, to tell them from unknown ones.
   std::map<std::string, std::size_t> parked_by_; ///< Requests by peer.
+  std::optional<kept_heap> kept_; ///< While there are pulls: ZeroMQ allocates each slice.
   clock::time_point tell_at_ = clock::time_point::max(); ///< When those who wait hear so.
   bool running_ = true;
   std::thread thread_;

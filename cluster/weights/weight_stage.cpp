@@ -37,6 +37,7 @@ void weight_stage::give_up() {
   {
     const std::scoped_lock lock{mutex_};
     stopping_ = finished_ = true;
+    kept_.reset();
   }
   changed_.notify_all();
 }
@@ -199,6 +200,7 @@ result<std::shared_ptr<weight_cargo>> weight_stage::finish(std::uint32_t slice_b
                   + " to " + std::to_string(end) + " of " + std::to_string(gap->bytes));
   }
   finished_ = true;
+  kept_.reset();
   changed_.wait(lock, [this] {
     return stopping_
            || std::ranges::all_of(parts_, [](const auto& named) { return named.second.hashed; });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cluster/weights/weight_cargo.hpp"
+#include "engine/base/heap.hpp"
 
 #include <condition_variable>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -91,6 +93,7 @@ private:
   std::deque<part*> full_;                         ///< To be hashed.
   std::uint64_t bytes_declared_ = 0;
   std::uint64_t bytes_here_ = 0;
+  std::optional<kept_heap> kept_{std::in_place}; ///< Until it is finished: slices are messages.
   bool finished_ = false;
   bool stopping_ = false;
   std::thread hasher_;

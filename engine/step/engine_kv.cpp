@@ -1,3 +1,4 @@
+#include "engine/base/heap.hpp"
 #include "engine/step/engine_state.hpp"
 
 #include <algorithm>
@@ -25,7 +26,7 @@ result<kv_manifest> engine::state::export_kv(response_id response,
                 "no KV of response " + std::to_string(response.value) + " is parked here");
   const sequence& seq = *sequences_.at(response);
   const std::uint64_t groups = groups_of(seq.cached);
-  image.resize(groups * device->shape().kv_group_bytes);
+  resize_in_classes(image, groups * device->shape().kv_group_bytes);
   device->export_kv(seq.blocks, groups, image);
   return kv_manifest{response,
                      seq.cached,

@@ -5,15 +5,16 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
 #include <deque>
+#include <span>
 
 namespace rollcast::test {
 
 namespace {
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return std::ranges::equal(std::as_bytes(std::span{a}), std::as_bytes(std::span{b}));
 }
 
 } // namespace
