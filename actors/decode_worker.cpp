@@ -89,8 +89,7 @@ void start_pull(self_ptr self, decode_worker_state::held& h, const chunk_assignm
 }
 
 /// A copy of parked KV, if there is memory for one.
-result<kv_manifest> copy_kv(const engine& device, response_id response,
-                            std::vector<std::byte>& image) {
+result<kv_manifest> copy_kv(const engine& device, response_id response, kv_bytes& image) {
   return unless_memory_lacks("a copy of the KV of response " + std::to_string(response.value),
                              [&] { return device.export_kv(response, image); });
 }
@@ -103,7 +102,7 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
       || !st.parts.device->parked(response))
     return; // the scheduler knows better by now
   const auto began = price_meter::clock::now();
-  std::vector<std::byte> image;
+  kv_bytes image;
   auto manifest = copy_kv(*st.parts.device, response, image);
   auto kept = manifest ? st.parts.spilled->put(*manifest, std::move(image)) : fail(manifest);
   st.parts.device->release(response);
@@ -124,7 +123,7 @@ void spill_kv(self_ptr self, response_id response, std::uint32_t attempt) {
 void restore_kv(self_ptr self, response_id response) {
   auto& st = self->state;
   const auto began = price_meter::clock::now();
-  std::vector<std::byte> image;
+  kv_bytes image;
   const auto manifest = st.parts.spilled->get(response, image);
   auto restored = manifest ? st.parts.device->import_kv(*manifest, image) : fail(manifest);
   if (!restored) {

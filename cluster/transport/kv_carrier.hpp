@@ -2,6 +2,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/cache/kv_bytes.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +20,7 @@ struct kv_image;
 class kv_carrier {
 public:
   /// Memory that a carrier may write to for as long as it holds on to it.
-  using memory = std::shared_ptr<std::vector<std::byte>>;
+  using memory = std::shared_ptr<kv_bytes>;
   /// Hears once how it ended. On a thread of the carrier; must not block.
   using done_function = std::function<void(result<void>)>;
 

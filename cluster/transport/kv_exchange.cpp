@@ -6,6 +6,11 @@
 
 namespace rollcast {
 
+namespace {
+/// For so long the memory of an image waits for the next one.
+constexpr std::chrono::seconds memory_pause{10};
+} // namespace
+
 kv_exchange::loop::loop(kv_exchange_options options, serve_function serve)
   : options_(std::move(options)), serve_(std::move(serve)), listener_(options_.keys) {}
 
@@ -73,7 +78,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
-    keep_memory();
+    block_recycler::process().give_back(memory_pause);
     listener_.turn(router_);
     start_offers();
     start_pulls();
@@ -137,14 +142,6 @@ void kv_exchange::loop::expire() {
   std::erase_if(peers_, [now](const auto& entry) {
     return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;
   });
-}
-
-void kv_exchange::loop::keep_memory() {
-  if (pulls_.empty() && offers_.empty())
-    kept_.reset();
-  else if (!kept_)
-    kept_.emplace();
-  give_back_heap();
 }
 
 // -- the public class ---------------------------------------------------------

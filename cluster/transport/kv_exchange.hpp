@@ -56,7 +56,7 @@ struct kv_request {
 /// A KV image with what proves it.
 struct kv_image {
   kv_manifest manifest;
-  std::vector<std::byte> bytes;
+  kv_bytes bytes;
   std::shared_ptr<void> claim; ///< Of a pulled one on `images_bytes_max`, until it is destroyed.
   bool carried = false;        ///< It came by a `kv_carrier`.
   bool fell_back = false;      ///< It should have, and came by ZeroMQ.

@@ -5,14 +5,12 @@
 #include "cluster/transport/kv_exchange.hpp"
 #include "cluster/transport/kv_frame.hpp"
 #include "cluster/transport/wake_fd.hpp"
-#include "engine/base/heap.hpp"
 
 #include <zmq.hpp>
 
 #include <deque>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <string_view>
 #include <thread>
 #include <variant>
@@ -102,8 +100,6 @@ private:
   void run();
   void obey();
   void expire();
-  /// Has malloc keep the memory of images while some are on their way, and for some time after.
-  void keep_memory();
   std::chrono::milliseconds until_next_deadline() const;
 
   void on(pull_command& c);
@@ -140,8 +136,8 @@ private:
   void end_offer(const kv_ticket& ticket);
   void send_part(const kv_ticket& to, offer& o, const kv_frame& frame);
   void refuse(const kv_ticket& to, errc code, std::string_view why);
-  bool tell_puller(const std::string& name, const kv_frame& frame, const void* payload = nullptr,
-                   std::size_t bytes = 0);
+  bool tell_puller(const std::string& name, const kv_frame& frame,
+                   zmq::message_t* payload = nullptr);
 
   kv_exchange_options options_;
   serve_function serve_;
@@ -173,7 +169,6 @@ private:
   std::map<kv_ticket, offer> offers_;
   std::deque<kv_ticket> offers_waiting_; ///< Oldest first; ended ones are skipped.
   std::uint64_t offered_bytes_ = 0;      ///< Of those asked for.
-  std::optional<kept_heap> kept_;        ///< While there are pulls or offers.
   bool running_ = true;
   std::thread thread_;
 };

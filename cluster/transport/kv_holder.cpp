@@ -1,9 +1,23 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 #include <utility>
 
 namespace rollcast {
+
+namespace {
+
+/// A copy, because a puller that does not read must not hold on to the image. ZeroMQ returns its
+/// memory from a thread of its own.
+zmq::message_t copied(std::span<const std::byte> part) {
+  const auto block = block_recycler::process().take(part.size());
+  std::memcpy(block, part.data(), part.size());
+  return {block, part.size(), [](void* sent, void*) { block_recycler::process().put_back(sent); }};
+}
+
+} // namespace
 
 void kv_exchange::loop::hear_pullers() {
   for (int turn = 0; turn < 64; ++turn) {
@@ -144,7 +158,8 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
   }
   const auto size = std::min<std::uint64_t>(options_.part_bytes, o.image->bytes.size() - at);
   const kv_frame head{.kind = kv_message::part, .pull = to.pull, .part = frame.part};
-  if (!tell_puller(to.peer, head, o.image->bytes.data() + at, size))
+  auto part = copied({o.image->bytes.data() + at, size});
+  if (!tell_puller(to.peer, head, &part))
     return end_offer(to); // the puller is gone or does not read
   counts.bytes_out += size;
   o.deadline = soon();
@@ -152,21 +167,21 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
 
 void kv_exchange::loop::refuse(const kv_ticket& to, errc code, std::string_view why) {
   const kv_frame frame{.kind = kv_message::refused, .code = code, .pull = to.pull};
-  tell_puller(to.peer, frame, why.data(), why.size());
+  zmq::message_t text{why.data(), why.size()};
+  tell_puller(to.peer, frame, &text);
 }
 
 bool kv_exchange::loop::tell_puller(const std::string& name, const kv_frame& frame,
-                                    const void* payload, std::size_t bytes) {
+                                    zmq::message_t* payload) {
   const auto head = encode(frame);
   const auto more = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
   try {
     // Only the first frame can fail: ZeroMQ accepts a message whole or not at all.
     if (!router_.send(zmq::buffer(name), more))
       return false;
-    const bool body = payload != nullptr;
-    (void)router_.send(zmq::buffer(head), body ? more : zmq::send_flags::dontwait);
-    if (body)
-      (void)router_.send(zmq::const_buffer{payload, bytes}, zmq::send_flags::dontwait);
+    (void)router_.send(zmq::buffer(head), payload != nullptr ? more : zmq::send_flags::dontwait);
+    if (payload != nullptr)
+      (void)router_.send(*payload, zmq::send_flags::dontwait);
     return true;
   } catch (const zmq::error_t&) { // EHOSTUNREACH: the peer has gone
     return false;

@@ -179,14 +179,14 @@ void kv_exchange::loop::take_manifest(std::uint64_t id, pull& p, const kv_frame&
 
 result<void> kv_exchange::loop::make_room(pull& p) {
   return unless_memory_lacks(std::to_string(p.image.manifest.bytes) + " bytes", [&] {
-    resize_in_classes(p.image.bytes, p.image.manifest.bytes);
+    p.image.bytes.resize(p.image.manifest.bytes);
     return result<void>{};
   });
 }
 
 /// Has the carrier fetch the image, into memory that is its own until it is done with it.
 void kv_exchange::loop::carry(std::uint64_t id, pull& p) {
-  const auto bytes = std::make_shared<std::vector<std::byte>>(std::move(p.image.bytes));
+  const auto bytes = std::make_shared<kv_bytes>(std::move(p.image.bytes));
   options_.carrier->fetch(id, bytes, [to = inbox_, id, bytes](result<void> how) {
     put(*to, carried_command{id, bytes, std::move(how)});
   });

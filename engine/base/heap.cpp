@@ -3,7 +3,6 @@
 #include <malloc.h>
 
 #include <algorithm>
-#include <bit>
 #include <mutex>
 
 namespace rollcast {
@@ -30,14 +29,15 @@ void map_from(int bytes, int trim_above) noexcept {
   ::mallopt(M_TRIM_THRESHOLD, trim_above);
 }
 
-constexpr int mapped_from = 128 << 10;
+constexpr int mapped_from = 256 << 10;
+constexpr int trimmed_above = 8 << 20;     // parts of images and messages come in bursts
 constexpr int mapped_from_most = 32 << 20; // the most that glibc takes
 
 } // namespace
 
 void settle_heap() noexcept {
   ::mallopt(M_ARENA_MAX, 2);
-  map_from(mapped_from, mapped_from);
+  map_from(mapped_from, trimmed_above);
 }
 
 kept_heap::kept_heap(std::uint32_t bytes) noexcept {
@@ -61,14 +61,9 @@ bool give_back_heap(std::chrono::milliseconds pause) {
   if (!p.kept || p.holders > 0 || clock::now() < p.let_go + pause)
     return false;
   p.kept = false;
-  map_from(mapped_from, mapped_from);
+  map_from(mapped_from, trimmed_above);
   ::malloc_trim(0);
   return true;
-}
-
-void resize_in_classes(std::vector<std::byte>& block, std::size_t bytes) {
-  block.reserve(bytes < mapped_from_most ? std::bit_ceil(bytes) : bytes);
-  block.resize(bytes);
 }
 
 } // namespace rollcast

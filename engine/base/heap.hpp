@@ -1,9 +1,7 @@
 #pragma once
 
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace rollcast {
 
@@ -13,7 +11,7 @@ namespace rollcast {
 void settle_heap() noexcept;
 
 /// While one lives, freed blocks of up to 32 MiB stay in the process: for a stream of them, each of
-/// which would cost page faults for all of it (engine/README.md has what that costs). The process
+/// which would cost page faults for all of it. The process
 /// has this once, whoever asks.
 class kept_heap {
 public:
@@ -28,9 +26,5 @@ public:
 /// has one calls it from time to time, on a thread that nobody waits for.
 /// @returns whether it gave back.
 bool give_back_heap(std::chrono::milliseconds pause = std::chrono::seconds{10});
-
-/// Gives an empty vector `bytes` bytes, in a block of a power of two as long as blocks are kept: so
-/// blocks of many sizes leave holes that the next ones fit. Throws `std::bad_alloc` as `resize`.
-void resize_in_classes(std::vector<std::byte>& block, std::size_t bytes);
 
 } // namespace rollcast

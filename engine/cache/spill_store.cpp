@@ -103,7 +103,7 @@ result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limit
   return store;
 }
 
-result<void> spill_store::put(const kv_manifest& manifest, std::vector<std::byte> image) {
+result<void> spill_store::put(const kv_manifest& manifest, kv_bytes image) {
   drop(manifest.response);
   const auto need = (image.size() + page_bytes_ - 1) / page_bytes_;
   const auto in_memory = std::min(need, memory_.pages - memory_.used());
@@ -122,7 +122,7 @@ result<void> spill_store::put(const kv_manifest& manifest, std::vector<std::byte
   return written;
 }
 
-result<void> spill_store::write(const entry& e, const std::vector<std::byte>& image) {
+result<void> spill_store::write(const entry& e, const kv_bytes& image) {
   std::uint64_t at = 0;
   const auto size_at = [&] { return std::min<std::uint64_t>(page_bytes_, image.size() - at); };
   for (const auto page : e.memory_pages) {
@@ -145,7 +145,7 @@ result<void> spill_store::write(const entry& e, const std::vector<std::byte>& im
   return {};
 }
 
-result<kv_manifest> spill_store::get(response_id response, std::vector<std::byte>& image) const {
+result<kv_manifest> spill_store::get(response_id response, kv_bytes& image) const {
   const auto it = entries_.find(response);
   if (it == entries_.end())
     return fail(errc::out_of_kv_blocks,

@@ -2,6 +2,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/cache/kv_bytes.hpp"
 #include "engine/step/engine.hpp"
 
 #include <cstddef>
@@ -40,11 +41,11 @@ public:
 
   /// Keeps an image, in place of an older one of the same response. Fails with `out_of_kv_blocks`
   /// (detail: bytes, free) or `io_failed`; nothing of the response is kept then.
-  result<void> put(const kv_manifest& manifest, std::vector<std::byte> image);
+  result<void> put(const kv_manifest& manifest, kv_bytes image);
   bool holds(response_id response) const { return entries_.contains(response); }
   /// Reads an image; it stays until `drop`. Fails with `out_of_kv_blocks` if there is none, or
   /// `io_failed`. The caller proves the bytes by the manifest's hash (`engine::import_kv` does).
-  result<kv_manifest> get(response_id response, std::vector<std::byte>& image) const;
+  result<kv_manifest> get(response_id response, kv_bytes& image) const;
   void drop(response_id response);
 
   std::uint64_t page_bytes() const noexcept { return page_bytes_; }
@@ -68,7 +69,7 @@ private:
   };
 
   spill_store(const spill_limits& limits, std::uint64_t unit_bytes);
-  result<void> write(const entry& e, const std::vector<std::byte>& image);
+  result<void> write(const entry& e, const kv_bytes& image);
 
   std::uint64_t page_bytes_ = 0;
   int file_ = -1;

@@ -240,7 +240,7 @@ bool engine::has_work() const noexcept {
 bool engine::release(response_id response) {
   return state_->release(response);
 }
-result<kv_manifest> engine::export_kv(response_id response, std::vector<std::byte>& image) const {
+result<kv_manifest> engine::export_kv(response_id response, kv_bytes& image) const {
   return state_->export_kv(response, image);
 }
 result<void> engine::import_kv(const kv_manifest& manifest, std::span<const std::byte> image) {

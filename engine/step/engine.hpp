@@ -4,6 +4,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
+#include "engine/cache/kv_bytes.hpp"
 #include "engine/draft/drafter.hpp"
 #include "engine/step/request.hpp"
 
@@ -89,7 +90,7 @@ public:
 
   /// Copies the parked KV of `response` into `image` (resized). Fails with `out_of_kv_blocks` if it
   /// is not parked here. The engine keeps its copy until `release`.
-  result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
+  result<kv_manifest> export_kv(response_id response, kv_bytes& image) const;
 
   /// Parks an image received from another engine. Fails with `stale_epoch` (it was computed with
   /// other weights), `frame_malformed` (size or hash differ), or `out_of_kv_blocks`.

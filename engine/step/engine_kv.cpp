@@ -1,4 +1,3 @@
-#include "engine/base/heap.hpp"
 #include "engine/step/engine_state.hpp"
 
 #include <algorithm>
@@ -19,14 +18,13 @@ bool engine::state::is_parked(response_id response) const noexcept {
   return it != sequences_.end() && it->second->state == sequence_state::parked;
 }
 
-result<kv_manifest> engine::state::export_kv(response_id response,
-                                             std::vector<std::byte>& image) const {
+result<kv_manifest> engine::state::export_kv(response_id response, kv_bytes& image) const {
   if (!is_parked(response))
     return fail(errc::out_of_kv_blocks,
                 "no KV of response " + std::to_string(response.value) + " is parked here");
   const sequence& seq = *sequences_.at(response);
   const std::uint64_t groups = groups_of(seq.cached);
-  resize_in_classes(image, groups * device->shape().kv_group_bytes);
+  image.resize(groups * device->shape().kv_group_bytes);
   device->export_kv(seq.blocks, groups, image);
   return kv_manifest{response,
                      seq.cached,

@@ -24,7 +24,7 @@ public:
   std::span<const chunk_report> cut(response_id response);
   bool release(response_id response);
   void speculate(std::shared_ptr<drafter> by);
-  result<kv_manifest> export_kv(response_id response, std::vector<std::byte>& image) const;
+  result<kv_manifest> export_kv(response_id response, kv_bytes& image) const;
   result<void> import_kv(const kv_manifest& manifest, std::span<const std::byte> image);
   result<void> use_weights(std::shared_ptr<const device_weights> weights);
   result<void> score(std::span<const score_request> sequences,

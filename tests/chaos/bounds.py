@@ -4,18 +4,19 @@
 import statistics
 from typing import NamedTuple
 
-SAMPLES_MIN = 12  # of one process: a third warms up, and the rest must have a begin and an end
+SAMPLES_MIN = 12  # of one process: a third warms up, and the rest must tell a trend
 ROUNDS_MIN = 9
 
 
 class Bounds(NamedTuple):
-    """What may change between the end of the warm-up, the first third, and the end."""
+    """What may change after the warm-up, which is the first third and no less than warm_up_s."""
 
     growth_percent: float = 2.0  # of resident memory: less than,
-    growth_bytes: int = 4 << 20  # or less than this: of 25 MB 2 % are less than one weight update
+    growth_bytes: int = 1 << 20  # or less than this: 2 % of 25 MB are less than one KV image
     descriptors: int = 2  # more, at most
     throughput: float = 0.9  # of the responses a second, at least
-    span_s: float = 240.0  # a process that lived shorter is not judged
+    warm_up_s: float = 180.0
+    span_s: float = 480.0  # a process that lived shorter is not judged
 
 
 class Judgement(NamedTuple):
@@ -29,11 +30,23 @@ def warm(values):
     return values[len(values) // 3:]
 
 
+def warmed_up(of, bounds):
+    """The samples of a process after its warm-up."""
+    begin, end = of[0][0], of[-1][0]
+    return [s for s in of if s[0] >= begin + max((end - begin) / 3, bounds.warm_up_s)]
+
+
 def ends(values):
-    """The medians at the begin and at the end of what is after the warm-up."""
-    after = warm(values)
-    width = max(3, len(values) // 10)
-    return statistics.median(after[:width]), statistics.median(after[-width:])
+    """The medians at the begin and at the end."""
+    width = max(3, len(values) // 7)
+    return statistics.median(values[:width]), statistics.median(values[-width:])
+
+
+def trend(after):
+    """Resident bytes at the begin and at the end by the line through all samples (least squares):
+    what images and messages hold at one moment goes up and down by more than what may be lost."""
+    line = statistics.linear_regression([s[0] for s in after], [s[1] for s in after])
+    return tuple(line.intercept + line.slope * after[i][0] for i in (0, -1))
 
 
 def tenths(values):
@@ -51,7 +64,8 @@ def judge(samples, rates, bounds):
         if seconds < bounds.span_s or len(of) < SAMPLES_MIN:
             said.unjudged.append(f"{role} {pid}: {seconds:.0f} s with {len(of)} samples")
             continue
-        memory, files = ends([s[1] for s in of]), ends([s[2] for s in of])
+        after = warmed_up(of, bounds)
+        memory, files = trend(after), ends([s[2] for s in after])
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
                "rss_first": memory[0], "rss_last": memory[1],
                "rss_growth_percent": 100 * (memory[1] / memory[0] - 1),

@@ -269,6 +269,9 @@ class Soaked(unittest.TestCase):
         warming = self.series(lambda share: 100 if share > 0.33 else 50,
                               lambda share: 40 if share > 0.33 else 20)
         self.assertEqual(self.broken(warming, [80.0] * 10 + [50.0] * 20), [])
+        slow = self.series(lambda share: 100 if share > 0.4 else 50, every=8.5)  # 200 of 500 s
+        self.assert_broken(self.broken(slow), "memory grew")
+        self.assertEqual(self.broken(slow, bounds=Bounds(warm_up_s=210)), [])
 
     def test_finds_memory_that_grows(self):
         self.assert_broken(self.broken(self.series(lambda share: 300 + 15 * share)), "s 7",
@@ -276,9 +279,15 @@ class Soaked(unittest.TestCase):
         small = self.series(lambda share: 500 + 10 * share)  # 1.2 % of it after the warm-up
         self.assertEqual(self.broken(small), [])
         self.assert_broken(self.broken(small, bounds=Bounds(growth_percent=1.0)), "less than 1 %")
-        tiny = self.series(lambda share: 20 + 3 * share)
-        self.assertEqual(self.broken(tiny), [], "4 MiB are free")
-        self.assert_broken(self.broken(tiny, bounds=Bounds(growth_bytes=MIB)), "memory grew")
+        tiny = self.series(lambda share: 20 + 1.2 * share)
+        self.assertEqual(self.broken(tiny), [], "1 MiB is free")
+        self.assert_broken(self.broken(tiny, bounds=Bounds(growth_bytes=MIB // 2)), "memory grew")
+        rng = random.Random(SEED)
+        noisy = [rng.uniform(0, 12) for _ in range(200)]
+        self.assertEqual(self.broken(self.series(lambda share: 60 + noisy[int(190 * share)],
+                                                 count=190)), [], "images come and go")
+        self.assert_broken(self.broken(self.series(
+            lambda share: 60 + 6 * share + noisy[int(190 * share)], count=190)), "memory grew")
 
     def test_finds_descriptors_that_are_left_open(self):
         self.assertEqual(self.broken(self.series(files=lambda share: 40 + 2 * (share > 0.9))), [])
@@ -298,7 +307,8 @@ class Soaked(unittest.TestCase):
         self.assertEqual([(r["role"], r["pid"]) for r in said.rows], [("s", 7)])
         self.assertEqual(said.unjudged, ["w1 8: 190 s with 20 samples"])
         self.assertEqual(said.broken, [])
-        self.assert_broken(judge(samples, [50.0] * 30, Bounds(span_s=100)).broken, "w1 8")
+        self.assert_broken(judge(samples, [50.0] * 30, Bounds(span_s=100, warm_up_s=0)).broken,
+                           "w1 8")
         self.assert_broken(self.broken(leak), "none was judged")
         self.assert_broken(self.broken(self.series(), [50.0] * 8), "8 rounds")
 

@@ -27,14 +27,13 @@ BATCH_LIMIT_S = 100.0 * cluster.SLOWNESS
 
 
 def held_by(pid):
-    """Memory of a process's own in bytes, and open file descriptors. Pages of its program and its
-    libraries are not its own: they are read when code first runs, and the kernel takes them back.
-    Huge pages do not count: only pools of a fixed size ask for them (aligned_buffer), and a pool's
-    page is there once it was used."""
+    """Resident memory of a process in bytes, and open file descriptors. Huge pages do not count:
+    only pools of a fixed size ask for them (aligned_buffer), and a pool's page is there once it was
+    used."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {name: int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines)}
-    own = kilobytes["Anonymous"] - kilobytes["AnonHugePages"]
-    return own * 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    resident = kilobytes["Rss"] - kilobytes["AnonHugePages"]
+    return resident * 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def kinds_for(setup, options):
@@ -152,7 +151,7 @@ def parse(arguments):
     limits = Bounds()
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
     parser.add_argument("--rss-growth-max", type=float, default=limits.growth_percent,
-                        help="percent of resident memory, less than; 4 MiB are free")
+                        help="percent of resident memory, less than; 1 MiB is free")
     parser.add_argument("--descriptors-more-max", type=int, default=limits.descriptors,
                         help="file descriptors more at the end, at most")
     parser.add_argument("--throughput-min", type=float, default=limits.throughput,

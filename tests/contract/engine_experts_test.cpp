@@ -159,7 +159,7 @@ TEST_P(engine_experts, of_a_prompt_that_was_cut_stay_here_and_are_made_again_els
     EXPECT_TRUE(cut[0].experts.empty());
     auto& next = engines[moves ? 1 : 0];
     if (moves) {
-      std::vector<std::byte> image;
+      kv_bytes image;
       const auto manifest = engines[0].export_kv(request.response, image);
       ASSERT_TRUE(manifest);
       ASSERT_TRUE(next.import_kv(*manifest, image));

@@ -120,7 +120,7 @@ TEST_P(engine_contract, a_changed_image_or_another_prefix_is_not_believed) {
   ASSERT_TRUE(engines[0].admit(request));
   while (engines[0].has_work())
     engines[0].step();
-  std::vector<std::byte> image;
+  kv_bytes image;
   auto manifest = engines[0].export_kv(request.response, image);
   ASSERT_TRUE(manifest);
   image[image.size() / 2] ^= std::byte{1};

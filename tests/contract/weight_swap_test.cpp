@@ -156,7 +156,7 @@ TEST_P(weight_swap, uses_no_kv_of_the_weights_before) {
   const auto request = half_a_response(work);
   auto one = fresh(a);
   const auto begun = run_chunk(one, request);
-  std::vector<std::byte> image;
+  kv_bytes image;
   const auto manifest = one.export_kv(request.response, image);
   ASSERT_TRUE(manifest);
   const held_weights before = one.device().weights();

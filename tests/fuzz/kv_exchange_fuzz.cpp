@@ -25,8 +25,8 @@ const std::vector<token_id>& tokens() {
   return ids;
 }
 
-std::vector<std::byte> true_image(std::uint32_t count) {
-  return std::vector<std::byte>(count * token_bytes, std::byte{0x33});
+kv_bytes true_image(std::uint32_t count) {
+  return kv_bytes(count * token_bytes, std::byte{0x33});
 }
 
 /// One exchange and one peer for the whole process: sockets are slow to make.

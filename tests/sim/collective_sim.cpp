@@ -31,15 +31,15 @@ std::byte byte_of(std::uint64_t number, std::size_t i) {
   return static_cast<std::byte>((number * 131 + i * 7) >> 1);
 }
 
-std::vector<std::byte> bytes_of_pull(std::uint64_t number) {
-  std::vector<std::byte> out(50 + number * 37 % 400);
+kv_bytes bytes_of_pull(std::uint64_t number) {
+  kv_bytes out(50 + number * 37 % 400);
   for (std::size_t i = 0; i < out.size(); ++i)
     out[i] = byte_of(number, i);
   return out;
 }
 
 std::shared_ptr<weight_cargo> whole_cargo(std::uint64_t number) {
-  const auto bytes = std::make_shared<std::vector<std::byte>>(bytes_of_pull(number));
+  const auto bytes = std::make_shared<kv_bytes>(bytes_of_pull(number));
   bytes->resize(bytes->size() / 4 * 4);
   tensor_info t{"t", kernels::dtype::f32, {bytes->size() / 4}, hash_bytes(*bytes)};
   return *weight_cargo::of({t}, {{bytes, *bytes}}, 64);
@@ -139,18 +139,17 @@ void collective_sim::ask_for_kv() {
     return;
   const auto number = ++last_number_;
   const auto content = bytes_of_pull(number);
-  const kv_carrier::memory into{new std::vector<std::byte>(content.size()),
-                                [this](std::vector<std::byte>* v) {
+  const kv_carrier::memory into{new kv_bytes(content.size()), [this](kv_bytes* v) {
                                   if (fabric_.uses(v->data()))
                                     wrong_ = "memory was let go while the fabric wrote to it";
                                   delete v;
                                 }};
-  const std::shared_ptr<const std::vector<std::byte>> image{
-    new std::vector<std::byte>(content), [this](const std::vector<std::byte>* v) {
-      if (fabric_.uses(v->data()))
-        wrong_ = "memory was let go while the fabric read it";
-      delete v;
-    }};
+  const std::shared_ptr<const kv_bytes> image{new kv_bytes(content), [this](const kv_bytes* v) {
+                                                if (fabric_.uses(v->data()))
+                                                  wrong_ =
+                                                    "memory was let go while the fabric read it";
+                                                delete v;
+                                              }};
   expect(number, to, fetch_ticks);
   to.half->fetch(
     number, into,

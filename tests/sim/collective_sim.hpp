@@ -94,7 +94,7 @@ private:
   struct gift {
     worker_id puller;
     std::uint64_t pull = 0;
-    std::shared_ptr<const std::vector<std::byte>> bytes;
+    std::shared_ptr<const kv_bytes> bytes;
   };
   std::deque<late<gift>> gifts_;
   using part = std::function<void(worker&)>; ///< Of a worker in an update.

@@ -53,7 +53,7 @@ namespace {
 
 /// Moves a response's KV to another engine, if there is room for it.
 void move_kv(const engine& from, engine& to, response_id response) {
-  std::vector<std::byte> image;
+  kv_bytes image;
   const auto manifest = from.export_kv(response, image);
   ASSERT_TRUE(manifest) << manifest.error().detail;
   const auto imported = to.import_kv(*manifest, image);

@@ -60,12 +60,12 @@ struct member_test : testing::Test {
   }
   /// Has b ask for `bytes` under number 7.
   void fetch(std::size_t bytes) {
-    into = std::make_shared<std::vector<std::byte>>(bytes);
+    into = std::make_shared<kv_bytes>(bytes);
     b.sut.fetch(
       7, into, [this](result<void> how) { heard.push_back(std::move(how)); }, now);
   }
   void give(std::size_t bytes) {
-    const auto image = std::make_shared<std::vector<std::byte>>(bytes, std::byte{42});
+    const auto image = std::make_shared<kv_bytes>(bytes, std::byte{42});
     a.sut.give({2}, 7, *image, image, now);
     turn();
   }
@@ -88,7 +88,7 @@ TEST_F(member_test, moves_what_is_given_to_who_fetches_it) {
   turn();
   ASSERT_EQ(heard.size(), 1u);
   EXPECT_TRUE(heard[0]);
-  EXPECT_EQ(*into, std::vector<std::byte>(1'000, std::byte{42}));
+  EXPECT_EQ(*into, kv_bytes(1'000, std::byte{42}));
   EXPECT_TRUE(has(a, news_kind::round_done) && has(b, news_kind::round_done));
 }
 
@@ -125,7 +125,7 @@ TEST_F(member_test, holds_the_memory_of_a_round_until_it_is_over) {
   both(run(1, 1'000));
   turn(10s); // longer than a fetch may wait for its round
   EXPECT_TRUE(heard.empty());
-  const std::weak_ptr<std::vector<std::byte>> watched = into;
+  const std::weak_ptr<kv_bytes> watched = into;
   const auto* at = into->data();
   into.reset();
   EXPECT_FALSE(watched.expired());
@@ -142,8 +142,8 @@ TEST_F(member_test, ends_everything_when_a_rank_dies_inside_a_round) {
   open();
   fetch(1'000);
   b.sut.fetch(
-    8, std::make_shared<std::vector<std::byte>>(5),
-    [this](result<void> how) { heard.push_back(std::move(how)); }, now);
+    8, std::make_shared<kv_bytes>(5), [this](result<void> how) { heard.push_back(std::move(how)); },
+    now);
   fabric.stall(true);
   both(run(1, 1'000));
   fabric.kill("device a", true);
@@ -191,7 +191,7 @@ TEST_F(member_test, declined_moves_end_on_both_sides) {
 
 TEST_F(member_test, lets_go_of_what_nobody_has_fetched_in_time) {
   open();
-  const auto image = std::make_shared<std::vector<std::byte>>(1'000);
+  const auto image = std::make_shared<kv_bytes>(1'000);
   a.sut.give({2}, 7, *image, image, now);
   turn(5900ms);
   EXPECT_EQ(image.use_count(), 2);
@@ -208,8 +208,8 @@ TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
   sut.obey({.kind = order_kind::form, .epoch = 1, .members = {{3}}, .id = "alone"}, now);
   sut.turn(now);
   sut.drain();
-  const auto image = std::make_shared<std::vector<std::byte>>(600);
-  const auto large = std::make_shared<std::vector<std::byte>>(2'000);
+  const auto image = std::make_shared<kv_bytes>(600);
+  const auto large = std::make_shared<kv_bytes>(2'000);
   const auto give = [&](std::uint64_t pull, const auto& what) {
     sut.give({2}, pull, *what, what, now);
     auto said = sut.drain();
@@ -224,7 +224,7 @@ TEST_F(member_test, holds_no_more_than_it_may_of_what_waits_to_be_sent) {
   EXPECT_EQ(give(3, image), news_kind::wanted);
   EXPECT_EQ(give(4, image), news_kind::declined) << "1200 of 1000 bytes";
   EXPECT_EQ(image.use_count(), 2);
-  const auto small = std::make_shared<std::vector<std::byte>>(10);
+  const auto small = std::make_shared<kv_bytes>(10);
   EXPECT_EQ(give(6, small), news_kind::wanted);
   EXPECT_EQ(give(7, small), news_kind::wanted);
   EXPECT_EQ(give(8, small), news_kind::declined) << "three are held";
@@ -237,7 +237,7 @@ struct cast_test : member_test {
   /// Two tensors of 600 and 40 bytes, in slices of 256.
   std::shared_ptr<weight_cargo> whole() {
     for (std::size_t size : {600, 40}) {
-      auto& bytes = *content.emplace_back(std::make_shared<std::vector<std::byte>>(size));
+      auto& bytes = *content.emplace_back(std::make_shared<kv_bytes>(size));
       for (std::size_t i = 0; i < size; ++i)
         bytes[i] = static_cast<std::byte>(i * 7 + size);
     }
@@ -275,7 +275,7 @@ struct cast_test : member_test {
     rounds();
     return to;
   }
-  std::vector<std::shared_ptr<std::vector<std::byte>>> content;
+  std::vector<std::shared_ptr<kv_bytes>> content;
 };
 
 TEST_F(cast_test, fills_the_cargos_of_those_who_wait) {

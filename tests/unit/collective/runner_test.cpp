@@ -95,7 +95,7 @@ TEST(runner, ends_what_was_asked_for_and_not_begun_when_it_stops) {
   device->asked.get_future().wait(); // its thread is held here
   std::promise<bool> fetched, awaited;
   const tensor_info tensor{"t", kernels::dtype::f32, {1}, {}};
-  sut->fetch(7, std::make_shared<std::vector<std::byte>>(8),
+  sut->fetch(7, std::make_shared<kv_bytes>(8),
              [&](const result<void>& how) { fetched.set_value(how.has_value()); });
   sut->await_weights(3, 1, *weight_cargo::expecting({tensor}),
                      [&](const result<void>& how) { awaited.set_value(how.has_value()); });

@@ -17,8 +17,8 @@ namespace {
 constexpr std::uint64_t page = 64 * 1024;
 constexpr std::uint64_t unit = 1024; ///< A page is a multiple of it.
 
-std::vector<std::byte> image_of(std::size_t bytes, unsigned seed) {
-  std::vector<std::byte> image(bytes);
+kv_bytes image_of(std::size_t bytes, unsigned seed) {
+  kv_bytes image(bytes);
   for (std::size_t i = 0; i < bytes; ++i)
     image[i] = static_cast<std::byte>((i * 31 + seed * 7 + (i >> 11)) & 0xff);
   return image;
@@ -38,7 +38,7 @@ TEST(spill_store, memory_first_then_disk_and_both_give_back_what_they_got) {
   EXPECT_EQ((*store)->memory_used(), 2 * page) << "the first, and the beginning of the second";
   EXPECT_EQ((*store)->disk_used(), 4 * page) << "its two other pages, and two";
   for (std::uint64_t r = 0; r < 4; ++r) {
-    std::vector<std::byte> back;
+    kv_bytes back;
     const auto manifest = (*store)->get({r + 1}, back);
     ASSERT_TRUE(manifest) << r;
     EXPECT_EQ(manifest->tokens, (r + 1) * 10);
@@ -59,7 +59,7 @@ TEST(spill_store, what_is_dropped_gives_its_space_to_others) {
     ASSERT_FALSE(full);
     EXPECT_EQ(full.error().code, errc::out_of_kv_blocks);
     EXPECT_FALSE((*store)->holds({3}));
-    std::vector<std::byte> back;
+    kv_bytes back;
     ASSERT_TRUE((*store)->get({2}, back));
     EXPECT_EQ(back, image_of(2 * page, lap + 50));
     (*store)->drop({1});
@@ -73,7 +73,7 @@ TEST(spill_store, a_newer_image_takes_the_place_of_the_older) {
   ASSERT_TRUE(store);
   ASSERT_TRUE((*store)->put(manifest_of(1, 90), image_of(90, 1)));
   ASSERT_TRUE((*store)->put(manifest_of(1, 100), image_of(100, 2)));
-  std::vector<std::byte> back;
+  kv_bytes back;
   ASSERT_TRUE((*store)->get({1}, back));
   EXPECT_EQ(back, image_of(100, 2));
   EXPECT_EQ((*store)->memory_used(), page);

@@ -1,0 +1,106 @@
+#include "engine/base/block_recycler.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace rollcast {
+
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+constexpr std::size_t page = 4'096;
+
+/// Room for a block of so many bytes, a quarter larger at the most: the next one is rarely of the
+/// same size.
+std::size_t rounded(std::size_t bytes) noexcept {
+  const auto step = std::max(page, std::bit_floor(bytes) / 4);
+  return (bytes + step - 1) / step * step;
+}
+
+} // namespace
+
+/// In front of each block. 64 bytes, so that the block is aligned as kernels like it.
+struct alignas(64) block_recycler::header {
+  std::size_t bytes = 0; ///< Of the mapping, with this.
+  header* next = nullptr;
+  clock::time_point since{}; ///< When it was put back.
+};
+
+block_recycler& block_recycler::process() noexcept {
+  static auto* const only = new block_recycler; // outlives whatever holds blocks until the end
+  return *only;
+}
+
+/// The smallest that is large enough, and not so large that it is better kept for others.
+block_recycler::header* block_recycler::unlink_fitting(std::size_t bytes) noexcept {
+  header** best = nullptr;
+  for (auto at = &waiting_; *at != nullptr; at = &(*at)->next)
+    if ((*at)->bytes >= bytes && (*at)->bytes / 2 <= bytes
+        && (best == nullptr || (*at)->bytes < (*best)->bytes))
+      best = at;
+  return best == nullptr ? nullptr : std::exchange(*best, (*best)->next);
+}
+
+void* block_recycler::take(std::size_t bytes) {
+  if (bytes > SIZE_MAX / 2)
+    throw std::bad_alloc{};
+  const auto needed = rounded(bytes + sizeof(header));
+  {
+    const std::scoped_lock lock{mutex_};
+    if (const auto found = unlink_fitting(needed))
+      return found + 1;
+  }
+  const auto map = [needed] {
+    return ::mmap(nullptr, needed, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  };
+  auto mapping = map();
+  if (mapping == MAP_FAILED && give_back({}) > 0)
+    mapping = map();
+  if (mapping == MAP_FAILED)
+    throw std::bad_alloc{};
+  return new (mapping) header{.bytes = needed} + 1;
+}
+
+void block_recycler::put_back(void* block) noexcept {
+  if (block == nullptr)
+    return;
+  const auto at = static_cast<header*>(block) - 1;
+  const std::scoped_lock lock{mutex_};
+  at->since = clock::now();
+  at->next = std::exchange(waiting_, at);
+}
+
+std::size_t block_recycler::give_back(std::chrono::nanoseconds unwanted_for) noexcept {
+  header* going = nullptr;
+  {
+    const std::scoped_lock lock{mutex_};
+    const auto until = clock::now() - unwanted_for;
+    auto at = &waiting_; // latest first: all behind the first old one are old
+    while (*at != nullptr && (*at)->since > until)
+      at = &(*at)->next;
+    going = std::exchange(*at, nullptr);
+  }
+  std::size_t bytes = 0;
+  while (going != nullptr) {
+    const auto next = going->next;
+    const auto size = going->bytes;
+    if (::munmap(going, size) == 0)
+      bytes += size;
+    going = next;
+  }
+  return bytes;
+}
+
+std::size_t block_recycler::waiting() const noexcept {
+  const std::scoped_lock lock{mutex_};
+  std::size_t bytes = 0;
+  for (auto at = waiting_; at != nullptr; at = at->next)
+    bytes += at->bytes;
+  return bytes;
+}
+
+} // namespace rollcast
