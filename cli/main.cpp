@@ -8,8 +8,8 @@
 #include "cli/security_flags.hpp"
 #include "cli/version.hpp"
 #include "cluster/batch/admission.hpp"
-#include "engine/base/heap.hpp"
 #include "engine/collective/nccl.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <CLI/CLI.hpp>
 #include <spdlog/cfg/env.h>

@@ -2,7 +2,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
-#include "engine/cache/kv_bytes.hpp"
+#include "engine/memory/kv_bytes.hpp"
 
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,5 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
+#include "engine/base/memory_guard.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -158,8 +159,14 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
   }
   const auto size = std::min<std::uint64_t>(options_.part_bytes, o.image->bytes.size() - at);
   const kv_frame head{.kind = kv_message::part, .pull = to.pull, .part = frame.part};
-  auto part = copied({o.image->bytes.data() + at, size});
-  if (!tell_puller(to.peer, head, &part))
+  auto part = unless_memory_lacks("a part of " + std::to_string(size) + " bytes", [&] {
+    return result<zmq::message_t>{copied({o.image->bytes.data() + at, size})};
+  });
+  if (!part) {
+    refuse(to, part.error().code, part.error().detail);
+    return end_offer(to);
+  }
+  if (!tell_puller(to.peer, head, &*part))
     return end_offer(to); // the puller is gone or does not read
   counts.bytes_out += size;
   o.deadline = soon();

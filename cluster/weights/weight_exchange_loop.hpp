@@ -5,7 +5,7 @@
 #include "cluster/transport/wake_fd.hpp"
 #include "cluster/weights/weight_exchange.hpp"
 #include "cluster/weights/weight_frame.hpp"
-#include "engine/base/heap.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <zmq.hpp>
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cluster/weights/weight_cargo.hpp"
-#include "engine/base/heap.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <condition_variable>
 #include <cstdint>

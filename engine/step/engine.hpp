@@ -4,8 +4,8 @@
 #include "engine/base/error.hpp"
 #include "engine/base/hash.hpp"
 #include "engine/base/ids.hpp"
-#include "engine/cache/kv_bytes.hpp"
 #include "engine/draft/drafter.hpp"
+#include "engine/memory/kv_bytes.hpp"
 #include "engine/step/request.hpp"
 
 #include <cstddef>

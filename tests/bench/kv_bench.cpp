@@ -3,7 +3,7 @@
 // table; each row is the best of 5 rounds.
 #include "cluster/transport/kv_exchange.hpp"
 #include "engine/base/hash.hpp"
-#include "engine/base/heap.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <algorithm>
 #include <chrono>

@@ -1,4 +1,4 @@
-#include "engine/base/heap.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <malloc.h>
 

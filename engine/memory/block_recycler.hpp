@@ -21,7 +21,7 @@ public:
   block_recycler(const block_recycler&) = delete;
   block_recycler& operator=(const block_recycler&) = delete;
 
-  /// @returns `bytes` bytes with any content, aligned to 64. Throws `std::bad_alloc`.
+  /// @returns `bytes` bytes with any content, aligned to 64. Throws `std::bad_alloc` as `new` does.
   void* take(std::size_t bytes);
   /// @param block what `take` returned, or null.
   void put_back(void* block) noexcept;

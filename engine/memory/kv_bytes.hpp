@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/base/block_recycler.hpp"
+#include "engine/memory/block_recycler.hpp"
 
 #include <cstddef>
 #include <vector>

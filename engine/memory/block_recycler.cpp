@@ -1,4 +1,4 @@
-#include "engine/base/block_recycler.hpp"
+#include "engine/memory/block_recycler.hpp"
 
 #include <sys/mman.h>
 
@@ -13,6 +13,7 @@ namespace {
 using clock = std::chrono::steady_clock;
 
 constexpr std::size_t page = 4'096;
+constexpr std::align_val_t heap_alignment{64};
 
 /// Room for a block of so many bytes, a quarter larger at the most: the next one is rarely of the
 /// same size.
@@ -25,7 +26,7 @@ std::size_t rounded(std::size_t bytes) noexcept {
 
 /// In front of each block. 64 bytes, so that the block is aligned as kernels like it.
 struct alignas(64) block_recycler::header {
-  std::size_t bytes = 0; ///< Of the mapping, with this.
+  std::size_t bytes = 0; ///< Of the mapping, with this; 0: it is of the heap.
   header* next = nullptr;
   clock::time_point since{}; ///< When it was put back.
 };
@@ -46,9 +47,7 @@ block_recycler::header* block_recycler::unlink_fitting(std::size_t bytes) noexce
 }
 
 void* block_recycler::take(std::size_t bytes) {
-  if (bytes > SIZE_MAX / 2)
-    throw std::bad_alloc{};
-  const auto needed = rounded(bytes + sizeof(header));
+  const auto needed = std::max(bytes, rounded(bytes + sizeof(header))); // or past 2^64
   {
     const std::scoped_lock lock{mutex_};
     if (const auto found = unlink_fitting(needed))
@@ -60,8 +59,8 @@ void* block_recycler::take(std::size_t bytes) {
   auto mapping = map();
   if (mapping == MAP_FAILED && give_back({}) > 0)
     mapping = map();
-  if (mapping == MAP_FAILED)
-    throw std::bad_alloc{};
+  if (mapping == MAP_FAILED) // the heap may have room yet, or says that nothing has
+    return new (::operator new(needed, heap_alignment)) header + 1;
   return new (mapping) header{.bytes = needed} + 1;
 }
 
@@ -69,6 +68,8 @@ void block_recycler::put_back(void* block) noexcept {
   if (block == nullptr)
     return;
   const auto at = static_cast<header*>(block) - 1;
+  if (at->bytes == 0)
+    return ::operator delete(at, heap_alignment);
   const std::scoped_lock lock{mutex_};
   at->since = clock::now();
   at->next = std::exchange(waiting_, at);

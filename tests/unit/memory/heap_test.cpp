@@ -1,7 +1,7 @@
 // Goal: a process that works for weeks holds what it uses, and streams of large blocks are fast.
 // Method: what glibc says that it has mapped, before, with and after large blocks.
 
-#include "engine/base/heap.hpp"
+#include "engine/memory/heap.hpp"
 
 #include <gtest/gtest.h>
 #include <malloc.h>
