@@ -170,7 +170,8 @@ result<std::vector<rank_transfer>> member::transfers_of(const std::vector<move>&
       running_->fetching.push_back(m.pull);
       running_->written.push_back(fetch->second.into);
     } else {
-      auto& scratch = *running_->written.emplace_back(std::make_shared<kv_bytes>(m.bytes));
+      auto& scratch =
+        *running_->written.emplace_back(std::make_shared<kv_bytes>(m.bytes, std::byte{}));
       if (m.from == rank_)
         t.out = scratch;
       else

@@ -1,6 +1,7 @@
 #include "cluster/transport/kv_exchange.hpp"
 
 #include "cluster/transport/kv_exchange_loop.hpp"
+#include "engine/memory/block_recycler.hpp"
 
 #include <utility>
 
@@ -78,7 +79,7 @@ void kv_exchange::loop::run() {
       if ((items[i + 2].revents & ZMQ_POLLIN) != 0)
         hear_holder(names[i]);
     expire();
-    block_recycler::process().give_back(memory_pause);
+    give_back_memory();
     listener_.turn(router_);
     start_offers();
     start_pulls();
@@ -142,6 +143,14 @@ void kv_exchange::loop::expire() {
   std::erase_if(peers_, [now](const auto& entry) {
     return entry.second.pulls == 0 && entry.second.idle_since + std::chrono::seconds{30} <= now;
   });
+}
+
+void kv_exchange::loop::give_back_memory() {
+  const auto now = clock::now();
+  if (now < give_back_at_)
+    return;
+  give_back_at_ = now + std::chrono::seconds{1};
+  block_recycler::process().give_back(memory_pause);
 }
 
 // -- the public class ---------------------------------------------------------

@@ -100,6 +100,7 @@ private:
   void run();
   void obey();
   void expire();
+  void give_back_memory();
   std::chrono::milliseconds until_next_deadline() const;
 
   void on(pull_command& c);
@@ -169,6 +170,7 @@ private:
   std::map<kv_ticket, offer> offers_;
   std::deque<kv_ticket> offers_waiting_; ///< Oldest first; ended ones are skipped.
   std::uint64_t offered_bytes_ = 0;      ///< Of those asked for.
+  clock::time_point give_back_at_{};     ///< When to look for memory that nobody wanted.
   bool running_ = true;
   std::thread thread_;
 };

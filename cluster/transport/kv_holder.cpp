@@ -1,5 +1,6 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
 #include "engine/base/memory_guard.hpp"
+#include "engine/memory/block_recycler.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -10,12 +11,23 @@ namespace rollcast {
 
 namespace {
 
+void put_back(void* block, void*) {
+  block_recycler::process().put_back(block);
+}
+
 /// A copy, because a puller that does not read must not hold on to the image. ZeroMQ returns its
 /// memory from a thread of its own.
-zmq::message_t copied(std::span<const std::byte> part) {
-  const auto block = block_recycler::process().take(part.size());
-  std::memcpy(block, part.data(), part.size());
-  return {block, part.size(), [](void* sent, void*) { block_recycler::process().put_back(sent); }};
+result<zmq::message_t> copied(std::span<const std::byte> part) {
+  return unless_memory_lacks("a part of " + std::to_string(part.size()) + " bytes", [&] {
+    const auto block = block_recycler::process().take(part.size());
+    std::memcpy(block, part.data(), part.size());
+    try {
+      return result<zmq::message_t>{zmq::message_t{block, part.size(), put_back}};
+    } catch (const zmq::error_t& e) {
+      put_back(block, nullptr);
+      return result<zmq::message_t>{fail(errc::queue_full, e.what())};
+    }
+  });
 }
 
 } // namespace
@@ -159,9 +171,7 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
   }
   const auto size = std::min<std::uint64_t>(options_.part_bytes, o.image->bytes.size() - at);
   const kv_frame head{.kind = kv_message::part, .pull = to.pull, .part = frame.part};
-  auto part = unless_memory_lacks("a part of " + std::to_string(size) + " bytes", [&] {
-    return result<zmq::message_t>{copied({o.image->bytes.data() + at, size})};
-  });
+  auto part = copied({o.image->bytes.data() + at, size});
   if (!part) {
     refuse(to, part.error().code, part.error().detail);
     return end_offer(to);
@@ -174,8 +184,11 @@ void kv_exchange::loop::send_part(const kv_ticket& to, offer& o, const kv_frame&
 
 void kv_exchange::loop::refuse(const kv_ticket& to, errc code, std::string_view why) {
   const kv_frame frame{.kind = kv_message::refused, .code = code, .pull = to.pull};
-  zmq::message_t text{why.data(), why.size()};
-  tell_puller(to.peer, frame, &text);
+  try {
+    zmq::message_t text{why.data(), why.size()};
+    tell_puller(to.peer, frame, &text);
+  } catch (const zmq::error_t&) { // no memory for a line: the puller's time runs out
+  }
 }
 
 bool kv_exchange::loop::tell_puller(const std::string& name, const kv_frame& frame,

@@ -4,16 +4,19 @@
 #include <cstddef>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 namespace rollcast {
 
 /// Memory for large blocks that come and go, such as KV images. A freed block waits for the next
 /// one of about its size, because fresh memory costs a page fault for every page of it; what waited
-/// for long goes back to the system. So the process holds the most that was in use at one time
-/// lately, and no holes of odd sizes between other things. Any thread may call.
+/// for long, and what is more than `waiting_max`, goes back to the system. Any thread may call.
 class block_recycler {
 public:
+  /// Bytes of blocks that wait, at most.
+  static constexpr std::size_t waiting_max = std::size_t{256} << 20;
+
   static block_recycler& process() noexcept;
 
   block_recycler() = default;
@@ -37,12 +40,14 @@ private:
 
   mutable std::mutex mutex_;
   header* waiting_ = nullptr; ///< Latest first.
+  std::size_t waiting_bytes_ = 0;
 };
 
 /// For containers of trivial elements: memory of `block_recycler`, elements that are not
 /// initialized unless they are given a value.
 template <class T>
 struct recycling_allocator {
+  static_assert(std::is_trivial_v<T> && alignof(T) <= 64);
   using value_type = T;
 
   recycling_allocator() = default;

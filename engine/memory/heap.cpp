@@ -30,7 +30,7 @@ void map_from(int bytes, int trim_above) noexcept {
 }
 
 constexpr int mapped_from = 256 << 10;
-constexpr int trimmed_above = 8 << 20;     // parts of images and messages come in bursts
+constexpr int trimmed_above = 8 << 20;     // messages come in bursts
 constexpr int mapped_from_most = 32 << 20; // the most that glibc takes
 
 } // namespace
@@ -57,11 +57,13 @@ kept_heap::~kept_heap() {
 
 bool give_back_heap(std::chrono::milliseconds pause) {
   auto& p = process();
-  const std::scoped_lock lock{p.mutex};
-  if (!p.kept || p.holders > 0 || clock::now() < p.let_go + pause)
-    return false;
-  p.kept = false;
-  map_from(mapped_from, trimmed_above);
+  {
+    const std::scoped_lock lock{p.mutex};
+    if (!p.kept || p.holders > 0 || clock::now() < p.let_go + pause)
+      return false;
+    p.kept = false;
+    map_from(mapped_from, trimmed_above);
+  }
   ::malloc_trim(0);
   return true;
 }

@@ -4,7 +4,7 @@
 import statistics
 from typing import NamedTuple
 
-SAMPLES_MIN = 12  # of one process: a third warms up, and the rest must tell a trend
+SAMPLES_MIN = 12  # of one process after its warm-up: they must tell a trend
 ROUNDS_MIN = 9
 
 
@@ -61,23 +61,28 @@ def judge(samples, rates, bounds):
     said = Judgement([], [], [])
     for (role, pid), of in samples.items():
         seconds = of[-1][0] - of[0][0]
-        if seconds < bounds.span_s or len(of) < SAMPLES_MIN:
+        after = warmed_up(of, bounds)
+        if seconds < bounds.span_s or len(after) < SAMPLES_MIN:
             said.unjudged.append(f"{role} {pid}: {seconds:.0f} s with {len(of)} samples")
             continue
-        after = warmed_up(of, bounds)
+        resident = [s[1] for s in after]
         memory, files = trend(after), ends([s[2] for s in after])
+        usual = statistics.median(resident)
+        grown, leapt = memory[1] - memory[0], ends(resident)[1] - ends(resident)[0]
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
                "rss_first": memory[0], "rss_last": memory[1],
-               "rss_growth_percent": 100 * (memory[1] / memory[0] - 1),
+               "rss_growth_percent": 100 * grown / usual,
                "rss_tenths": tenths([s[1] for s in of]),
                "descriptors_first": files[0], "descriptors_last": files[1]}
         said.rows.append(row)
-        if (row["rss_growth_percent"] >= bounds.growth_percent
-                and memory[1] - memory[0] >= bounds.growth_bytes):
+        # A line hides a leap at the end, so the ends are compared too, which say less exactly.
+        most = max(bounds.growth_percent / 100 * usual, bounds.growth_bytes)
+        if grown >= most or leapt >= 3 * most:
             said.broken.append(
                 f"{role} {pid}: resident memory grew by {row['rss_growth_percent']:.2f} % in "
-                f"{seconds:.0f} s, less than {bounds.growth_percent:g} % or "
-                f"{bounds.growth_bytes / 2**20:g} MiB is allowed")
+                f"{seconds:.0f} s, and its end is {leapt / 2**20:.1f} MiB above its begin; less "
+                f"than {bounds.growth_percent:g} % or {bounds.growth_bytes / 2**20:g} MiB is "
+                "allowed, and thrice that between the ends")
         if files[1] > files[0] + bounds.descriptors:
             said.broken.append(
                 f"{role} {pid}: {files[0]:g} descriptors became {files[1]:g} in {seconds:.0f} s, "

@@ -156,6 +156,8 @@ def parse(arguments):
                         help="file descriptors more at the end, at most")
     parser.add_argument("--throughput-min", type=float, default=limits.throughput,
                         help="responses/s at the end, as a share of those at the begin")
+    parser.add_argument("--warm-up", type=float, default=limits.warm_up_s,
+                        help="seconds of a process's life that are not judged, at least")
     parser.add_argument("--span-min", type=float, default=limits.span_s,
                         help="seconds that a process must have lived to be judged")
     own, rest = parser.parse_known_args(arguments)
@@ -164,7 +166,7 @@ def parse(arguments):
     options.minutes = options.minutes or 30.0
     options.bounds = limits._replace(
         growth_percent=own.rss_growth_max, descriptors=own.descriptors_more_max,
-        throughput=own.throughput_min, span_s=own.span_min)
+        throughput=own.throughput_min, warm_up_s=own.warm_up, span_s=own.span_min)
     return options
 
 
@@ -177,6 +179,9 @@ def main(arguments=None):
     run = Soak(setup, campaign, options, kinds)
     run.soak()
     said = judge(run.samples, run.rates, options.bounds)
+    for kind, name in (("w", "worker"), ("s", "scheduler")):
+        if not any(row["role"].startswith(kind) for row in said.rows):
+            said.broken.append(f"no {name} lived for long enough to be judged")
     wrong = [*run.verdict.complaints[:10], *said.broken]
     good = run.verdict.good and not said.broken
     first, last = first_and_last(run.rates)

@@ -235,7 +235,7 @@ void data_network::turn(weight_transfer& t, std::list<weight_transfer>::iterator
   t.silent_since = now;
   const auto offer = places_.at(place_of(t.endpoint)).offers.at(t.update);
   const auto bytes = offer->bytes_of_slice(*slice)->bytes;
-  kv_bytes copy{bytes.begin(), bytes.end()};
+  std::vector<std::byte> copy{bytes.begin(), bytes.end()};
   if (happens(wrong.corrupt))
     copy[rng_.below(copy.size())] ^= std::byte{1};
   ++counts.slices;
