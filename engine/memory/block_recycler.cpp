@@ -1,9 +1,7 @@
 #include "engine/memory/block_recycler.hpp"
 
-#include <sys/mman.h>
-#ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
-#endif
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -26,12 +24,11 @@ std::size_t rounded(std::size_t bytes) noexcept {
 }
 
 /// A sanitizer is told what of a block may be used.
-void allow(void* block, std::size_t bytes, bool use) noexcept {
-#ifdef __SANITIZE_ADDRESS__
-  use ? __asan_unpoison_memory_region(block, bytes) : __asan_poison_memory_region(block, bytes);
-#else
-  (void)block, (void)bytes, (void)use;
-#endif
+void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes, bool use) noexcept {
+  if (use)
+    ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+  else
+    ASAN_POISON_MEMORY_REGION(block, bytes);
 }
 
 } // namespace
