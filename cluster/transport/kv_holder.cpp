@@ -1,4 +1,5 @@
 #include "cluster/transport/kv_exchange_loop.hpp"
+#include "cluster/transport/send_to_peer.hpp"
 #include "engine/base/memory_guard.hpp"
 #include "engine/memory/block_recycler.hpp"
 
@@ -194,18 +195,7 @@ void kv_exchange::loop::refuse(const kv_ticket& to, errc code, std::string_view 
 bool kv_exchange::loop::tell_puller(const std::string& name, const kv_frame& frame,
                                     zmq::message_t* payload) {
   const auto head = encode(frame);
-  const auto more = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
-  try {
-    // Only the first frame can fail: ZeroMQ accepts a message whole or not at all.
-    if (!router_.send(zmq::buffer(name), more))
-      return false;
-    (void)router_.send(zmq::buffer(head), payload != nullptr ? more : zmq::send_flags::dontwait);
-    if (payload != nullptr)
-      (void)router_.send(*payload, zmq::send_flags::dontwait);
-    return true;
-  } catch (const zmq::error_t&) { // EHOSTUNREACH: the peer has gone
-    return false;
-  }
+  return send_to_peer(router_, name, zmq::buffer(head), payload);
 }
 
 } // namespace rollcast

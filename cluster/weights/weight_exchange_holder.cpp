@@ -1,3 +1,4 @@
+#include "cluster/transport/send_to_peer.hpp"
 #include "cluster/weights/weight_exchange_loop.hpp"
 
 #include <algorithm>
@@ -224,18 +225,7 @@ void weight_exchange::loop::refuse(const std::string& name, const weight_frame& 
 bool weight_exchange::loop::tell_puller(const std::string& name, const weight_frame& frame,
                                         zmq::message_t* payload) {
   const auto head = encode(frame);
-  const auto more = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
-  try {
-    // Only the first frame can fail: ZeroMQ accepts a message whole or not at all.
-    if (!router_.send(zmq::buffer(name), more))
-      return false;
-    (void)router_.send(zmq::buffer(head), payload != nullptr ? more : zmq::send_flags::dontwait);
-    if (payload != nullptr)
-      (void)router_.send(*payload, zmq::send_flags::dontwait);
-    return true;
-  } catch (const zmq::error_t&) { // EHOSTUNREACH: the peer has gone
-    return false;
-  }
+  return send_to_peer(router_, name, zmq::buffer(head), payload);
 }
 
 } // namespace rollcast

@@ -68,7 +68,8 @@ def judge(samples, rates, bounds):
         resident = [s[1] for s in after]
         memory, files = trend(after), ends([s[2] for s in after])
         usual = statistics.median(resident)
-        grown, leapt = memory[1] - memory[0], ends(resident)[1] - ends(resident)[0]
+        begin, end = ends(resident)
+        grown, leapt = memory[1] - memory[0], end - begin
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
                "rss_first": memory[0], "rss_last": memory[1],
                "rss_growth_percent": 100 * grown / usual,

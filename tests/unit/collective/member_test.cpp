@@ -237,7 +237,7 @@ struct cast_test : member_test {
   /// Two tensors of 600 and 40 bytes, in slices of 256.
   std::shared_ptr<weight_cargo> whole() {
     for (std::size_t size : {600, 40}) {
-      auto& bytes = *content.emplace_back(std::make_shared<kv_bytes>(size));
+      auto& bytes = *content.emplace_back(std::make_shared<std::vector<std::byte>>(size));
       for (std::size_t i = 0; i < size; ++i)
         bytes[i] = static_cast<std::byte>(i * 7 + size);
     }
@@ -275,7 +275,7 @@ struct cast_test : member_test {
     rounds();
     return to;
   }
-  std::vector<std::shared_ptr<kv_bytes>> content;
+  std::vector<std::shared_ptr<std::vector<std::byte>>> content;
 };
 
 TEST_F(cast_test, fills_the_cargos_of_those_who_wait) {
