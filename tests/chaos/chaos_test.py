@@ -24,7 +24,7 @@ from one_run import Setup
 from oracle import Contents, Verdict, check_deliveries, check_run_file
 from places import Hosts
 from relay import DOWN, UP, Relay
-from soak import kinds_for, parse
+from soak import held_by, kinds_for, parse, resident
 
 from cluster import INSTRUMENTED
 
@@ -320,6 +320,17 @@ class Soaked(unittest.TestCase):
                            "w1 8")
         self.assert_broken(self.broken(leak), "none was judged")
         self.assert_broken(self.broken(self.series(), [50.0] * 8), "8 rounds")
+
+    def test_counts_pools_as_mapped_and_all_else_as_present(self):
+        mapping = ("{0}-{0} rw-p 0 00:00 0\nSize: {1} kB\nRss: {2} kB\nAnonHugePages: {3} kB\n"
+                   "VmFlags: rd wr {4}\n")
+        self.assertEqual(resident("".join([
+            mapping.format("1", 4096, 1956, 0, "hg"), mapping.format("2", 4096, 4096, 4096, "hg"),
+            mapping.format("3", 2048, 1000, 0, "nh"), mapping.format("4", 8192, 12, 0, "ac"),
+        ]).splitlines()), (4096 + 4096 + 1000 + 12) << 10)
+        own, descriptors = held_by(os.getpid())
+        self.assertGreater(own, MIB)
+        self.assertGreater(descriptors, 2)
 
     def test_has_weights_clocks_and_disks_among_its_faults(self):
         setup = Setup(place="loopback", workers=2, journal="disk", speculate="off",

@@ -133,8 +133,11 @@ class Fleet:
                 *flags_of(self.draw["weights"])]
 
     def start_controllers(self, batches):
-        self._batches.write_text(json.dumps(batches))
         self.start("run")
+        self.start_python(batches)
+
+    def start_python(self, batches):
+        self._batches.write_text(json.dumps(batches))
         self.start("python")
 
     def pid(self, name):

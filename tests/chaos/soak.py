@@ -23,17 +23,31 @@ from one_run import Run, Setup  # noqa: E402
 
 import cluster  # noqa: E402
 
+SAMPLE_EVERY_S = 2.0
 BATCH_LIMIT_S = 100.0 * cluster.SLOWNESS
+REMEMBERED = 1024  # batches whose end was acknowledged: batch_limits::kept_batches
+REMEMBERED_LIMIT_S = 600.0 * cluster.SLOWNESS
 
 
 def held_by(pid):
-    """Resident memory of a process in bytes, and open file descriptors. Huge pages do not count:
-    only pools of a fixed size ask for them (aligned_buffer), and a pool's page is there once it was
-    used."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    kilobytes = {name: int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines)}
-    resident = kilobytes["Rss"] - kilobytes["AnonHugePages"]
-    return resident * 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    """Memory of a process in bytes, and open file descriptors."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as smaps:
+        return resident(smaps), len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident(smaps):
+    """Resident bytes by the lines of a process's `smaps`. What asks for huge pages (VmFlags hg:
+    weights and KV blocks, aligned_buffer) counts as large as it is mapped: its size is fixed, and
+    how many pages it has by now, huge or small, depends on who touched them first."""
+    kilobytes, size, present = 0, 0, 0
+    for line in smaps:
+        if line.startswith("Size:"):
+            size = int(line.split()[1])
+        elif line.startswith("Rss:"):
+            present = int(line.split()[1])
+        elif line.startswith("VmFlags:"):
+            kilobytes += size if "hg" in line.split() else present
+    return kilobytes * 1024
 
 
 def kinds_for(setup, options):
@@ -56,17 +70,23 @@ class Soak(Run):
         self._kinds = kinds
         self._contents = Contents(self.offered)
         self.samples = {}  # (role, pid): [(seconds, bytes, descriptors)]
+        self._sample_at = 0.0
         self.rates = []  # responses a second, of each round
-        self._updated = None  # the scheduler's process that has all versions that it keeps
+        self._settled = None  # the scheduler's process that has all that it keeps of the past
 
     def _sample(self):
+        if self.now() < self._sample_at:
+            return
+        self._sample_at = self.now() + SAMPLE_EVERY_S
         for name in ["s", "d", *self.fleet.workers]:
             if self.fleet.is_up(name):
                 pid = self.fleet.pid(name)
                 try:
                     held = held_by(pid)
-                except (OSError, KeyError):
+                except OSError:
                     continue  # it ends just now
+                if held[0] == 0:
+                    continue  # it has ended
                 self.samples.setdefault((name, pid), []).append((self.now(), *held))
 
     def _fault(self):
@@ -82,15 +102,32 @@ class Soak(Run):
             drawn["flip"] = "batch"  # a response of two contents has no oracle
         self._begin({"kind": kind, "with": drawn})
 
-    def _update_weights(self):
-        """Updates for a scheduler that has just started, which keeps three versions from then on:
-        what comes once is not to be taken for a leak."""
-        if not self.setup["journal"] or self.fleet.pid("s") == self._updated:
+    def _settle(self):
+        """For a scheduler that has just started: what it keeps of the past is there before it is
+        judged, so that what comes once is not taken for a leak."""
+        scheduler = self.fleet.pid("s")
+        if scheduler == self._settled:
             return
-        for content in ("new", "old", "new"):
-            self.publish(content, "batch")
-            self._wait(lambda: not self.fleet.is_up("weights"), 30.0)
-        self._updated = self.fleet.pid("s")
+        if self._settled is None or not self.setup["journal"]:  # else the journal has them
+            self._fill_memory_of_batches()
+        if self.setup["journal"]:  # without one it forgets what was published when it is killed
+            for content in ("new", "old", "new"):  # it keeps three versions
+                self.publish(content, "batch")
+                self._wait(lambda: not self.fleet.is_up("weights"), 30.0)
+        self._settled = scheduler
+
+    def _fill_memory_of_batches(self):
+        """As many batches as a scheduler remembers, of one token each."""
+        prompt = self.oracles["first"].prompt_token_ids()[0]
+        self.fleet.start_python([
+            {"key": f"small-{self.fleet.pid('s')}-{i}", "prompts": [prompt], "group_size": 1,
+             "seed": i, "max_new_tokens": 1, "chunk_tokens": self.setup["chunk_tokens"]}
+            for i in range(REMEMBERED)])
+        if not self._wait(lambda: not self.fleet.is_up("python"), REMEMBERED_LIMIT_S):
+            self.verdict.complain(f"{REMEMBERED} batches of one token took more than "
+                                  f"{REMEMBERED_LIMIT_S:g} s")
+        elif self.fleet.processes["python"].poll() != 0:
+            self.verdict.complain(f"of {REMEMBERED} batches of one token one failed")
 
     def _round(self, number, fault_at):
         """One of each batch. Returns when the next fault is due."""
@@ -99,7 +136,7 @@ class Soak(Run):
             self._turn()
             time.sleep(0.01)
         if self.fleet.is_up("s"):
-            self._update_weights()
+            self._settle()
         begun = self.now()
         keys = {name: f"{name}-{number}" for name in ("first", "second")}
         fleet.draw["run"]["batch_key"] = f"run-{number}"
@@ -117,10 +154,10 @@ class Soak(Run):
                 self._fault()
                 fault_at = self.now() + self._options.every
             self._turn()
+            self._sample()
             time.sleep(0.01)
         self.rates.append(sum(o.responses for o in self.oracles.values()) / (self.now() - begun))
         self._check(number, keys)
-        self._sample()
         return fault_at
 
     def _run_has_begun(self):
