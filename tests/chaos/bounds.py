@@ -11,7 +11,7 @@ ROUNDS_MIN = 9
 class Bounds(NamedTuple):
     """What may change after the warm-up, which is the first third and no less than warm_up_s."""
 
-    growth_percent: float = 2.0  # of resident memory: less than,
+    growth_percent: float = 2.0  # of memory: less than,
     growth_bytes: int = 1 << 20  # or less than this: 2 % of 25 MB are less than one KV image
     descriptors: int = 2  # more, at most
     throughput: float = 0.9  # of the responses a second, at least
@@ -42,10 +42,10 @@ def ends(values):
     return statistics.median(values[:width]), statistics.median(values[-width:])
 
 
-def trend(after):
-    """Resident bytes at the begin and at the end by the line through all samples (least squares):
+def trend(after, column=1):
+    """Bytes at the begin and at the end by the line through all samples (least squares):
     what images and messages hold at one moment goes up and down by more than what may be lost."""
-    line = statistics.linear_regression([s[0] for s in after], [s[1] for s in after])
+    line = statistics.linear_regression([s[0] for s in after], [s[column] for s in after])
     return tuple(line.intercept + line.slope * after[i][0] for i in (0, -1))
 
 
@@ -56,8 +56,8 @@ def tenths(values):
 
 
 def judge(samples, rates, bounds):
-    """`samples`: of each (role, process id) a list of (seconds, resident bytes, descriptors), in
-    order; `rates`: responses a second of each round."""
+    """`samples`: of each (role, process id) a list of (seconds, bytes, descriptors, bytes that are
+    no pool), in order; `rates`: responses a second of each round."""
     said = Judgement([], [], [])
     for (role, pid), of in samples.items():
         seconds = of[-1][0] - of[0][0]
@@ -65,25 +65,29 @@ def judge(samples, rates, bounds):
         if seconds < bounds.span_s or len(after) < SAMPLES_MIN:
             said.unjudged.append(f"{role} {pid}: {seconds:.0f} s with {len(of)} samples")
             continue
-        resident = [s[1] for s in after]
-        memory, files = trend(after), ends([s[2] for s in after])
-        usual = statistics.median(resident)
-        begin, end = ends(resident)
+        held = [s[1] for s in after]
+        memory, files, rest = trend(after), ends([s[2] for s in after]), trend(after, 3)
+        usual = statistics.median(held)
+        begin, end = ends(held)
         grown, leapt = memory[1] - memory[0], end - begin
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
-               "rss_first": memory[0], "rss_last": memory[1],
-               "rss_growth_percent": 100 * grown / usual,
-               "rss_tenths": tenths([s[1] for s in of]),
+               "memory_first": memory[0], "memory_last": memory[1],
+               "memory_growth_percent": 100 * grown / usual,
+               "memory_tenths": tenths([s[1] for s in of]),
+               "rest_first": rest[0], "rest_last": rest[1],
+               "rest_tenths": tenths([s[3] for s in of]),
                "descriptors_first": files[0], "descriptors_last": files[1]}
         said.rows.append(row)
-        # A line hides a leap at the end, so the ends are compared too, which say less exactly.
+        # A line hides a leap at the end, so the ends are compared too, which say less exactly;
+        # pools that are gone at the end hide what the rest has grown by, so it is looked at alone.
         most = max(bounds.growth_percent / 100 * usual, bounds.growth_bytes)
-        if grown >= most or leapt >= 3 * most:
+        if max(grown, rest[1] - rest[0]) >= most or leapt >= 3 * most:
             said.broken.append(
-                f"{role} {pid}: resident memory grew by {row['rss_growth_percent']:.2f} % in "
-                f"{seconds:.0f} s, and its end is {leapt / 2**20:.1f} MiB above its begin; less "
-                f"than {bounds.growth_percent:g} % or {bounds.growth_bytes / 2**20:g} MiB is "
-                "allowed, and thrice that between the ends")
+                f"{role} {pid}: memory grew by {grown / 2**20:.1f} MiB "
+                f"({row['memory_growth_percent']:.2f} %) in {seconds:.0f} s, without pools by "
+                f"{(rest[1] - rest[0]) / 2**20:.1f} MiB, and its end is {leapt / 2**20:.1f} MiB "
+                f"above its begin; less than {bounds.growth_percent:g} % or "
+                f"{bounds.growth_bytes / 2**20:g} MiB is allowed, and thrice that between the ends")
         if files[1] > files[0] + bounds.descriptors:
             said.broken.append(
                 f"{role} {pid}: {files[0]:g} descriptors became {files[1]:g} in {seconds:.0f} s, "

@@ -24,9 +24,9 @@ from one_run import Setup
 from oracle import Contents, Verdict, check_deliveries, check_run_file
 from places import Hosts
 from relay import DOWN, UP, Relay
-from soak import held_by, kinds_for, parse, resident
+from soak import REMEMBERED, Soak, held_by, kinds_for, memory_of, parse
 
-from cluster import INSTRUMENTED
+from cluster import INSTRUMENTED, ROOT
 
 SEED = int(os.environ.get("ROLLCAST_TEST_SEED", "20261121"))
 RUNS = 3  # of each place
@@ -248,7 +248,8 @@ class Soaked(unittest.TestCase):
     def series(self, memory=lambda share: 100.0, files=lambda share: 40, count=60, every=10.0):
         """One process: MiB and descriptors as functions of the share of its life."""
         shares = [n / (count - 1) for n in range(count)]
-        return [(n * every, int(memory(x) * MIB), files(x)) for n, x in enumerate(shares)]
+        return [(n * every, int(memory(x) * MIB), files(x), int(memory(x) * MIB))
+                for n, x in enumerate(shares)]
 
     def broken(self, series, rates=(50.0,) * 30, bounds=Bounds()):
         return judge({("s", 7): series}, list(rates), bounds).broken
@@ -324,13 +325,53 @@ class Soaked(unittest.TestCase):
     def test_counts_pools_as_mapped_and_all_else_as_present(self):
         mapping = ("{0}-{0} rw-p 0 00:00 0\nSize: {1} kB\nRss: {2} kB\nAnonHugePages: {3} kB\n"
                    "VmFlags: rd wr {4}\n")
-        self.assertEqual(resident("".join([
+        self.assertEqual(memory_of("".join([
             mapping.format("1", 4096, 1956, 0, "hg"), mapping.format("2", 4096, 4096, 4096, "hg"),
             mapping.format("3", 2048, 1000, 0, "nh"), mapping.format("4", 8192, 12, 0, "ac"),
-        ]).splitlines()), (4096 + 4096 + 1000 + 12) << 10)
-        own, descriptors = held_by(os.getpid())
-        self.assertGreater(own, MIB)
+        ]).splitlines()), (8192 << 10, 1012 << 10))
+        held, descriptors, rest = held_by(os.getpid())
+        self.assertGreater(rest, MIB)
+        self.assertGreaterEqual(held, rest)
         self.assertGreater(descriptors, 2)
+
+    def test_takes_no_sample_of_who_was_killed_meanwhile(self):
+        soak = Soak.__new__(Soak)
+        soak.samples = {}
+        lives = []
+        soak.fleet = SimpleNamespace(workers=[], pid=lambda _: os.getpid(),
+                                     is_up=lambda name: name == "s" and lives.pop(0))
+        for lives[:], samples in (([True, False], 0), ([True, True], 1)):
+            soak._sample_at = 0.0
+            soak._sample()
+            self.assertEqual(len(soak.samples), samples)
+
+    def test_finds_what_grows_beside_pools_that_shrink(self):
+        steady = self.series(lambda share: 100.0)
+        self.assertEqual(self.broken(steady), [])
+        grows = [(*s[:3], (50 + 5 * n / 59) * MIB) for n, s in enumerate(steady)]
+        self.assert_broken(self.broken(grows), "without pools by 3.3 MiB")
+
+    def test_fills_what_a_scheduler_remembers_when_it_may_have_lost_it(self):
+        # A fleet that only counts: the journal keeps batches for the next scheduler.
+        for journal, wanted in (("disk", ["fill", "new", "old", "new", "new", "old", "new"]),
+                                (None, ["fill", "fill"])):
+            done = []
+            soak = Soak.__new__(Soak)
+            soak.setup, soak._settled = {"journal": journal}, None
+            soak._fill_memory_of_batches = lambda: done.append("fill")
+            soak._update = lambda content: done.append(content) or True
+            for pid in (1, 1, 2):
+                soak.fleet = SimpleNamespace(pid=lambda _, pid=pid: pid)
+                soak._settle()
+            self.assertEqual(done, wanted)
+            soak._update = lambda _: False
+            soak.fleet = SimpleNamespace(pid=lambda _: 3)
+            soak._settle()
+            self.assertEqual(soak._settled, 2 if journal else 3)
+
+    def test_knows_how_many_batches_a_scheduler_remembers(self):
+        book = (ROOT / "cluster/batch/batch_book.hpp").read_text()
+        self.assertIn(f"kept_batches = {REMEMBERED:,}".replace(",", "'"), book)
 
     def test_has_weights_clocks_and_disks_among_its_faults(self):
         setup = Setup(place="loopback", workers=2, journal="disk", speculate="off",

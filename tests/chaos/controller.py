@@ -76,8 +76,8 @@ def main():
     log = Log(path)
     with open(batches, encoding="utf-8") as file:
         wanted = json.load(file)
-    deadline = time.monotonic() + ATTEMPTS_S
     for batch in wanted:
+        deadline = time.monotonic() + ATTEMPTS_S
         size = len(batch["prompts"]) * batch["group_size"]
         while batch["key"] not in log.over:
             if len(log.deliveries.get(batch["key"], [])) >= size:

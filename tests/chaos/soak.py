@@ -27,27 +27,33 @@ SAMPLE_EVERY_S = 2.0
 BATCH_LIMIT_S = 100.0 * cluster.SLOWNESS
 REMEMBERED = 1024  # batches whose end was acknowledged: batch_limits::kept_batches
 REMEMBERED_LIMIT_S = 600.0 * cluster.SLOWNESS
+UPDATE_LIMIT_S = 40.0 * cluster.SLOWNESS  # longer than the command's own
 
 
 def held_by(pid):
-    """Memory of a process in bytes, and open file descriptors."""
+    """Memory of a process in bytes, and what of it is no pool, and open file descriptors."""
     with open(f"/proc/{pid}/smaps", encoding="utf-8") as smaps:
-        return resident(smaps), len(os.listdir(f"/proc/{pid}/fd"))
+        pools, rest = memory_of(smaps)
+    return pools + rest, len(os.listdir(f"/proc/{pid}/fd")), rest
 
 
-def resident(smaps):
-    """Resident bytes by the lines of a process's `smaps`. What asks for huge pages (VmFlags hg:
-    weights and KV blocks, aligned_buffer) counts as large as it is mapped: its size is fixed, and
-    how many pages it has by now, huge or small, depends on who touched them first."""
-    kilobytes, size, present = 0, 0, 0
+def memory_of(smaps):
+    """Bytes of pools and of the rest by the lines of a process's `smaps`. A pool is what
+    aligned_buffer mapped (it asks for huge pages, VmFlags hg: weights, KV blocks, activations) and
+    counts as large as it is mapped: how many of its pages are there by now, huge or small, depends
+    on who touched them first. All else counts as it is resident."""
+    pools, rest, size, present = 0, 0, 0, 0
     for line in smaps:
         if line.startswith("Size:"):
             size = int(line.split()[1])
         elif line.startswith("Rss:"):
             present = int(line.split()[1])
         elif line.startswith("VmFlags:"):
-            kilobytes += size if "hg" in line.split() else present
-    return kilobytes * 1024
+            if "hg" in line.split():
+                pools += size
+            else:
+                rest += present
+    return pools * 1024, rest * 1024
 
 
 def kinds_for(setup, options):
@@ -69,7 +75,7 @@ class Soak(Run):
         self._rng = random.Random(options.seed)
         self._kinds = kinds
         self._contents = Contents(self.offered)
-        self.samples = {}  # (role, pid): [(seconds, bytes, descriptors)]
+        self.samples = {}  # (role, pid): [(seconds, bytes, descriptors, bytes of no pool)]
         self._sample_at = 0.0
         self.rates = []  # responses a second, of each round
         self._settled = None  # the scheduler's process that has all that it keeps of the past
@@ -85,8 +91,8 @@ class Soak(Run):
                     held = held_by(pid)
                 except OSError:
                     continue  # it ends just now
-                if held[0] == 0:
-                    continue  # it has ended
+                if not self.fleet.is_up(name):
+                    continue  # killed while it was read, which cuts the list of its mappings
                 self.samples.setdefault((name, pid), []).append((self.now(), *held))
 
     def _fault(self):
@@ -104,7 +110,8 @@ class Soak(Run):
 
     def _settle(self):
         """For a scheduler that has just started: what it keeps of the past is there before it is
-        judged, so that what comes once is not taken for a leak."""
+        judged, so that what comes once is not taken for a leak. What fails is tried again before
+        the next round."""
         scheduler = self.fleet.pid("s")
         if scheduler == self._settled:
             return
@@ -112,9 +119,17 @@ class Soak(Run):
             self._fill_memory_of_batches()
         if self.setup["journal"]:  # without one it forgets what was published when it is killed
             for content in ("new", "old", "new"):  # it keeps three versions
-                self.publish(content, "batch")
-                self._wait(lambda: not self.fleet.is_up("weights"), 30.0)
+                if not self._update(content):
+                    return
         self._settled = scheduler
+
+    def _update(self, content):
+        """Whether these weights are served now."""
+        fleet = self.fleet
+        self._wait(lambda: not fleet.is_up("weights"), UPDATE_LIMIT_S)  # of a fault before
+        self.publish(content, "batch")
+        return (self._wait(lambda: not fleet.is_up("weights"), UPDATE_LIMIT_S)
+                and fleet.processes["weights"].poll() == 0)
 
     def _fill_memory_of_batches(self):
         """As many batches as a scheduler remembers, of one token each."""
@@ -137,6 +152,8 @@ class Soak(Run):
             time.sleep(0.01)
         if self.fleet.is_up("s"):
             self._settle()
+            if not self.verdict.good:
+                return fault_at
         begun = self.now()
         keys = {name: f"{name}-{number}" for name in ("first", "second")}
         fleet.draw["run"]["batch_key"] = f"run-{number}"
@@ -184,6 +201,7 @@ class Soak(Run):
         try:
             if not self._start_roles():
                 return
+            self._settle()
             end = self.now() + 60 * self._options.minutes
             number, fault_at = 0, self.now() + self._options.every
             while self.now() < end and self.verdict.good:
@@ -200,8 +218,8 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description="batch after batch, with a fault now and then")
     limits = Bounds()
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
-    parser.add_argument("--rss-growth-max", type=float, default=limits.growth_percent,
-                        help="percent of resident memory, less than; 1 MiB is free")
+    parser.add_argument("--memory-growth-max", type=float, default=limits.growth_percent,
+                        help="percent of memory, less than; 1 MiB is free")
     parser.add_argument("--descriptors-more-max", type=int, default=limits.descriptors,
                         help="file descriptors more at the end, at most")
     parser.add_argument("--throughput-min", type=float, default=limits.throughput,
@@ -215,7 +233,7 @@ def parse(arguments):
     options.every = own.every
     options.minutes = options.minutes or 30.0
     options.bounds = limits._replace(
-        growth_percent=own.rss_growth_max, descriptors=own.descriptors_more_max,
+        growth_percent=own.memory_growth_max, descriptors=own.descriptors_more_max,
         throughput=own.throughput_min, warm_up_s=own.warm_up, span_s=own.span_min)
     return options
 
@@ -243,8 +261,9 @@ def main(arguments=None):
     }
     (options.out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n")
     for row in said.rows:
-        print(f"{row['role']:4}{row['seconds']:8.0f} s  {row['rss_first'] / 2**20:8.1f} to "
-              f"{row['rss_last'] / 2**20:8.1f} MiB, {row['rss_growth_percent']:+.2f} %; "
+        print(f"{row['role']:4}{row['seconds']:8.0f} s  {row['memory_first'] / 2**20:8.1f} to "
+              f"{row['memory_last'] / 2**20:8.1f} MiB, {row['memory_growth_percent']:+.2f} %, "
+              f"without pools {row['rest_first'] / 2**20:.1f} to {row['rest_last'] / 2**20:.1f}; "
               f"{row['descriptors_first']:g} to {row['descriptors_last']:g} descriptors")
     if said.unjudged:
         print(f"lived too short to be judged: {'; '.join(said.unjudged)}")
