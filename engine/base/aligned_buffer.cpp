@@ -29,6 +29,7 @@ result<aligned_buffer> aligned_buffer::make(std::size_t bytes) {
   const auto address = reinterpret_cast<std::uintptr_t>(mapping);
   buffer.data_ = reinterpret_cast<std::byte*>((address + alignment - 1) / alignment * alignment);
   ::madvise(buffer.data_, mapped - alignment, MADV_HUGEPAGE); // best effort: speed only
+  ::madvise(buffer.data_, mapped - alignment, MADV_DONTDUMP);
   return buffer;
 }
 

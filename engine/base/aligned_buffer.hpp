@@ -8,7 +8,8 @@
 namespace rollcast {
 
 /// Zero-filled memory straight from the system, aligned to 2 MiB and backed by huge pages where the
-/// kernel gives them (4 KiB pages cost about a fifth of the read bandwidth). Moves, never copies.
+/// kernel gives them (4 KiB pages cost about a fifth of the read bandwidth). A core file leaves it
+/// out: weights and KV are as large as the machine's memory. Moves, never copies.
 class aligned_buffer {
 public:
   aligned_buffer() = default;

@@ -94,6 +94,11 @@ result<std::unique_ptr<spill_store>> spill_store::open(const spill_limits& limit
                 std::to_string(limits.memory_bytes >> 20) + " MiB of memory for KV, there are "
                   + std::to_string(memory >> 20) + ": lower --kv-spill-memory-mib");
   std::unique_ptr<spill_store> store{new spill_store(limits, unit_bytes)};
+  auto pool = aligned_buffer::make(store->memory_.pages * store->page_bytes_);
+  if (!pool)
+    return fail(errc::bad_config, "the system gives no " + std::to_string(limits.memory_bytes >> 20)
+                                    + " MiB of memory for KV: lower --kv-spill-memory-mib");
+  store->pool_ = std::move(*pool);
   if (store->disk_.pages > 0) {
     const auto file = open_file(limits);
     if (!file)
@@ -126,11 +131,7 @@ result<void> spill_store::write(const entry& e, const kv_bytes& image) {
   std::uint64_t at = 0;
   const auto size_at = [&] { return std::min<std::uint64_t>(page_bytes_, image.size() - at); };
   for (const auto page : e.memory_pages) {
-    if (page >= buffers_.size())
-      buffers_.resize(page + 1);
-    if (!buffers_[page])
-      buffers_[page] = std::make_unique_for_overwrite<std::byte[]>(page_bytes_);
-    std::memcpy(buffers_[page].get(), image.data() + at, size_at());
+    std::memcpy(pool_.data() + page * page_bytes_, image.data() + at, size_at());
     at += size_at();
   }
   for (const auto page : e.disk_pages) {
@@ -155,7 +156,7 @@ result<kv_manifest> spill_store::get(response_id response, kv_bytes& image) cons
   std::uint64_t at = 0;
   const auto size_at = [&] { return std::min<std::uint64_t>(page_bytes_, image.size() - at); };
   for (const auto page : e.memory_pages) {
-    std::memcpy(image.data() + at, buffers_[page].get(), size_at());
+    std::memcpy(image.data() + at, pool_.data() + page * page_bytes_, size_at());
     at += size_at();
   }
   for (const auto page : e.disk_pages) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/base/aligned_buffer.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/ids.hpp"
 #include "engine/memory/kv_bytes.hpp"
@@ -30,9 +31,10 @@ struct spill_limits {
 /// what an image takes is known beforehand: its bytes, up to a whole page.
 class spill_store {
 public:
-  /// Opens the file if there is a disk part, and takes its space. A page is a multiple of
-  /// `unit_bytes` (KV of one group of positions), 64 KiB or a little more. Fails with `bad_config`
-  /// (directory, free space, more memory than the machine has).
+  /// Opens the file if there is a disk part, and takes its space; memory is taken when it is first
+  /// used. A page is a multiple of `unit_bytes` (KV of one group of positions), 64 KiB or a little
+  /// more. Fails with `bad_config` (directory, free space, more memory than the machine has or
+  /// gives).
   static result<std::unique_ptr<spill_store>> open(const spill_limits& limits,
                                                    std::uint64_t unit_bytes);
   ~spill_store();
@@ -75,7 +77,7 @@ private:
   int file_ = -1;
   tier memory_;
   tier disk_;
-  std::vector<std::unique_ptr<std::byte[]>> buffers_; ///< By memory page, once touched.
+  aligned_buffer pool_; ///< The memory pages, one after the other; present once touched.
   std::unordered_map<response_id, entry> entries_;
 };
 

@@ -78,6 +78,7 @@ void* block_recycler::take(std::size_t bytes) {
       mapping = map();
     if (mapping == MAP_FAILED) // the heap may have room yet, or says that nothing has
       return new (::operator new(needed, heap_alignment)) header + 1;
+    ::madvise(mapping, needed, MADV_DONTDUMP);
     found = new (mapping) header{.bytes = needed};
   }
   allow(found + 1, found->bytes - sizeof(header), false);

@@ -326,8 +326,10 @@ class Soaked(unittest.TestCase):
         mapping = ("{0}-{0} rw-p 0 00:00 0\nSize: {1} kB\nRss: {2} kB\nAnonHugePages: {3} kB\n"
                    "VmFlags: rd wr {4}\n")
         self.assertEqual(memory_of("".join([
-            mapping.format("1", 4096, 1956, 0, "hg"), mapping.format("2", 4096, 4096, 4096, "hg"),
-            mapping.format("3", 2048, 1000, 0, "nh"), mapping.format("4", 8192, 12, 0, "ac"),
+            mapping.format("1", 4096, 1956, 0, "dd"),
+            mapping.format("2", 4096, 4096, 4096, "dd hg"),
+            mapping.format("3", 2048, 1000, 0, "hg"),
+            mapping.format("4", 8192, 12, 0, "ac"),
         ]).splitlines()), (8192 << 10, 1012 << 10))
         held, descriptors, rest = held_by(os.getpid())
         self.assertGreater(rest, MIB)
