@@ -31,10 +31,10 @@ struct spill_limits {
 /// what an image takes is known beforehand: its bytes, up to a whole page.
 class spill_store {
 public:
-  /// Opens the file if there is a disk part, and takes its space; memory is taken when it is first
-  /// used. A page is a multiple of `unit_bytes` (KV of one group of positions), 64 KiB or a little
-  /// more. Fails with `bad_config` (directory, free space, more memory than the machine has or
-  /// gives).
+  /// Opens the file if there is a disk part, and takes its space; of memory the addresses at once,
+  /// and pages of up to 2 MiB as they are used. A page is a multiple of `unit_bytes` (KV of one
+  /// group of positions), 64 KiB or a little more. Fails with `bad_config` (directory, free space,
+  /// more memory than the machine has or gives).
   static result<std::unique_ptr<spill_store>> open(const spill_limits& limits,
                                                    std::uint64_t unit_bytes);
   ~spill_store();
@@ -77,7 +77,7 @@ private:
   int file_ = -1;
   tier memory_;
   tier disk_;
-  aligned_buffer pool_; ///< The memory pages, one after the other; present once touched.
+  aligned_buffer pool_; ///< The memory pages, one after the other; resident as it is used.
   std::unordered_map<response_id, entry> entries_;
 };
 

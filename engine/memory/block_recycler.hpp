@@ -12,7 +12,7 @@ namespace rollcast {
 /// Memory for large blocks that come and go, such as KV images. A freed block waits for the next
 /// one of about its size, because fresh memory costs a page fault for every page of it; what waited
 /// for long, and what is more than `waiting_max`, goes back to the system. A core file leaves
-/// blocks out. Any thread may call.
+/// out what was mapped for blocks. Any thread may call.
 class block_recycler {
 public:
   /// Bytes of blocks that wait, at most.

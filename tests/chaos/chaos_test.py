@@ -328,8 +328,9 @@ class Soaked(unittest.TestCase):
         self.assertEqual(memory_of("".join([
             mapping.format("1", 4096, 1956, 0, "dd"),
             mapping.format("2", 4096, 4096, 4096, "dd hg"),
-            mapping.format("3", 2048, 1000, 0, "hg"),
-            mapping.format("4", 8192, 12, 0, "ac"),
+            mapping.format("3", 2048, 600, 0, "hg"),
+            mapping.format("4", 1 << 30, 400, 0, "dd nh"),
+            mapping.format("5", 8192, 12, 0, "ac"),
         ]).splitlines()), (8192 << 10, 1012 << 10))
         held, descriptors, rest = held_by(os.getpid())
         self.assertGreater(rest, MIB)

@@ -39,9 +39,10 @@ def held_by(pid):
 
 def memory_of(smaps):
     """Bytes of pools and of the rest by the lines of a process's `smaps`. A pool is what
-    aligned_buffer and block_recycler mapped (weights, KV blocks, images of KV, activations: no core
-    file has it, VmFlags dd) and counts as large as it is mapped: how many of its pages are there by
-    now, huge or small, depends on who touched them first. All else counts as it is resident."""
+    aligned_buffer and block_recycler mapped (weights, KV blocks, images of KV, spilled KV,
+    activations: no core file has it, VmFlags dd; a sanitizer's own memory is dd and nh) and counts
+    as large as it is mapped: how many of its pages are there by now, huge or small, depends on who
+    touched them first. All else counts as it is resident."""
     pools, rest, size, present = 0, 0, 0, 0
     for line in smaps:
         if line.startswith("Size:"):
@@ -49,7 +50,8 @@ def memory_of(smaps):
         elif line.startswith("Rss:"):
             present = int(line.split()[1])
         elif line.startswith("VmFlags:"):
-            if "dd" in line.split():
+            flags = line.split()
+            if "dd" in flags and "nh" not in flags:
                 pools += size
             else:
                 rest += present

@@ -6,6 +6,7 @@
 #include "tests/support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <string>
@@ -79,6 +80,23 @@ TEST(spill_store, a_newer_image_takes_the_place_of_the_older) {
   EXPECT_EQ((*store)->memory_used(), page);
   EXPECT_FALSE((*store)->put(manifest_of(1, 2 * page + 1), image_of(2 * page + 1, 3)));
   EXPECT_FALSE((*store)->holds({1})) << "an old image would be of the wrong tokens";
+}
+
+TEST(spill_store, memory_that_the_system_does_not_give_is_refused_in_one_line) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer ends a process that gets no more address space";
+#endif
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  rlimit little = before;
+  little.rlim_cur = 1u << 20;
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &little), 0);
+  const auto store = spill_store::open({std::uint64_t{256} << 20, 0, {}}, unit);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, errc::bad_config);
+  EXPECT_NE(store.error().detail.find("256 MiB"), std::string::npos) << store.error().detail;
+  EXPECT_NE(store.error().detail.find("--kv-spill-memory-mib"), std::string::npos);
 }
 
 TEST(spill_store, a_directory_that_will_not_do_is_refused_in_one_line) {

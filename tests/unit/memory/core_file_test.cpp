@@ -1,5 +1,5 @@
 // Goal: a core file leaves out weights, KV and images of it, which may be as large as the machine's
-// memory and hold what users wrote; it has all else.
+// memory and hold what users wrote; it has the heap.
 // Method: the flags (VmFlags) that /proc/self/smaps gives the mapping of an address.
 
 #include "engine/base/aligned_buffer.hpp"
@@ -54,11 +54,12 @@ TEST(core_file, leaves_out_images_also_when_their_memory_is_used_again) {
   EXPECT_TRUE(left_out(first + bytes - 1));
   sut.put_back(first);
   const auto again = sut.take(bytes);
+  EXPECT_EQ(again, first);
   EXPECT_TRUE(left_out(again));
   sut.put_back(again);
 }
 
-TEST(core_file, has_all_else) {
+TEST(core_file, has_the_heap) {
   const auto ordinary = std::make_unique<int>(7);
   ASSERT_NE(flags_at(ordinary.get()), "");
   EXPECT_FALSE(left_out(ordinary.get()));
