@@ -69,7 +69,7 @@ def judge(samples, rates, bounds):
         memory, files, rest = trend(after), ends([s[2] for s in after]), trend(after, 3)
         usual = statistics.median(held)
         begin, end = ends(held)
-        grown, leapt = memory[1] - memory[0], end - begin
+        grown, grown_rest, leapt = memory[1] - memory[0], rest[1] - rest[0], end - begin
         row = {"role": role, "pid": pid, "seconds": seconds, "samples": len(of),
                "memory_first": memory[0], "memory_last": memory[1],
                "memory_growth_percent": 100 * grown / usual,
@@ -81,11 +81,11 @@ def judge(samples, rates, bounds):
         # A line hides a leap at the end, so the ends are compared too, which say less exactly;
         # pools that are gone at the end hide what the rest has grown by, so it is looked at alone.
         most = max(bounds.growth_percent / 100 * usual, bounds.growth_bytes)
-        if max(grown, rest[1] - rest[0]) >= most or leapt >= 3 * most:
+        if max(grown, grown_rest) >= most or leapt >= 3 * most:
             said.broken.append(
                 f"{role} {pid}: memory grew by {grown / 2**20:.1f} MiB "
                 f"({row['memory_growth_percent']:.2f} %) in {seconds:.0f} s, without pools by "
-                f"{(rest[1] - rest[0]) / 2**20:.1f} MiB, and its end is {leapt / 2**20:.1f} MiB "
+                f"{grown_rest / 2**20:.1f} MiB, and its end is {leapt / 2**20:.1f} MiB "
                 f"above its begin; less than {bounds.growth_percent:g} % or "
                 f"{bounds.growth_bytes / 2**20:g} MiB is allowed, and thrice that between the ends")
         if files[1] > files[0] + bounds.descriptors:
